@@ -64,6 +64,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
     ),
     (Part("ui", "what is shown: values in, text out", WORLDLY),),
     (
+        Part("report", "a run as one page of HTML: what was recorded, and the page made of it", _CLOCK),
         Part("code_sync", "the code of a run: which files it is, a snapshot of it, sending it to hosts", WORLDLY),
         Part("diagnostics.selftest", "what `muster check` makes of its ranks' reports; pure"),
         Part("schedulers.client", "asks the scheduler, with care: no answer means nothing", WORLDLY),

@@ -24,6 +24,7 @@ SAME_WORDS = {
     r"after \d[\w. ]*? s\b": "after SOME s",
     r"(?<=, )\d[\w. ]* after the start": "SOME s after the start",
     r"pid \d+": "pid N",
+    r"report: /.*/runs/": "report: .../runs/",
     r'File "/[^"]*/([^"/]+)", line \d+': r'File ".../\1", line N',
 }
 """Replacements for what differs between two runs of the same thing, for `golden`."""

@@ -43,7 +43,7 @@ _STRANGER = 10.0
 
 _NEWS = (
     *("ready", "store_opened", "ranks_started", "rank_registered", "rank_exited", "launcher_exited", "store_exited"),
-    *("start_failed", "cleaned_up"),
+    *("start_failed", "cleaned_up", "provenance"),
 )
 """Kinds of messages that are repeated to a new controller."""
 
@@ -310,6 +310,7 @@ class Agent:
         clock: float | None = None,
         terminal: Mapping[str, Any] | None = None,
         trace: bool = False,
+        script: str = "",
     ) -> None:
         """Prepare to start ranks: directories, the site hook, the fork server.
 
@@ -320,6 +321,7 @@ class Agent:
         its environment were activated. `log_dir`: where the logs get torchrun's names; empty for nowhere. `clock`:
         seconds to add to this machine's monotonic clock for the time of day; None if it needs none. `terminal`: rows
         and columns of each rank's pseudo-terminal; None for none. `trace`: trace messages here (`protocol/trace.py`).
+        `script`: the script of the ranks; empty if they run something else.
         """
         self.trace = trace
         if self.survey.probe_port is not None and self.controller is None:
@@ -349,7 +351,8 @@ class Agent:
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
         run = NodeRun(self.loop, self.emit, self.complain, trace, run_id, node, self.folder, self.logs, self.links)
         self.ranks = RankProcesses(
-            run, commands, environment, preload, stdin_rank, self.hook, floor, rank_command, external_rendezvous, stdin
+            *(run, commands, environment, preload, stdin_rank, self.hook, floor, rank_command, external_rendezvous),
+            *(stdin, script),
         )
         self.cleanup = Cleanup(self.ranks)
         if visitors is not None:

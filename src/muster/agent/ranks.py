@@ -26,6 +26,7 @@ from muster.agent.forkserver import (
 from muster.agent.rank_environment import Late, environment
 from muster.agent.rank_server import RankSockets, Subject
 from muster.agent.rank_watch import RankWatch
+from muster.agent.recorder import Recorder
 from muster.agent.stdin import RankStdin
 from muster.agent.store import StoreProcess
 from muster.linux import exits, processes
@@ -43,6 +44,10 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 
 
+_SOON = 0.02
+"""Seconds after which a node is described: by then the fork server, or the ranks, have been started."""
+
+
 class RankProcesses:
     """The processes that an agent has started."""
 
@@ -58,7 +63,11 @@ class RankProcesses:
         rank_command: Mapping[str, Any] | None = None,
         external_rendezvous: bool = False,
         stdin: int | None = None,
+        script: str = "",
     ) -> None:
+        self.script = script
+        """The script of the ranks, absolute or in their directory; empty if they run something else."""
+        self.recorder = Recorder(run)
         self.external_rendezvous = external_rendezvous
         """True if the ranks initialize their process group by themselves; they need only an unused port."""
         self.run, self.loop, self.emit, self.logs = run, run.loop, run.emit, run.logs
@@ -125,6 +134,15 @@ class RankProcesses:
         else:
             self.emit("ready", fork=False, why="")
         self.sockets = RankSockets(self.run.run_id, "" if self.external is None else self.external.workdir)
+        self.loop.call_later(_SOON, self.record)
+
+    def record(self) -> None:
+        """Describe what runs on this node, beside the ranks."""
+        command = self.external.conf if self.external is not None else self.commands[0]
+        env = environment(os.environ, self.environment, self.node_values, early=True)
+        self.recorder.start(env, self.script, command["cwd"])
+        if self.recorder.pid is not None:
+            self.names[self.recorder.pid] = "recorder"
 
     def env(self) -> dict[str, str]:
         """Return the environment of processes started before an attempt: common to all ranks, or the launcher's."""
@@ -608,7 +626,7 @@ class RankProcesses:
 
     def persistent_pids(self) -> set[int]:
         """Return the processes that survive between attempts."""
-        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor", "gpus")}
+        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor", "gpus", "recorder")}
 
     def left(self) -> dict[int, str]:
         """Return the processes that ranks have left behind."""
@@ -620,6 +638,7 @@ class RankProcesses:
         """End the processes that are not ranks."""
         for pid in [pid for pid, name in self.names.items() if name == "gpus"]:
             processes.send_signal(pid, signal.SIGKILL)
+        self.recorder.end()
         self.store.end()
         if self.external is not None:
             self.external.close()

@@ -12,7 +12,7 @@ from muster.config import toml_files
 from muster.config.options import RunDirOptions
 from muster.config.parse import from_environment, parse
 from muster.config.record import Options
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, MusterError
 from muster.rundir.finding import find_run, list_runs
 from muster.rundir.run import Run
 from muster.rundir.store import Store, store_at
@@ -74,7 +74,39 @@ def end_in_words(run: Run, outcome: RunResult) -> str:
     """Return how a run ended, for users."""
     from muster.ui.text import outcome_in_words
 
-    return outcome_in_words(outcome, run.operand, len(outcome.exits), run.hosts)
+    notes = notes_in_words(run, outcome, ended=True)
+    return outcome_in_words(outcome, run.operand, len(outcome.exits), run.hosts, notes)
+
+
+def notes_in_words(run: Run, outcome: RunResult, ended: bool = False) -> list[str]:
+    """Return what follows the result of a failed run: what changed since the last success, and where its report is.
+
+    `ended`: the run has ended before, so that its report exists or will never.
+    """
+    from muster.report import REPORT, is_reported
+
+    report = run.path / REPORT
+    told = report.exists() if ended else is_reported(outcome)
+    return [*_changes_in_words(run, outcome), *([f"report: {report}"] if told else [])]
+
+
+def _changes_in_words(run: Run, outcome: RunResult) -> list[str]:
+    """Return what changed since the last successful run of the script; empty if that is unknown."""
+    from muster.core.comparison import since
+    from muster.core.results import RunState
+    from muster.rundir.comparing import facts_for_comparison, last_success
+    from muster.ui.diff_text import since_in_words
+
+    if outcome.state is not RunState.FAILED:
+        return []
+    try:
+        before = last_success(run)
+        if before is None:
+            return []
+        facts = facts_for_comparison(before), facts_for_comparison(run)
+    except (MusterError, OSError):  # the result matters more than this
+        return []
+    return since_in_words(*facts, since(*facts))
 
 
 def find_operand_run(store: Store, rest: list[str], name: str) -> Run:

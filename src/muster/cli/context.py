@@ -6,13 +6,18 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from muster.cli.common import notes_in_words, store_of
 from muster.config.options import AttachOptions, RunOptions
 from muster.config.spawning import spawn_warnings
 from muster.config.torchrun import ignored_notes
 from muster.core.model import Plan
+from muster.errors import MusterError
+from muster.rundir.finding import find_run
+from muster.rundir.run import Run
 from muster.runner.context import Viewer
 
 if TYPE_CHECKING:
+    from muster.core.results import RunResult
     from muster.ui.view import View
 
 
@@ -31,7 +36,16 @@ def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Vi
 
         if options.json:
             return JsonView(run_id, options.ranks, quiet)
-        shown = TerminalView(plan, run_id, env, options.prefix, options.ranks, quiet)
+
+        def notes(outcome: RunResult) -> list[str]:
+            store = store_of(options, env)
+            try:
+                kept = Run(store.path(run_id))
+                return notes_in_words(kept if kept.path.is_dir() else find_run(store, run_id), outcome)
+            except MusterError:
+                return []  # the run was deleted meanwhile
+
+        shown = TerminalView(plan, run_id, env, options.prefix, options.ranks, quiet, notes)
         shown.operand = operand
         for note in [*(() if quiet else ignored_notes(options)), *spawn_warnings(plan.job)]:
             shown.say(note)

@@ -9,7 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from muster.cli.common import find_operand_run, named, parse_command, started_for_programs, started_in_words
+from muster.cli.common import (
+    find_operand_run,
+    named,
+    notes_in_words,
+    parse_command,
+    started_for_programs,
+    started_in_words,
+)
 from muster.cli.confirm import agreed
 from muster.client import pruning, usage
 from muster.client.client import ANSWERS_WITHIN, Client
@@ -153,7 +160,8 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     told = f"{status.state}: {status.why}" if status.why else str(status.state)
     uses = _now_in_words(now, run.hosts) if now else ""
     job = {**run.job, "started": started_in_words(run.job)}
-    print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses))
+    notes = notes_in_words(run, outcome, ended=True) if outcome is not None else []
+    print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses, notes))
     print(f"run dir  {run.path}")
     return 0
 

@@ -207,7 +207,7 @@ or killed, here.
 
 
 _SENT = re.compile(
-    r"(events\.jsonl|outcome\.json|(controller|supervisor)\.log|check\.html"
+    r"(events\.jsonl|outcome\.json|(controller|supervisor)\.log|(check|report)\.html"
     r"|attempt_[0-9]{1,9}/rank_[0-9]{5,9}\.(out|err|stack|error\.json|result)"
     r"|node_[A-Za-z0-9:][A-Za-z0-9:._-]*/[A-Za-z0-9][A-Za-z0-9_-]*\.(log|jsonl|json))"
 )

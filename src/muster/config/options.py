@@ -381,6 +381,21 @@ class ShowOptions(FindOptions):
     json = _AS_JSON
 
 
+class DiffOptions(FindOptions):
+    """Options of `muster diff`."""
+
+    json = _AS_JSON
+
+
+class ReportOptions(FindOptions):
+    """Options of `muster report`."""
+
+    output = optional(
+        ("-o", "--output"), "file to write", "PATH", values.text, "report.html in the run directory", group=OUTPUT
+    )
+    open = flag(("--open",), "open the report in a browser", group=OUTPUT)
+
+
 class LogsOptions(FindOptions):
     """Options of `muster logs`."""
 
@@ -589,6 +604,8 @@ COMMANDS: Mapping[str, type[Options]] = {
     "plan": RunOptions,
     "ps": PsOptions,
     "show": ShowOptions,
+    "diff": DiffOptions,
+    "report": ReportOptions,
     "logs": LogsOptions,
     "wait": WaitOptions,
     "nodes": NodesOptions,

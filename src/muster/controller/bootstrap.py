@@ -272,6 +272,7 @@ def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any
         "path_first": first_on_path(job),
         "terminal": terminal_fields(plan, job.terminal),
         "trace": trace.wanted(),
+        "script": job.program.path,
     }
 
 

@@ -41,6 +41,7 @@ from muster.core.fold import by_value
 from muster.core.inspection import Snapshot
 from muster.core.json_records import (
     NOT_UNDERSTOOD,
+    Malformed,
     facts_from_json,
     leftover_from_json,
     problem_from_json,
@@ -50,6 +51,7 @@ from muster.core.layout import named
 from muster.core.model import Plan, TerminalSize, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
+from muster.core.provenance import PROVENANCE, provenance_as_json, provenance_from_json
 from muster.core.rank_env import late_values
 from muster.core.registrations import Registrations
 from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, RunResult
@@ -140,6 +142,8 @@ class Controller:
         """Why nodes cannot start their ranks, until that is reported."""
         self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
         self.snapshots = Snapshots(self)
+        self._described: set[int] = set()
+        """Nodes of which it is recorded what runs there."""
         self._full: dict[int, set[tuple[int, str]]] = {}
         """By node: (rank, stream) of logs that currently cannot be written."""
 
@@ -486,6 +490,18 @@ class Controller:
             f"the ranks exited, orphaned processes remain: {processes_in_words(map(leftover_from_json, left))}\n"
             f"waiting up to {grace:g}s for them to exit; press Ctrl-C to kill them now"
         )
+
+    def _on_provenance(self, link: AgentConnection, t: float, payload: bytes, found: dict[str, Any]) -> None:
+        """Record what runs on a node. A controller that was restarted gets it again."""
+        if link.node in self._described:
+            return
+        self._described.add(link.node)
+        try:
+            described = provenance_from_json({**found, "node": link.node})
+        except Malformed as error:  # it comes from a Python that users may change; no run fails because of it
+            self._skipped(f"what runs on {link.host}: {error}", link, t)
+        else:
+            self.record(PROVENANCE, {"t": t, **provenance_as_json(described)})
 
     def _on_note(self, link: AgentConnection, t: float, payload: bytes, text: str) -> None:
         self.notify(f"{link.host}: {safe(text)}")

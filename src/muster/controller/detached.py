@@ -38,6 +38,7 @@ from muster.core.events import (
 )
 from muster.core.json_records import outcome_from_json
 from muster.core.model import Plan
+from muster.core.provenance import PROVENANCE
 from muster.core.results import SIGHUP, RunResult
 from muster.core.supervisor import Phase
 from muster.linux.eventloop import EventLoop
@@ -47,6 +48,7 @@ from muster.protocol import trace
 from muster.protocol.frames import FrameDecoder
 from muster.protocol.handshake import Terms, new_nonce
 from muster.protocol.listener import guarded
+from muster.report import write_report
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
@@ -139,6 +141,8 @@ class DetachedController(Controller):
                 self.supervisor.handle(event_from_json(record))
             elif record["event"] == "warm" and record["node"] == 0:
                 self.facts["fork"] = record["fork"]
+            elif record["event"] == PROVENANCE:
+                self._described.add(record["node"])
         data = self.run.read("outcome.json")
         if data is not None:
             self.outcome = outcome_from_json(data)
@@ -368,6 +372,8 @@ class DetachedController(Controller):
         outcome = self._with_gaps(outcome)
         self.scribe.close()  # a client that hears of the end may read the files immediately
         self.viewers.close_all(outcome)
+        if why := write_report(self.run, outcome, os.environ):  # no client waits for it
+            print(why, file=sys.stderr, flush=True)
 
     def _with_gaps(self, outcome: RunResult) -> RunResult:
         """Return the result with the gaps in copies of logs, now that everything was sent.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from muster.linux.writer import Writer
 from muster.protocol import trace
 from muster.protocol.frames import VERSION, encode_frame
 from muster.protocol.local_sockets import new_token
+from muster.report import write_report
 from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
 from muster.ui.keyboard import Keyboard
@@ -94,6 +96,8 @@ class ForegroundController(Controller):
             if self.keyboard is not None:
                 self.keyboard.leave()
         self.view.finish(self.outcome)
+        if why := write_report(self.run, self.outcome, os.environ):  # while the terminal shows the result
+            self.view.say(why)
         self.pen.close(lambda: self.hurry)
         return self.outcome
 

@@ -192,6 +192,41 @@ def redact_argv(words: Iterable[Any]) -> list[Any]:
     return found
 
 
+_TOKEN = re.compile(
+    r"(?<![\w-])(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|sk-[\w-]{20,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+)
+"""Pattern of tokens that are recognized by their form, such as those of Hugging Face, GitHub, AWS, and JWT."""
+_SHORTEST = 8
+"""Minimum length of the value of a secret variable that is looked for in texts: a shorter one may be any word."""
+
+
+def secrets_of(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of secret variables that must not appear in a text, the longest first."""
+    found = {value for name, value in env.items() if is_secret(name, value) and len(value) >= _SHORTEST}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def without_secrets(text: str, values: Iterable[str] = ()) -> str:
+    """Return a text of a program without what looks like a secret, and without these values.
+
+    Hides passwords in URLs, values of variables and options with a secret name, and tokens that are known by form.
+    """
+    for value in values:
+        text = text.replace(value, REDACTED)
+    text = _TOKEN.sub(REDACTED, _SECRET_VALUE.sub(f"://{REDACTED}@", text))
+
+    def option(found: re.Match[str]) -> str:
+        secret = _SECRET_OPTION.fullmatch(found["option"])
+        return f"{found['option']}{found['between']}{REDACTED}" if secret else found[0]
+
+    def assigned(found: re.Match[str]) -> str:
+        secret = found["name"].isupper() and is_secret(found["name"])
+        return f"{found['name']}={REDACTED}" if secret else found[0]
+
+    return _ASSIGNED.sub(assigned, _OPTION.sub(option, text))
+
+
 def select(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
     """Return the variables selected by `--env`: NAME=VALUE, NAME from `env`, or PREFIX*. Raises `InvalidRequest`."""
     found: dict[str, str] = {}

@@ -283,6 +283,7 @@ MESSAGES: tuple[Message, ...] = (
                     "clock": maybe(or_null(SECONDS)),
                     "terminal": maybe(or_null(TABLE)),
                     "trace": maybe(FLAG),
+                    "script": maybe(TEXT),
                 },
             ),
             "open_store": (
@@ -486,6 +487,10 @@ MESSAGES: tuple[Message, ...] = (
                 "Memory and CPU of the ranks over time, of an attempt that is over.",
                 {"attempt": WHOLE, "began": SECONDS},
                 "the text of `resources_NODE.json`",
+            ),
+            "provenance": (
+                "What runs on the node: packages, code, machine; see `core/provenance.py`.",
+                {"found": HIDDEN},
             ),
             "note": ("Something that the user should know.", {"text": STRING}),
             "stop_requested": ("Somebody on this machine wants the run to end.", {"what": WORD, "by": TEXT}),

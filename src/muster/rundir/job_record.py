@@ -69,6 +69,7 @@ JOB = {
     "id": text,
     "name": text,
     "argv": texts,
+    "muster": text,
     "cwd": text,
     "started": text,
     "time": number,

@@ -28,6 +28,7 @@ from typing import IO, Any
 from muster.core.controller_config import RECORD, ControllerConfig, config_from_json
 from muster.core.json_records import Malformed, checked, outcome_from_json, plan_from_json, table, whole
 from muster.core.model import Plan
+from muster.core.provenance import PROVENANCE, Provenance, provenance_from_json
 from muster.core.results import RunResult
 from muster.errors import InvalidRequest
 from muster.linux import processes
@@ -223,6 +224,16 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         """Return the events in order, without incomplete and invalid lines. Raises `Unreadable`."""
         return [event for event in self.lines_of("events.jsonl") if isinstance(event.get("event"), str)]
+
+    def provenance(self) -> tuple[Provenance, ...]:
+        """Return what ran on each node, as far as it was recorded, by node. Raises `Unreadable`."""
+        found, begin = {}, f'{{"event": "{PROVENANCE}"'.encode()
+        for line in (self.bytes_of("events.jsonl") or b"").splitlines():
+            if line.startswith(begin):
+                with suppress(ValueError, RecursionError):  # `Malformed` is a ValueError
+                    told = provenance_from_json(json.loads(line))
+                    found[told.node] = told
+        return tuple(found[node] for node in sorted(found))
 
     def lines_of(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in a file of JSON lines, skipping invalid lines. Raises `Unreadable`."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from muster import __version__
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.config.resolve import JobRequest, make_job
@@ -142,6 +143,7 @@ def run_record(job: Job, ranks: int, run_id: str, argv: Sequence[str], **more: A
         "id": run_id,
         "name": job.name,
         "argv": ["muster", *redact_argv(list(argv))],
+        "muster": __version__,
         "cwd": job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),

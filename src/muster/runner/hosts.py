@@ -28,6 +28,7 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
+from muster.report import write_report
 from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, refuse_stdin, run_record
@@ -56,7 +57,10 @@ class HostsRun(RunHandle):
 
     def _drive(self) -> RunResult | None:
         with self._resources:
-            return self.client.go(self._gathering.take_connection())
+            outcome = self.client.go(self._gathering.take_connection())
+        if outcome is not None and self.client.keep is not None:  # otherwise the controller writes it
+            write_report(self.run, outcome, os.environ)
+        return outcome
 
     def stop(self, number: int = SIGTERM) -> None:
         """Stop the run gracefully."""

@@ -269,9 +269,12 @@ class TerminalView:
         prefix: str | None = None,
         ranks: Sequence[int] | None = None,
         quiet: bool = False,
+        notes: Callable[[RunResult], Sequence[str]] = lambda outcome: (),
     ):
+        """`notes` returns the lines that follow the result (`outcome_in_words`)."""
         self.put: Callable[[int, bytes], None] = write
         """Writes bytes to a descriptor; may be replaced by the `put` of an `OutputWriter`."""
+        self.notes = notes
         self.plan, self.run_id, self.quiet = plan, run_id, quiet
         self.operand = run_id
         """The name of the run in displayed commands."""
@@ -317,7 +320,8 @@ class TerminalView:
         for stream, fd in _FD.items():
             self.put(fd, self.lines.rest([stream]))
         if not (self.quiet and outcome.code == 0):
-            self.say(outcome_in_words(outcome, self.operand, self.plan.world_size, self.plan.hosts))
+            notes = self.notes(outcome)
+            self.say(outcome_in_words(outcome, self.operand, self.plan.world_size, self.plan.hosts, notes))
 
 
 class JsonView:

@@ -51,10 +51,13 @@ def _threads(found: Iterable[int | None]) -> str:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: Sequence[str] = ()) -> str:
+def outcome_in_words(
+    outcome: RunResult, operand: str, world_size: int, hosts: Sequence[str] = (), notes: Sequence[str] = ()
+) -> str:
     """Return the result of a run: one line for a success, else which rank failed first, why, and what others did.
 
-    `operand` names the run in commands; `hosts` are the names of its nodes.
+    `operand` names the run in commands; `hosts` are the names of its nodes. `notes` are lines that follow it:
+    what changed since the last successful run of the script, and where its report is.
     """
     lines: list[str] = []
     failed = first_failure(outcome, hosts)
@@ -84,7 +87,15 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
     if outcome.state is not RunState.SUCCEEDED and outcome.exits:
         rank = f" --rank {outcome.root_cause.rank}" if outcome.root_cause is not None else ""
         lines.append(f"log: muster logs {operand}{rank}" if rank else f"logs: muster logs {operand}")
+    lines += notes
     return "\n".join(lines)
+
+
+def reason_of_end(outcome: RunResult, hosts: Sequence[str] = ()) -> str:
+    """Return why a run did not succeed, in one line; empty if it did."""
+    if outcome.state is RunState.SUCCEEDED:
+        return ""
+    return outcome_in_words(outcome, "", len(outcome.exits), hosts).partition("\n")[0]
 
 
 def outcome_as_json(outcome: RunResult) -> dict[str, Any]:
@@ -169,10 +180,11 @@ def show_in_words(
     hosts: Sequence[str] = (),
     operand: str = "",
     now: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the details of a run; `hosts` are the names of its nodes, `operand` names it if its id does not suffice.
 
-    `now` is the text of its ranks' resource usage.
+    `now` is the text of its ranks' resource usage, `notes` as in `outcome_in_words`.
     """
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
@@ -182,7 +194,7 @@ def show_in_words(
     lines += _how_in_words(job, facts_of(events), hosts)
     lines += ["", now] if now else []
     if outcome is not None:
-        lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.exits), hosts)]
+        lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.exits), hosts, notes)]
         if outcome.state is RunState.SUCCEEDED and outcome.attempt:
             lines.append(f"attempt {outcome.attempt}")
         uses = usage_in_words(outcome.exits)
@@ -190,12 +202,12 @@ def show_in_words(
     spans = steps_of(events)
     if spans:
         lines += ["", "startup, in seconds"]
-        lines += [f"  {length:7.3f}  {_STEPS[step]}" for step, length in spans]
+        lines += [f"  {length:7.3f}  {STEPS[step]}" for step, length in spans]
         lines.append(f"  {sum(length for _, length in spans):7.3f}  total")
     return "\n".join(lines)
 
 
-_STEPS: Mapping[Step, str] = {
+STEPS: Mapping[Step, str] = {
     Step.MUSTER: "start muster and its agent",
     Step.PROBE: "interpreter probe",
     Step.REACH: "connect to the hosts, interpreter probe",

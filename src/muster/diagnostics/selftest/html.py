@@ -10,29 +10,11 @@ from typing import Any
 from muster.core.plurals import plural
 from muster.diagnostics.selftest.text import HEADS, SPEED_HEADS, end_in_words, rank_row, speed_row
 from muster.diagnostics.selftest.verdicts import SECTIONS, Reported, Verdict
+from muster.ui import html
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9dce1; --ground: #fff; --panel: #f6f7f9;
-  --good: #18794e; --bad: #ce2c31;
-  --s0: #9aa0a8; --s1: #0b68cb; --s2: #b54708; --s3: #8e4ec6; --s4: #0e7c86; }
-@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --soft: #b0b4ba; --line: #363a3f; --ground: #111113;
-  --panel: #18191b; --good: #3dd68c; --bad: #ff9592;
-  --s0: #777b84; --s1: #70b8ff; --s2: #ffa057; --s3: #d19dff; --s4: #4ccce6; } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem }
-p { margin: .25rem 0; color: var(--soft) } code { font-size: .9em; overflow-wrap: anywhere }
-.all { font-size: 1.15rem; font-weight: 600; margin: .75rem 0 } .good { color: var(--good) } .bad { color: var(--bad) }
-.wide { overflow-x: auto; margin: .75rem 0 }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
-th { text-align: left; font-weight: 600; color: var(--soft) }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap }
 ul { list-style: none; padding: 0; margin: .75rem 0 } li { padding: .15rem 0 .15rem 1.6rem; text-indent: -1.6rem }
 li b { display: inline-block; width: 1.6rem; text-indent: 0 } li span { color: var(--soft) }
-figure { margin: 1rem 0; padding: 1rem; background: var(--panel); border-radius: .5rem }
-figcaption { font-size: .875rem; color: var(--soft); margin-top: .5rem }
-svg { display: block; width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: var(--soft) }
 """
 
 _COLOURS = {
@@ -51,9 +33,6 @@ def page(told: Reported, verdicts: Sequence[Verdict], title: str, command: str) 
     """Return the page; `title` names the run, `command` is the command line."""
     sound = all(verdict.passed for verdict in verdicts)
     parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1><p><code>{escape(command)}</code></p>",
         f'<p class="all {"good" if sound else "bad"}">{escape(end_in_words(verdicts))}</p>',
     ]
@@ -63,7 +42,7 @@ def page(told: Reported, verdicts: Sequence[Verdict], title: str, command: str) 
         if section in told:
             parts.append(_PICTURES[section](told[section]))
         parts.append("</section>")
-    return "\n".join([*parts, "</body></html>", ""])
+    return html.page(title, _STYLE, parts)
 
 
 def _statements(verdicts: Iterable[Verdict]) -> str:
@@ -76,19 +55,12 @@ def _statements(verdicts: Iterable[Verdict]) -> str:
     return f"<ul>{''.join(items)}</ul>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["".join(f"<td>{escape(word)}</td>" for word in row) for row in rows]
-    head = "".join(f"<th>{escape(word)}</th>" for word in heads)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _who(told: Mapping[str, Any]) -> str:
-    return _table(HEADS, map(rank_row, told["ranks"]))
+    return html.table(HEADS, map(rank_row, told["ranks"]))
 
 
 def _sums(told: Mapping[str, Any]) -> str:
-    return _table(SPEED_HEADS, map(speed_row, told["speed"])) + (
+    return html.table(SPEED_HEADS, map(speed_row, told["speed"])) + (
         "<p>algbw = bytes / time; busbw = algbw × 2(n−1)/n for n ranks, as nccl-tests compute it: compare it with the "
         "bandwidth of the network</p>"
     )
@@ -158,7 +130,7 @@ def _convergence(told: Mapping[str, Any]) -> str:
         "Loss on unseen data, mean over ranks. The curve of all ranks must match that of one rank; the others are "
         "deliberate mistakes, and must not."
     )
-    return f"<figure>{_curves(told['ways'])}<figcaption>{caption}</figcaption></figure>" + _table(heads, rows)
+    return f"<figure>{_curves(told['ways'])}<figcaption>{caption}</figcaption></figure>" + html.table(heads, rows)
 
 
 def _curves(ways: Sequence[Mapping[str, Any]]) -> str:

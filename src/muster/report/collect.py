@@ -1,0 +1,123 @@
+"""Reads what the report of a run shows from its run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from muster import __version__
+from muster.core.comparison import RunFacts, options_in_words, since
+from muster.core.env_forwarding import secrets_of, without_secrets
+from muster.core.fold import by_value
+from muster.core.model import Job, Plan
+from muster.core.results import RankExit, RunResult, RunState
+from muster.errors import MusterError
+from muster.report import logs
+from muster.report.data import NodeStart, RankText, ReportData
+from muster.report.history import attempts_of
+from muster.rundir.comparing import facts_for_comparison, last_success
+from muster.rundir.run import Run
+from muster.ui.formatting import shell_word
+from muster.ui.summary import steps_of
+
+
+def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[Mapping[str, Any]] = ()) -> ReportData:
+    """Return what the report of a run shows. Raises `Unreadable`.
+
+    `env` is the environment, whose secret values are removed from the ends of logs. `state` is the present state of the
+    run, `events` are its events if they were read already.
+    """
+    job, plan, outcome = run.job, run.plan, run.outcome
+    told = list(events) or run.events()
+    facts = facts_for_comparison(run, state)
+    began = job.get("time", time.time())
+    now = outcome.duration if outcome is not None else max(0.0, time.time() - began)
+    attempts = attempts_of(told, plan, outcome)
+    secrets = secrets_of(env)
+    before = _before(run, outcome)
+    return ReportData(
+        run_id=run.id,
+        operand=run.operand,
+        name=job.get("name", ""),
+        command=" ".join(map(shell_word, job.get("argv", ()))),
+        cwd=f"{job.get('cwd', '?')} on {job.get('host') or '?'}",
+        started=_moment(began),
+        state=state or (str(outcome.state) if outcome is not None else str(RunState.RUNNING)),
+        made=_moment(time.time()),
+        muster=job.get("muster", __version__),
+        launcher=str(job.get("job", {}).get("launcher", "")),
+        hosts=run.hosts,
+        ranks=plan.world_size if plan is not None else job.get("ranks", 0),
+        outcome=outcome,
+        now=now,
+        attempts=attempts,
+        startup=_startup(told, plan),
+        tracebacks=_tracebacks(outcome, secrets),
+        logs=logs.ends_of_logs(run, attempts[-1] if attempts else None, outcome, secrets),
+        before=before,
+        changes=since(before, facts) if before is not None else (),
+        provenance=facts.provenance,
+        options=_options(facts),
+    )
+
+
+def _moment(at: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(at))
+    except (ValueError, OverflowError, OSError):  # the file may be damaged
+        return "?"
+
+
+def _before(run: Run, outcome: RunResult | None) -> RunFacts | None:
+    """Return the last successful run of the script, for a run that has failed or runs."""
+    if outcome is not None and outcome.state is RunState.SUCCEEDED:
+        return None
+    try:
+        found = last_success(run)
+        return facts_for_comparison(found) if found is not None else None
+    except (MusterError, OSError):
+        return None
+
+
+def _options(facts: RunFacts) -> tuple[tuple[str, str], ...]:
+    """Return the options that are not defaults."""
+    usual = RunFacts("", options={name: value for name, value in Job._field_defaults.items() if name != "env"})
+    defaults = options_in_words(usual)
+    return tuple((name, value) for name, value in options_in_words(facts).items() if defaults.get(name) != value)
+
+
+def _startup(events: Sequence[Mapping[str, Any]], plan: Plan | None) -> tuple[NodeStart, ...]:
+    """Return the steps of the start-up of each node."""
+    if plan is None:
+        return ()
+    node_of = {rank.rank: node.number for node in plan.nodes for rank in node.ranks}
+    of_node: dict[int, list[Mapping[str, Any]]] = {node.number: [] for node in plan.nodes}
+    for event in events:
+        if event["event"] == "output began":
+            node = node_of.get(event.get("rank", -1), -1)
+        else:
+            node = event.get("node", -1) if event["event"] in ("hello", "warm", "started") else -1
+        if node in of_node:
+            of_node[node].append(event)
+    found = (NodeStart(node, tuple(steps_of(several))) for node, several in of_node.items())
+    return tuple(start for start in found if start.steps)
+
+
+def _tracebacks(outcome: RunResult | None, secrets: Iterable[str]) -> tuple[RankText, ...]:
+    """Return what failed ranks wrote about their failures, equal texts once, the first failure first."""
+    if outcome is None:
+        return ()
+    failed = [end for end in outcome.exits if _has_text(end)]
+    if outcome.root_cause is not None and _has_text(outcome.root_cause):
+        failed.insert(0, outcome.root_cause)
+    texts: dict[int, str] = {}
+    for end in failed:
+        assert end.failure is not None
+        texts.setdefault(end.rank, without_secrets("\n".join(end.failure.frames), secrets))
+    return tuple(RankText(tuple(ranks), text) for text, ranks in by_value(texts.items()).items())
+
+
+def _has_text(end: RankExit) -> bool:
+    """Return whether a rank failed by itself, or lost a peer, and wrote something."""
+    return not (end.ok or end.by_muster or end.by_launcher) and end.failure is not None and bool(end.failure.frames)
