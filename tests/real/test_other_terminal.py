@@ -157,7 +157,8 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
         assert (0, True) == (stopped.returncode, "\nunknown: no answer from the agent of " in stopped.stdout)
         run.process.send_signal(signal.SIGTERM)
         assert 143 == run.end()[0]
-    assert "RANK" not in muster("show").stdout
+    ended = muster("show").stdout
+    assert "  PID  " not in ended and "PEAK MEMORY" in ended, "what they used, and no longer what they use"
 
 
 def test_show_tells_the_start_by_phase(muster: Any, script: Script) -> None:

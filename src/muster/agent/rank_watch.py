@@ -26,6 +26,9 @@ _EARLY = 30
 
 _LOOKS_LATER = 5.0
 
+_A_RANK = 1 / 16
+"""Seconds between looks for each rank, with many ranks: so an agent needs hardly any CPU time."""
+
 _FIRST_SAMPLE = 0.5
 """Seconds until the first sample of the resources of ranks: short runs need none."""
 
@@ -86,7 +89,8 @@ class RankWatch:
     def _look(self, attempt: int, early: int) -> None:
         if self._lasts(attempt):
             self._known().look(self.ranks.pids)
-            self.run.loop.call_later(_LOOKS if early else _LOOKS_LATER, lambda: self._look(attempt, max(0, early - 1)))
+            pause = max(_LOOKS if early else _LOOKS_LATER, len(self.ranks.pids) * _A_RANK)
+            self.run.loop.call_later(pause, lambda: self._look(attempt, max(0, early - 1)))
 
     # ---- resources over time ----------------------------------------------------------------------------------------
 
