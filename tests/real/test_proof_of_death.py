@@ -234,3 +234,14 @@ def test_resources_are_kept_when_the_controller_is_killed(muster: Any, script: S
         until(lambda: not procfs.lives(agent), "the agent has ended")
         found = json.loads((run.path / "attempt_0" / "resources_0.json").read_text())
     assert found["ranks"]["0"]["memory"][0] > 1 << 20
+
+
+def test_ranks_of_a_launcher(muster: Any, script: Script, box: Box) -> None:
+    """The shim waits for the rank: it sends what it used and its limits, and the agent adds the facts of the cgroup."""
+    text = EAT + "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))\n"
+    text += f"if rank == 1:\n    open({box.procs!r}, 'w').write(str(os.getpid()))\n    time.sleep(1.5)\n    eat()\n"
+    done = muster("run", "--launcher", "torchrun", "-g", "2", str(script(text + "time.sleep(99)\n")))
+    assert "the job's cgroup reached 192.0 of 192.0 MiB of memory" in done.stderr
+    end = outcome(muster)["root_cause"]
+    assert (1, 9) == (end["rank"], end["signal"]) and 100 << 20 < end["usage"]["peak_memory"] < 192 << 20
+    assert {"name": "fsize", "soft": 1 << 30, "hard": 1 << 30} in end["facts"]["limits"]

@@ -26,7 +26,7 @@ _EARLY = 30
 
 _LOOKS_LATER = 5.0
 
-_A_RANK = 1 / 16
+_A_RANK = 1 / 8
 """Seconds between looks for each rank, with many ranks: so an agent needs hardly any CPU time."""
 
 _FIRST_SAMPLE = 0.5

@@ -21,7 +21,7 @@ MOST = 240
 _INTERVAL = 1.0
 """Seconds between samples at first, with few ranks."""
 
-_RANKS_A_SECOND = 32
+_RANKS_A_SECOND = 16
 """With more ranks samples are taken less often, so that an agent needs no more CPU time."""
 
 _SCANS = 8
