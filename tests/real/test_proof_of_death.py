@@ -159,7 +159,10 @@ MAPPED = EAT + (
 
 def test_a_mapped_file_that_was_truncated(muster: Any, script: Script, tmp_path: Path) -> None:
     done = muster("run", "--launcher", "exec", "-g", "1", str(script(MAPPED)), str(tmp_path / "data"), "short")
-    assert "killed by SIGBUS: a mapped file was truncated, or could not be read; /dev/shm is not full" in done.stderr
+    assert (
+        "killed by SIGBUS: a mapped file was truncated, or could not be read (no local file system is full)"
+        in done.stderr
+    )
     assert "shm-size" not in done.stderr, "the hint for a full /dev/shm"
 
 
@@ -243,5 +246,5 @@ def test_ranks_of_a_launcher(muster: Any, script: Script, box: Box) -> None:
     done = muster("run", "--launcher", "torchrun", "-g", "2", str(script(text + "time.sleep(99)\n")))
     assert "the job's cgroup reached 192.0 of 192.0 MiB of memory" in done.stderr
     end = outcome(muster)["root_cause"]
-    assert (1, 9) == (end["rank"], end["signal"]) and 100 << 20 < end["usage"]["peak_memory"] < 192 << 20
+    assert (1, 9) == (end["rank"], end["signal"]) and 100 << 20 < end["usage"]["peak_memory"] < 300 << 20
     assert {"name": "fsize", "soft": 1 << 30, "hard": 1 << 30} in end["facts"]["limits"]

@@ -164,7 +164,7 @@ CASES: dict[str, tuple[RankExit, DeathCause, str]] = {
     "a truncated file": (
         exit_of(7, QUIET._replace(shm=SHM._replace(free=64 << 20))),
         DeathCause.UNBACKED,
-        "killed by SIGBUS: a mapped file was truncated, or could not be read; /dev/shm is not full (64 MiB free)",
+        "killed by SIGBUS: a mapped file was truncated, or could not be read (no local file system is full)",
     ),
     "broken memory": (
         exit_of(7, QUIET._replace(kernel=("mce: Uncorrected hardware memory error in user-access at 3f",))),

@@ -57,9 +57,7 @@ def killed_in_words(end: RankExit) -> str:
     elif death.cause is DeathCause.HARDWARE:
         words = f"killed by {name}: the kernel has logged a memory error of the hardware"
     elif death.cause is DeathCause.UNBACKED:
-        shm = end.facts.shm if end.facts is not None else None
-        free = f"; /dev/shm is not full ({size_in_words(shm.free)} free)" if shm is not None else ""
-        words = f"killed by {name}: a mapped file was truncated, or could not be read{free}"
+        words = f"killed by {name}: a mapped file was truncated, or could not be read (no local file system is full)"
     elif library:
         words = f"killed by {name} in {safe(library)}"
     elif number == SIGKILL and end.facts is not None and end.facts.machine_kills:
