@@ -51,7 +51,8 @@ def log(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_interrupted_at_any_moment_it_ends_with_the_same_bits(muster: Any, tmp_path: Path, ranks: int) -> None:
     moments = [moment for moment, _ in MOMENTS]
-    words = ["-g", str(ranks), "--max-restarts", "9", "--preload", WARM, ENDS_EARLY, ",".join([*moments, "-"])]
+    restarts = ["--max-restarts", "9", "--always-restart", "--restart-delay", "0"]
+    words = ["-g", str(ranks), *restarts, "--preload", WARM, ENDS_EARLY, ",".join([*moments, "-"])]
     size = ["--batch-size", str(32 // ranks), "--grad-accum", "2", "--num-epochs", "3", "--ckpt-freq", "2"]
     done = muster("run", *words, *SMALL, *size, timeout=280)
     assert 0 == done.returncode, done.stderr

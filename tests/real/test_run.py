@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 import pytest
 from running import EXAMPLE, RunProcesses, log, newest, outcome
+from waiting import until
 
 Script = Callable[..., Path]
 
@@ -386,14 +387,62 @@ def test_a_killed_rank_is_recovered_from_with_gloo(muster: Any, script: Script) 
     for rank in range(3):
         assert b"attempt 0 sum 3 of 2\n" == log(muster, rank, attempt=0)
         assert b"attempt 1 sum 3 of 2\nthrough\n" == log(muster, rank, attempt=1)
-    assert "rank 1 failed: killed by SIGKILL; restarting all ranks" in done.stderr
+    assert "rank 1 failed: killed by SIGKILL; restarting all ranks (restart 1 of 2)\n" in done.stderr
     assert "all 3 ranks succeeded" in done.stderr.splitlines()[-1]
     assert (0, 1, "succeeded") == tuple(outcome(muster)[key] for key in ("code", "attempt", "state"))
 
 
+SAME = """
+import os, torch.distributed as dist
+dist.init_process_group("gloo")
+dist.barrier()
+if os.environ["RANK"] == "2":
+    raise ValueError(f"bad label {os.getpid()}")
+dist.barrier()
+"""
+
+
+def test_a_rank_that_fails_twice_in_the_same_way_is_not_restarted(muster: Any, script: Script) -> None:
+    """The next attempt would fail, too; the values in the message may differ."""
+    path = script(SAME, "same.py")
+    done = muster("run", "-g", "3", "--max-restarts", "9", str(path))
+    assert 1 == done.returncode
+    said = "not restarted: rank 2 failed in the same way twice in the first minute: ValueError (same.py:6)"
+    assert said in done.stderr, done.stderr
+    assert "hint: --always-restart uses all of --max-restarts" in done.stderr
+    result = outcome(muster)
+    assert (1, {"rank": 2, "before": 2, "exception": "ValueError", "place": "same.py:6"}) == (
+        result["attempt"],
+        result["repeated"],
+    )
+
+
+def test_restarts_in_a_row_are_delayed(muster: Any) -> None:
+    text = "[ $TORCHELASTIC_RESTART_COUNT = 3 ] || exit 7"
+    words = ("--always-restart", "--restart-delay", "0.5")
+    done = muster("run", "--max-restarts", "3", *words, "--", "sh", "-c", text)
+    assert 0 == done.returncode, done.stderr
+    told = [line.partition("; ")[2] for line in done.stderr.splitlines() if "restarting" in line]
+    assert [
+        "restarting all ranks (restart 1 of 3)",
+        "restarting all ranks in 0.5s (restart 2 of 3)",
+        "restarting all ranks in 1s (restart 3 of 3)",
+    ] == told
+    assert outcome(muster)["duration"] >= 1.5
+
+
+def test_ctrl_c_during_the_delay_ends_the_run(muster: Any) -> None:
+    words = ("--always-restart", "--restart-delay", "1h")
+    with RunProcesses(muster, "run", "--max-restarts", "3", *words, "--", "sh", "-c", "exit 7") as run:
+        until(lambda: any(event["delay"] for event in run.events("do restarting")), "the restart is delayed")
+        run.process.send_signal(2)
+        assert 130 == run.end()[0]
+        assert 2 == run.outcome()["attempt"]
+
+
 def test_after_the_last_restart_the_status_is_that_of_the_last_attempt(muster: Any) -> None:
     text = "echo $TORCHELASTIC_RESTART_COUNT; exit $((5 + TORCHELASTIC_RESTART_COUNT))"
-    done = muster("run", "--max-restarts", "2", "--", "sh", "-c", text)
+    done = muster("run", "--max-restarts", "2", "--restart-delay", "0", "--", "sh", "-c", text)
     assert 7 == done.returncode
     assert [b"0\n", b"1\n", b"2\n"] == [log(muster, 0, attempt=attempt) for attempt in range(3)]
     assert "rank 0 failed first after restart 2" in done.stderr

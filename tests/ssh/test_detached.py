@@ -205,9 +205,9 @@ def test_following_a_run_logs_in_once_and_again_after_a_broken_connection(there:
 def test_a_detached_run_restarts_by_itself(there: LabCluster) -> None:
     count = "os.environ['TORCHELASTIC_RESTART_COUNT']"
     text = f"import os, time\nprint({count})\ntime.sleep(0.3)\nassert {count} == '2'"
-    assert (
-        0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--max-restarts", "3", there.script(text)).returncode
-    )
+    restarts = ("--max-restarts", "3", "--always-restart", "--restart-delay", "0.2")
+    done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", *restarts, there.script(text))
+    assert 0 == done.returncode, done.stderr
     assert 0 == there.muster("wait", "last").returncode
     assert ["0\n", "1\n", "2\n"] == [there.log(1, attempt=attempt) for attempt in range(3)]
     there.nothing_left()

@@ -172,8 +172,8 @@ def test_the_controller_is_told_by_its_own_clock() -> None:
         *(config.first_attempt, config.again),
     )
     assert config.nodes == (
-        NodeRecord("/runs/a", True, 0.0, "/bin/python", "3.11.2", late[0]),
-        NodeRecord(f"/other/{RUN_ID}", False, 150.0, "/bin/python", "3.11.2", late[1]),
+        NodeRecord("/runs/a", True, 0.0, "/bin/python", "3.11.2", late[0], "n1"),
+        NodeRecord(f"/other/{RUN_ID}", False, 150.0, "/bin/python", "3.11.2", late[1], "n2"),
     )
     here = time.time() - time.monotonic()
     assert [-100.0, -250.0, -100.0] == [
@@ -210,7 +210,7 @@ def test_a_run_here_needs_no_rendezvous(reads: bool) -> None:
     bootstrap.facts("/runs/a")
     met = bootstrap.find_rendezvous()
     config, (part,) = bootstrap.configure(plan_of("n1"), RunPlace(RUN_ID, "/runs/a", "t"), met, 7.0, True, reads)
-    assert (7.0, "127.0.0.1", (NodeRecord("/runs/a"),)) == (config.began, config.address, config.nodes)
+    assert (7.0, "127.0.0.1", (NodeRecord("/runs/a", host="n1"),)) == (config.began, config.address, config.nodes)
     assert (None, 0 if reads else None) == (part["clock"], part["stdin_rank"])
 
 

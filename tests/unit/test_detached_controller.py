@@ -60,15 +60,20 @@ class Agent:
 class Controller:
     """A controller of two nodes with a rank each, and their agents; `shared`: which of them see its run directory."""
 
-    def __init__(self, folder: Path, shared: tuple[bool, bool] = (True, True), launcher: str = "exec") -> None:
+    def __init__(
+        self, folder: Path, shared: tuple[bool, ...] = (True, True), launcher: str = "exec", spare: bool = False
+    ) -> None:
         self.loop, self.run = ManualLoop(), Run(folder)
         job = Job(Program("command", ("true",)), launcher, "python3", "--python", "/", lease=LEASE)
         plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
-        nodes = tuple(NodeRecord(str(folder), shared=one) for one in shared)
+        if spare:
+            plan, shared = plan._replace(spares=(Host("n3"),)), (*shared, True)
+        plan = self.run.plan or plan
+        nodes = tuple(NodeRecord(str(folder), shared=one, host=f"n{at}") for at, one in enumerate(shared, 1))
         config = ControllerConfig(began=1000.0, address="10.0.0.1", clock=0.0, nodes=nodes)
         self.served = DetachedController(self.loop, plan, self.run, config, "secret")
         self.served.scribe.writer.start()
-        self.agents = [Agent(), Agent()]
+        self.agents = [Agent() for _ in shared]
 
     def connect(self, node: int, silent: bool = False) -> Agent:
         """Connect the agent of that node."""
@@ -278,4 +283,84 @@ def test_gaps_in_copies_of_logs_are_in_the_result_even_after_a_hurried_end(tmp_p
     (lacks,) = controller.outcome()["unlogged"]
     assert (1, "out", 6) == (lacks["rank"], lacks["stream"], lacks["missing"])
     assert " on n1; the complete log is on n2" in lacks["why"]
+    controller.close()
+
+
+# ---- spare hosts -----------------------------------------------------------------------------------------------------
+
+
+def loses_n2(controller: Controller) -> None:
+    """The agent on n2 exits while ranks run; that on n1 ends its rank."""
+    controller.running()
+    controller.agents[1].part()
+    controller.loop.until(lambda: controller.served.far[1].disconnected_at is not None, "that is seen")
+    controller.loop.advance(4.0)
+    controller.hears((0, "signal_ranks", {"number": 15}))
+    controller.agents[0].say("rank_exited", attempt=0, rank=0, code=None, signal=15)
+    controller.hears((0, "clean_up", {}))
+    controller.agents[0].say("cleaned_up", ended=[], left=[])
+
+
+def test_a_spare_host_takes_the_place_of_a_lost_one(tmp_path: Path) -> None:
+    controller = Controller(tmp_path, spare=True)
+    controller.connect(2).say("agent_state", started=-1, listened=-1)
+    loses_n2(controller)
+    controller.hears((2, "take_place", {"node": 1}), (0, "open_store", {"attempt": 1}))
+    controller.says("n3 takes the place of n2; restarting all ranks")
+    controller.agents[0].say("store_opened", attempt=1, port=29501)
+    controller.agents[2].say("ready", fork=False, why="")
+    controller.hears((0, "start_ranks", {"attempt": 1}), (2, "start_ranks", {"attempt": 1}))
+    assert controller.served._expect(1) is None, "n2 is let in no more"
+    controller.served.scribe.writer.drain()
+    written = controller.run.plan
+    assert written is not None
+    assert ("n1", "n3") == written.hosts
+    controller.close()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it has the place", "after that"])
+def test_a_restarted_controller_knows_who_has_whose_place(tmp_path: Path, after: bool) -> None:
+    before = Controller(tmp_path, spare=True)
+    before.connect(2)
+    loses_n2(before)
+    before.hears((2, "take_place", {"node": 1}))
+    before.agents[0].say("store_opened", attempt=1, port=29501)
+    before.loop.until(lambda: before.served.supervisor.port, "the port is known")
+    if after:
+        before.agents[2].say("ready", fork=False, why="")
+        before.hears((2, "start_ranks", {"attempt": 1}))
+    before.close()
+    controller = Controller(tmp_path, spare=True)
+    assert ["n1", "n3"] == [link.host for link in controller.served.far]
+    state(controller, 0, started=1 if after else 0, listened=1)
+    state(controller, 2, started=1 if after else -1, listened=-1)
+    if after:
+        controller.loop.until(lambda: 2 == len(controller.events("state")), "both are heard")
+        controller.hears()
+        assert [] == controller.agents[2].said
+    else:
+        controller.hears((2, "take_place", {"node": 1}))
+        controller.agents[2].say("ready", fork=False, why="")
+        controller.hears((2, "start_ranks", {"attempt": 1}))
+    for node in (0, 1):
+        controller.agents[2 * node].say("rank_exited", attempt=1, rank=node, code=0, signal=None)
+    controller.hears((0, "clean_up", {}), (2, "clean_up", {}))
+    for node in (0, 1):
+        controller.agents[2 * node].say("cleaned_up", ended=[], left=[])
+    controller.loop.until(lambda: controller.served.outcome, "the end")
+    outcome = controller.served.outcome
+    assert outcome is not None
+    assert [(1, "n2", "n3", 1)] == [(one.node, one.host, one.by, one.attempt) for one in outcome.replaced]
+    controller.close()
+
+
+def test_a_spare_host_that_is_lost_ends_nothing(tmp_path: Path) -> None:
+    controller = Controller(tmp_path, spare=True)
+    controller.connect(2)
+    controller.running()
+    controller.agents[2].part()
+    controller.loop.until(lambda: controller.served.every[2].disconnected_at is not None, "that is seen")
+    controller.loop.advance(4.0)
+    controller.says("warning: spare host n3 is lost: the agent on n3 exited, and its ranks with it")
+    assert controller.served.supervisor.phase is Phase.RUNNING
     controller.close()

@@ -25,7 +25,9 @@ from muster.core.events import (
     PreemptionWarned,
     RankExited,
     RanksStarted,
+    Replace,
     SignalRanks,
+    SpareLost,
     StartFailed,
     StartRanks,
     StopRequested,
@@ -44,6 +46,8 @@ from muster.core.results import (
     Problem,
     ProblemKind,
     RankExit,
+    Repeated,
+    Replaced,
 )
 from muster.core.supervisor import ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
 from muster.ui.reason_text import notice_in_words, reason_in_words
@@ -131,6 +135,49 @@ FAILED_ONCE: list[Step] = [
     ),
 ]
 """Of two ranks, with one restart: up to the request to node 0 for a new port."""
+
+
+def failed_once_of(restarts: int) -> list[Step]:
+    """The same, with so many restarts."""
+    words = f"rank 1 failed: killed by SIGKILL; restarting all ranks (restart 1 of {restarts})"
+    return [*FAILED_ONCE[:-1], (CleanedUp(2.2, 0), [Say(words), OpenStore(1)])]
+
+
+FAILED_ONCE_OF_2, FAILED_ONCE_OF_3 = failed_once_of(2), failed_once_of(3)
+
+
+def again_at(t: float, rank: int, **how: Any) -> list[Step]:
+    """The second attempt of two ranks: it starts at 2.4, one of them fails, and the other is terminated."""
+    return [
+        (StoreOpened(2.4, 1, 29501), [StartRanks(1, 29501)]),
+        (RankExited(t, rank, 1, **how), [SignalRanks(SIGTERM, (1 - rank,))]),
+        (RankExited(t + 0.1, 1 - rank, 1, signal=15), [CleanUp(0.0)]),
+    ]
+
+
+TERM_2 = SignalRanks(SIGTERM, (2,))
+KILL_3 = "`muster kill`: sending SIGTERM to 3 ranks, grace period 10s"
+
+B_IS_LOST: list[Step] = [
+    (
+        NodeLost(5.0, 1, "b was unreachable"),
+        [Say("b was unreachable: sending SIGTERM to 2 ranks, grace period 10s"), SignalRanks(SIGTERM, (0, 1))],
+    ),
+    (RankExited(5.1, 0, 0, signal=15), []),
+    (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
+    (CleanedUp(5.2, 0), [Replace(1, 2, "b was unreachable"), OpenStore(1)]),
+]
+"""Node 1 of two is lost, and there is a spare."""
+
+C_HAS_ITS_PLACE: list[Step] = [
+    (StoreOpened(5.3, 1, 29501), []),
+    (AgentReady(6.9, 1), [StartRanks(1, 29501)]),
+    (RankExited(9.0, 0, 1, 0), []),
+    (RankExited(9.0, 1, 1, 0), []),
+    (RankExited(9.0, 2, 1, 0), [CleanUp(10.0)]),
+    (CleanedUp(9.1, 0), []),
+    (CleanedUp(9.1, 1), []),
+]
 
 STORE = "the rendezvous store exited: killed by signal 9"
 INTERRUPT = "interrupted (Ctrl-C): sending SIGINT to 2 ranks, grace period 10s; press Ctrl-C again to kill them now"
@@ -710,6 +757,62 @@ RESTARTS = [
         {"state": "failed", "code": 5, "attempt": 1, "root_cause": RankExit(0, 0, 4.0, 5)},
     ),
     History(
+        "A rank that fails twice in the same way in the first minute is not started a third time.",
+        ranks(2, max_restarts=3),
+        [*FAILED_ONCE_OF_3, *again_at(3.0, 1, signal=9), (CleanedUp(3.2, 0), [])],
+        {"state": "failed", "code": 137, "attempt": 1, "repeated": Repeated(1, 1)},
+    ),
+    History(
+        "With --always-restart it is, after a delay; the exit code of the last attempt counts.",
+        ranks(2, max_restarts=2, always_restart=True),
+        [
+            *FAILED_ONCE_OF_2,
+            *again_at(3.0, 1, signal=9),
+            (
+                CleanedUp(3.2, 0),
+                [Say("rank 1 failed: killed by SIGKILL; restarting all ranks in 4s (restart 2 of 2)")],
+            ),
+            (Tick(7.1), []),
+            (Tick(7.2), [OpenStore(2)]),
+            (StoreOpened(7.3, 2, 29502), [StartRanks(2, 29502)]),
+            (RankExited(8.0, 0, 2, 0), []),
+            (RankExited(8.1, 1, 2, 0), [CleanUp(10.0)]),
+            (CleanedUp(8.2, 0), []),
+        ],
+        {"state": "succeeded", "code": 0, "attempt": 2, "repeated": None},
+    ),
+    History(
+        "Ctrl-C during the delay: there is no further attempt.",
+        ranks(2, max_restarts=3),
+        [
+            *FAILED_ONCE_OF_3,
+            *again_at(3.0, 1, code=7),
+            (
+                CleanedUp(3.2, 0),
+                [Say("rank 1 failed: exit status 7; restarting all ranks in 4s (restart 2 of 3)")],
+            ),
+            (StopRequested(5.0, SIGINT), [CleanUp(0.0)]),
+            (Tick(7.2), []),
+            (CleanedUp(7.3, 0), []),
+        ],
+        {"state": "interrupted", "code": 130},
+    ),
+    History(
+        "An attempt that lasts longer than a minute is restarted at once, whatever was before it.",
+        ranks(2, max_restarts=3),
+        [
+            *FAILED_ONCE_OF_3,
+            *again_at(100.0, 1, signal=9),
+            (
+                CleanedUp(100.2, 0),
+                [Say("rank 1 failed: killed by SIGKILL; restarting all ranks (restart 2 of 3)"), OpenStore(2)],
+            ),
+            (StopRequested(101.0, SIGINT), [CleanUp(0.0)]),
+            (CleanedUp(101.1, 0), []),
+        ],
+        {"state": "interrupted", "code": 130},
+    ),
+    History(
         "Ctrl-C between two attempts: there is no second one.",
         ranks(2, max_restarts=1),
         [
@@ -791,6 +894,89 @@ RESTARTS = [
             (NodeLost(2.1, 0, "the agent on a ended"), [CleanUp(0.0)]),
         ],
         {"state": "error", "code": 125, "attempt": 0, "root_cause": RankExit(0, 0, 2.0, 7)},
+    ),
+]
+
+SPARE = [
+    History(
+        "A spare host takes the place of a lost one, and all ranks start again, without --max-restarts.",
+        two_nodes(hosts=("a", "b", "c")),
+        [*BEGUN_ON_TWO, *B_IS_LOST, *C_HAS_ITS_PLACE],
+        {
+            "state": "succeeded",
+            "code": 0,
+            "attempt": 1,
+            "lost": (),
+            "replaced": (Replaced(1, "b", "c", "b was unreachable", 1),),
+        },
+    ),
+    History(
+        "A host that is lost before its ranks start is replaced, too.",
+        two_nodes(hosts=("a", "b", "c")),
+        [
+            (Configured(0.1), [OpenStore(0)]),
+            (AgentReady(0.8, 0), []),
+            (StoreOpened(0.9, 0, 29500), []),
+            (NodeLost(1.0, 1, "b was unreachable"), [CleanUp(0.0)]),
+            (CleanedUp(1.1, 0), [Replace(1, 2, "b was unreachable"), OpenStore(1)]),
+            (AgentReady(3.0, 1), []),
+            (StoreOpened(3.1, 1, 29501), [StartRanks(1, 29501)]),
+            (StopRequested(3.2, 0), [Say(KILL_3), SignalRanks(SIGTERM, (0, 1, 2))]),
+            *((RankExited(3.3, rank, 1, signal=15), []) for rank in (0, 1)),
+            (RankExited(3.3, 2, 1, signal=15), [CleanUp(0.0)]),
+            *((CleanedUp(3.4, node), []) for node in (0, 1)),
+        ],
+        {"state": "killed", "attempt": 1},
+    ),
+    History(
+        "Without a spare that is left, the loss ends the run.",
+        two_nodes(hosts=("a", "b", "c"), max_restarts=3),
+        [*BEGUN_ON_TWO, (SpareLost(2.0, 2, "c exited"), []), *B_IS_LOST[:-1], (CleanedUp(5.2, 0), [])],
+        {"state": "error", "code": 125, "reason": "b was unreachable", "replaced": ()},
+    ),
+    History(
+        "Node 0 has no substitute: the controller is there.",
+        two_nodes(hosts=("a", "b", "c")),
+        [
+            *BEGUN_ON_TWO,
+            (NodeLost(5.0, 0, "a exited"), [Say("a exited: sending SIGTERM to rank 2, grace period 10s"), TERM_2]),
+            (RankExited(5.1, 2, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 1), []),
+        ],
+        {"state": "error", "code": 125, "reason": "a exited"},
+    ),
+    History(
+        "Who has asked for the end gets it, whatever is lost meanwhile.",
+        two_nodes(hosts=("a", "b", "c")),
+        [
+            *BEGUN_ON_TWO,
+            (StopRequested(4.0, 0), [Say(KILL_3), SignalRanks(SIGTERM, (0, 1, 2))]),
+            (NodeLost(5.0, 1, "b was unreachable"), []),
+            (RankExited(5.1, 0, 0, signal=15), []),
+            (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
+        ],
+        {"state": "killed", "attempt": 0, "replaced": ()},
+    ),
+    History(
+        "A replacement does not count as a restart, and the failures before it are forgotten.",
+        two_nodes(hosts=("a", "b", "c"), max_restarts=1),
+        [
+            *BEGUN_ON_TWO,
+            *B_IS_LOST,
+            *C_HAS_ITS_PLACE[:2],
+            (RankExited(7.0, 0, 1, 7), [SignalRanks(SIGTERM, (1, 2))]),
+            *((RankExited(7.1, rank, 1, signal=15), []) for rank in (1,)),
+            (RankExited(7.1, 2, 1, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(7.2, 0), []),
+            (
+                CleanedUp(7.2, 1),
+                [Say("rank 0 failed: exit status 7; restarting all ranks (restart 1 of 1)"), OpenStore(2)],
+            ),
+            (StopRequested(7.3, 0), [CleanUp(0.0)]),
+            *((CleanedUp(7.4, node), []) for node in (0, 1)),
+        ],
+        {"state": "killed", "attempt": 2},
     ),
 ]
 
@@ -963,7 +1149,7 @@ SCHEDULED = [
     ),
 ]
 
-HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *NODES, *SCHEDULED]
+HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *SPARE, *NODES, *SCHEDULED]
 
 
 LATE: list[Event] = [
@@ -1056,6 +1242,8 @@ class World:
             grace=random.choice((0.0, 1.0, 10.0)),
             timeout=random.choice((None, None, 3.0, 30.0)),
             max_restarts=random.choice((0, 1, 3)),
+            always_restart=random.choice((True, False)),
+            hosts=tuple(map(str, range(nodes + random.choice((0, 0, 1, 2))))),
         )
         self.queue: list[tuple[float, int, Event]] = []
         self.attempt = 0
@@ -1103,7 +1291,10 @@ class World:
 
     def do(self, t: float, action: Action) -> None:
         """Execute an action of the supervisor."""
-        if isinstance(action, OpenStore):
+        if isinstance(action, Replace):
+            self.lost.discard(action.node)
+            self.later(t, 3.0, AgentReady, action.node)
+        elif isinstance(action, OpenStore):
             self.later(t, 1.0, StoreOpened, action.attempt, 29500 + action.attempt)
         elif isinstance(action, StartRanks):
             self.attempt = action.attempt
@@ -1227,8 +1418,11 @@ def test_attempts_are_counted() -> None:
         world = played(seed)
         history = world.history
         starts = [action.attempt for action in every_action(history) if isinstance(action, StartRanks)]
-        assert list(range(len(starts))) == starts, told(seed, history)
-        assert len(starts) <= world.settings.max_restarts + 1, told(seed, history)
+        replaced = sum(isinstance(action, Replace) for action in every_action(history))
+        # an attempt that ended before its ranks started has a number, too
+        assert sorted(set(starts)) == starts, told(seed, history)
+        assert replaced or list(range(len(starts))) == starts, told(seed, history)
+        assert len(starts) <= world.settings.max_restarts + 1 + replaced, told(seed, history)
 
 
 def test_signals_go_to_the_living() -> None:

@@ -16,6 +16,7 @@ from muster.core.results import (
     Problem,
     ProblemKind,
     RankExit,
+    Repeated,
     RunResult,
     RunState,
     StopKind,
@@ -120,6 +121,30 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
     "failed: a signal, in the third attempt": (
         RunResult(
             RunState.FAILED, 139, 42.0, attempt=2, root_cause=RankExit(0, 0, 0.3, signal=11), exits=(ended_by_us(1),)
+        ),
+        2,
+    ),
+    "failed: twice in the same way": (
+        RunResult(
+            RunState.FAILED,
+            1,
+            42.0,
+            attempt=1,
+            root_cause=RAISED,
+            exits=(ended_by_us(0), RAISED),
+            repeated=Repeated(3, 3, "ValueError", "train.py:9"),
+        ),
+        2,
+    ),
+    "failed: killed twice, but another rank": (
+        RunResult(
+            RunState.FAILED,
+            137,
+            42.0,
+            attempt=1,
+            root_cause=RankExit(1, 0, 0.3, signal=9),
+            exits=(ended_by_us(0), RankExit(1, 0, 0.3, signal=9)),
+            repeated=Repeated(1, 0),
         ),
         2,
     ),

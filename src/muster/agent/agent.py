@@ -106,6 +106,8 @@ class Agent:
         """The facts that this agent collected by itself, for the controller; see `join.py`."""
         self.scheduled = False
         """True if a scheduler started this agent and ends it."""
+        self.places: dict[str, dict[str, Any]] = {}
+        """On a spare host: the fields of `configure` for each node whose place it may take."""
         self.met_controller = False
         """True once this agent has been connected to a controller since it detached."""
         own = {**frames.handlers(self, "on_"), **frames.handlers(self.survey, "on_")}
@@ -210,10 +212,9 @@ class Agent:
         self.disconnected_for, self.met_controller = 0.0, True
         self.loop.add_reader(met.fd, self.readable)
         if not same:
-            if self.prepared:
-                self.emit(
-                    "agent_state", started=self.ranks.attempt if self.ranks.folder else -1, listened=self.listened
-                )
+            if self.prepared or self.places:
+                started = self.ranks.attempt if self.prepared and self.ranks.folder else -1
+                self.emit("agent_state", started=started, listened=self.listened)
             else:
                 self.emit("facts", **self.introduction)
             for frame in self.replay.values():
@@ -359,6 +360,26 @@ class Agent:
             LocalRequests(run, self.ranks, self.lost, visitors)
         self.prepared = True
         self.ranks.prepare()
+
+    def stand_by(
+        self,
+        run_dir: str,
+        run_id: str,
+        token: str,
+        node: int,
+        parts: dict[str, dict[str, Any]],
+        own_run_dir: bool = False,
+    ) -> None:
+        """Wait to take the place of a node. `parts`: the fields of `configure` for each node, by its number."""
+        if self.survey.probe_port is not None:
+            self.survey.probe_port.close()
+        self.run_dir, self.run_id, self.node, self.own_run_dir = run_dir, run_id, node, own_run_dir
+        self.places = parts
+
+    def on_take_place(self, payload: bytes, node: int) -> None:
+        """Take the place of a node; a new controller repeats the request."""
+        if not self.prepared:
+            self.on_configure(b"", **self.places[str(node)])
 
     def write_bundled(self, name: str, text: str) -> str:
         """Write a script that came with the job, and return its path."""

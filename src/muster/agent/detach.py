@@ -93,7 +93,10 @@ def _settle(
             with open(os.path.join(run_dir, name), "wb") as file:
                 file.write(data)
     if port:
-        agent.on_configure(b"", **configuration)
+        if "parts" in configuration:
+            agent.stand_by(**configuration)
+        else:
+            agent.on_configure(b"", **configuration)
         agent.dial(address, port, Terms(secret, configuration["run_id"]), configuration["node"])
     else:
         port_here = agent.survey.probe_port

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from muster.agent import pressure
 from muster.linux import procfs
 
 WINDOW = 0.5
@@ -39,13 +40,17 @@ def watch(
     """
     before, began = _processes(), time.monotonic()
     pids = dict(pids)
+    moments = {rank: pressure.moment(pid) for rank, pid in pids.items()}
 
     def look() -> None:
         now, window = _processes(), time.monotonic() - began
         children: dict[int, list[int]] = {}
         for pid, process in now.items():
             children.setdefault(process.parent, []).append(pid)
-        tell({rank: _of(pid, before, now, children, window) for rank, pid in pids.items() if pid in now})
+        found = {rank: _of(pid, before, now, children, window) for rank, pid in pids.items() if pid in now}
+        for rank, use in found.items():
+            use["pressure"] = pressure.between(moments[rank], pressure.moment(pids[rank]))
+        tell(found)
 
     after(WINDOW, look)
 

@@ -36,6 +36,8 @@ _REFUSED: Mapping[Option[object], str] = {
     RunOptions.no_code_check: "it runs a built-in script",
     RunOptions.snapshot: "it runs a built-in script",
     RunOptions.max_restarts: "a failed rank is a failed check",
+    RunOptions.always_restart: "a failed rank is a failed check",
+    RunOptions.restart_delay: "a failed rank is a failed check",
 }
 """Options of `run` that have no effect here, and why."""
 

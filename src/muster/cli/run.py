@@ -16,7 +16,7 @@ from muster.cli.common import store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.cli.help import print_command
 from muster.config import toml_files
-from muster.config.nodes import local_nodes, remote_nodes
+from muster.config.nodes import local_nodes, remote_nodes, spares_of
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import (
     ParsedArgs,
@@ -192,7 +192,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         nodes = remote_nodes(asked, None, options.ranks or ())
     else:
         nodes = local_nodes(asked, options, env)
-    planned = make_plan(asked.job, nodes, run_id)
+    planned = make_plan(asked.job, nodes, run_id)._replace(spares=spares_of(asked))
     if options.json:
         import json
 

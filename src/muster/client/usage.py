@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from muster.client.client import Client, ask
 from muster.core.json_records import Malformed, checked, number, several, table, whole
+from muster.core.pace import Pressure
 from muster.errors import MusterError
 from muster.rundir.run import Run
 
@@ -29,6 +30,7 @@ class RankNow(NamedTuple):
     """Number of its descendants, and their memory in bytes; shared memory counts for each."""
     peak: int = 0
     """Highest memory of its own process so far, in bytes; 0 if the agent, perhaps an older one, does not tell."""
+    pressure: Pressure = Pressure()
 
 
 class Now(NamedTuple):
@@ -41,8 +43,10 @@ class Now(NamedTuple):
     """Why nobody answers, if so."""
 
 
+_PRESSURE = dict.fromkeys(Pressure._fields, number)
+
 _USE = {"node": whole, "pid": whole, "memory": whole, "cpu": number, "children": whole, "children_memory": whole}
-_SINCE_LATER = {"peak": whole}
+_SINCE_LATER = {"peak": whole, "pressure": lambda data: Pressure(**checked(data, _PRESSURE))}
 """What agents of earlier versions do not report."""
 
 

@@ -26,7 +26,10 @@ def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple
 
 
 def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
-    """Return the named hosts that get a rank; empty if the run is on this machine. Raises `InvalidRequest`."""
+    """Return the named hosts that get a rank, and then the spares; empty if the run is on this machine.
+
+    Raises `InvalidRequest`.
+    """
     if options.elsewhere and options.scheduled:
         naming = options.option(get_scheduler(options.scheduled).nodelist)
         raise InvalidRequest(
@@ -42,14 +45,19 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
     found = named_hosts(options.hosts, options.hostfile, cwd)
     found = hostlist.filter_hosts(found, options.include, options.exclude)
     count = options.nodes
+    spare = options.spare_nodes
+    if count is None and spare >= len(found):
+        raise InvalidRequest(f"--spare-nodes {spare}: only {plural(len(found), 'host')} given", "name more hosts")
     if count is not None:
-        if count > len(found):
+        if count + spare > len(found):
             names = hostlist.fold_hostlist(host.name for host in found)
+            and_spares = f" and --spare-nodes {spare}" if spare else ""
             raise InvalidRequest(
-                f"--nnodes {count}: only {plural(len(found), 'host')} given: {names}",
+                f"--nnodes {count}{and_spares}: only {plural(len(found), 'host')} given: {names}",
                 "name more hosts",
             )
-        found = found[:count]
+        found = found[: count + spare]
+    found, spares = (found[:-spare], found[-spare:]) if spare else (found, ())
     each = options.nproc_per_node
     number = int(each) if each is not None and each.isdigit() else None
     counts = hostlist.assign_slots(found, number, options.np)
@@ -59,7 +67,10 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
             f"--nnodes {options.nnodes} with -n {options.np} leaves {hostlist.fold_hostlist(idle)} without a rank",
             f"use `--nnodes {len(found) - len(idle)}`, or leave out --nnodes",
         )
-    return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
+    return (
+        *(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0),
+        *spares,
+    )
 
 
 def split_per_host(items: Any, names: tuple[str, ...], option: str) -> tuple[list[str], dict[str, list[str]]]:

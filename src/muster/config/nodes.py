@@ -89,8 +89,15 @@ def remote_nodes(
 
     Raises `InvalidRequest`, also if a rank to be `shown` does not exist.
     """
-    counts = [wanted.slots for wanted in asked.hosts]
-    return nodes_of(asked.job, hosts_to_reach(asked), counts, asked.ranks_per_node, facts, asked.threads_chosen, shown)
+    count = len(asked.hosts) - asked.job.spare_nodes
+    counts = [wanted.slots for wanted in asked.hosts[:count]]
+    hosts = hosts_to_reach(asked)[:count]
+    return nodes_of(asked.job, hosts, counts, asked.ranks_per_node, facts, asked.threads_chosen, shown)
+
+
+def spares_of(asked: JobRequest) -> tuple[Host, ...]:
+    """Return the spare hosts."""
+    return hosts_to_reach(asked)[len(asked.hosts) - asked.job.spare_nodes :] if asked.hosts else ()
 
 
 def nodes_of(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from muster.config import values
 from muster.config.record import LAUNCHER, WHERE, Included, Options, defaulted, flag, optional, repeated
-from muster.core.model import ENDING, GRACE, ROLE
+from muster.core.model import ENDING, GRACE, RESTART_DELAY, ROLE
 from muster.runtimes import RUNTIMES, runtime
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
@@ -57,6 +57,15 @@ class RunOptions(RunDirOptions):
         "N",
         values.node_count,
         "all hosts",
+        group=WHERE,
+    )
+    spare_nodes = defaulted(
+        ("--spare-nodes", "--spare"),
+        "keep the last N hosts as spares: one takes the place of a host that fails its checks at the start or is lost, "
+        "and all ranks restart; with --nnodes, the N hosts after those",
+        "N",
+        values.whole,
+        default="0",
         group=WHERE,
     )
     include = optional(
@@ -212,6 +221,20 @@ class RunOptions(RunDirOptions):
         "N",
         values.whole,
         default="0",
+        group=FAILURE,
+    )
+    always_restart = flag(
+        ("--always-restart",),
+        "use all of --max-restarts, even if a rank fails twice in the same way in the first minute of an attempt",
+        group=FAILURE,
+    )
+    restart_delay = defaulted(
+        ("--restart-delay",),
+        "delay before the second restart in a row, which doubles up to 1m; the first restart, and one after a minute "
+        "or more, are immediate",
+        "DURATION",
+        values.seconds,
+        default=f"{RESTART_DELAY:g}s",
         group=FAILURE,
     )
     grace = defaulted(

@@ -142,6 +142,9 @@ def make_job(
         script_spawns=launcher == "spawn" and bool(what.path) and calls_spawn(os.path.join(cwd, what.path)),
         launcher_args=split_words(options.launcher_args or "", "--launcher-args"),
         max_restarts=options.max_restarts,
+        always_restart=options.always_restart,
+        restart_delay=options.restart_delay,
+        spare_nodes=_spare_nodes(options, launcher),
         ssh=split_words(options.ssh, "--ssh"),
         passes=_passes(options),
         signals_to_handle=",".join(options.signals_to_handle),
@@ -158,6 +161,18 @@ def make_job(
         setups={name: tuple(values) for name, values in setups.items()},
         threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
     )
+
+
+def _spare_nodes(options: RunOptions, launcher: str) -> int:
+    """Return the number of spare hosts. Raises `InvalidRequest` where a host cannot be replaced."""
+    if not options.spare_nodes:
+        return 0
+    if not options.elsewhere:
+        raise InvalidRequest("--spare-nodes requires hosts", "name hosts with --hosts or --hostfile")
+    if LAUNCHERS[launcher].foreign:
+        hint = "use `--launcher fork` or `--launcher exec`"
+        raise InvalidRequest(f"--spare-nodes cannot be combined with --launcher {launcher}", hint)
+    return options.spare_nodes
 
 
 def _terminal(options: RunOptions, env: Mapping[str, str]) -> TerminalSize | None:

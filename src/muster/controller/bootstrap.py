@@ -26,12 +26,14 @@ from muster.core import rendezvous
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist, fold_values
-from muster.core.model import Job, Plan, as_json
+from muster.core.model import Host, Job, Node, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.rank_env import first_on_path
+from muster.core.results import Replaced
 from muster.diagnostics.preflight import preflight
 from muster.errors import InvalidRequest
+from muster.launchers import make_plan
 from muster.linux import private_tmp
 from muster.protocol import trace
 
@@ -196,6 +198,7 @@ class Bootstrap:
         reads: bool,
         first_attempt: int = 0,
         again: bool = False,
+        replaced: tuple[Replaced, ...] = (),
     ) -> tuple[ControllerConfig, list[dict[str, Any]]]:
         """Return the controller's configuration, and the fields of the message `configure` for each node.
 
@@ -212,6 +215,7 @@ class Bootstrap:
                 executable=link.facts.get("executable", ""),
                 python=link.facts.get("python", ""),
                 late=late,
+                host=link.host,
             )
             for link, (run_dir, shared), late in zip(links, run_dirs, met.interface_env)
         ]
@@ -223,20 +227,41 @@ class Bootstrap:
             owned=owned,
             first_attempt=first_attempt,
             again=again,
+            replaced=replaced,
         )
         rank_command = _rank_command(plan, run, [link.facts for link in links])
-        parts = [
-            {
-                **_part(plan, run, link.node, rank_command),
+
+        def part(link: AgentConnection, number: int, plan: Plan) -> dict[str, Any]:
+            record = nodes[link.node]
+            return {
+                **_part(plan, run, number, rank_command),
                 "host": link.host,
-                "run_dir": node.run_dir,
-                "own_run_dir": not node.shared,
+                "run_dir": record.run_dir,
+                "own_run_dir": not record.shared,
                 "stdin_rank": plan.reader if reads else None,
                 "clock": None if self.agents.own_clock else clock_of(link.offset),
             }
-            for link, node in zip(links, nodes)
-        ]
+
+        count = len(plan.nodes)
+        parts = [part(link, link.node, plan) for link in links[:count]]
+        for link in links[count:]:
+            # all that it may need: later there is no connection that is as private as this one
+            its_plan = _plan_of_spare(plan, plan.spares[link.node - count], link.facts, run.run_id)
+            places = {str(number): part(link, number, its_plan) for number in range(1, count)}
+            record = nodes[link.node]
+            own = {"run_dir": record.run_dir, "own_run_dir": not record.shared, "run_id": run.run_id}
+            parts.append({**own, "token": run.token, "node": link.node, "parts": places})
         return config, parts
+
+
+def _plan_of_spare(plan: Plan, spare: Host, facts: Facts, run_id: str) -> Plan:
+    """Return a plan in which a spare host is in the place of each node."""
+
+    def threads(node: Node) -> int:
+        return 0 if node.host.threads == 0 else max(1, facts["cores"] // len(node.ranks))
+
+    nodes = (node._replace(host=spare._replace(threads=threads(node))) for node in plan.nodes)
+    return make_plan(plan.job, tuple(nodes), run_id)
 
 
 def clock_of(offset: float) -> float:

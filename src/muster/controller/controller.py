@@ -29,6 +29,7 @@ from muster.core.events import (
     OpenStore,
     RankExited,
     RanksStarted,
+    Replace,
     SignalRanks,
     StartFailed,
     StartRanks,
@@ -54,7 +55,7 @@ from muster.core.printable import line as safe
 from muster.core.provenance import PROVENANCE, provenance_as_json, provenance_from_json
 from muster.core.rank_env import late_values
 from muster.core.registrations import Registrations
-from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, RunResult
+from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, Replaced, RunResult
 from muster.core.supervisor import Phase, Supervisor, SupervisorConfig
 from muster.launchers import LAUNCHERS
 from muster.linux import processes
@@ -77,7 +78,7 @@ TOGETHER = 3.0
 """Seconds to wait after one node failed to start, so that other failures are reported in the same message."""
 
 
-def settings_of(plan: Plan, first_attempt: int = 0) -> SupervisorConfig:
+def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ...] = ()) -> SupervisorConfig:
     """Return the supervisor's configuration for a plan."""
     job = plan.job
     ranks = [rank for node in plan.nodes for rank in node.ranks]
@@ -88,6 +89,10 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> SupervisorConfig:
         grace=job.grace,
         timeout=job.timeout,
         max_restarts=job.max_restarts,
+        always_restart=job.always_restart,
+        restart_delay=job.restart_delay,
+        hosts=(*plan.hosts, *(host.name for host in plan.spares)),
+        replaced=replaced,
         foreign=plan.rank_command is not None,
         first_attempt=first_attempt,
     )
@@ -122,8 +127,10 @@ class Controller:
         self.loop, self.plan, self.run, self.links, self.config = loop, plan, run, list(links), config
         self.began = config.began
         """When muster was started, by this machine's monotonic clock; every `t` counts from here."""
-        self.supervisor = Supervisor(settings_of(plan, config.first_attempt))
+        self.supervisor = Supervisor(settings_of(plan, config.first_attempt, config.replaced))
         self.outcome: RunResult | None = None
+        self.begun = False
+        """True once ranks are about to start for the first time."""
         self.facts: dict[str, Any] = {}
         self.world_size = plan.world_size
         self.registrations = Registrations(
@@ -168,6 +175,10 @@ class Controller:
         """Handle that the ranks are about to start."""
         raise NotImplementedError
 
+    def replace(self, action: Replace) -> None:
+        """Have a spare host take the place of a node; only runs on several hosts have spares."""
+        raise NotImplementedError
+
     def swept(self, link: AgentConnection) -> bool:
         """Clean up a node in another way than by its agent; return True if nothing else can be done."""
         return False
@@ -206,7 +217,8 @@ class Controller:
             self.listen(action)
         elif isinstance(action, StartRanks):
             self.registrations.begin()
-            if action.attempt == self.supervisor.settings.first_attempt:
+            if not self.begun:
+                self.begun = True
                 self.begin()
             for link in self.links:
                 self.start(link, action)
@@ -231,6 +243,8 @@ class Controller:
             for link in self.links:
                 if not self.swept(link):
                     self.send_message(link.node, "clean_up", patience=action.patience, well=self.supervisor.ends_well)
+        elif isinstance(action, Replace):
+            self.replace(action)
         elif isinstance(action, NOTICES):
             self.notify(notice_in_words(action))
         else:

@@ -28,24 +28,28 @@ from muster.controller.job_time import BatchJob
 from muster.controller.log_copies import LogCopies
 from muster.controller.sessions import Session, Sessions
 from muster.core.controller_config import ControllerConfig
+from muster.core.env_forwarding import redact
 from muster.core.events import (
     EVENTS,
     Configured,
     OpenStore,
+    Replace,
+    SpareLost,
     StartRanks,
     StopRequested,
     event_from_json,
 )
 from muster.core.json_records import outcome_from_json
-from muster.core.model import Plan
+from muster.core.model import Plan, as_json
 from muster.core.provenance import PROVENANCE
 from muster.core.results import SIGHUP, RunResult
+from muster.core.spares import as_planned, with_spare
 from muster.core.supervisor import Phase
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
 from muster.protocol import trace
-from muster.protocol.frames import FrameDecoder
+from muster.protocol.frames import FrameDecoder, encode_frame
 from muster.protocol.handshake import Terms, new_nonce
 from muster.protocol.listener import guarded
 from muster.report import write_report
@@ -80,12 +84,16 @@ class DetachedController(Controller):
         outputs: OutputFiles | None = None,
     ):
         """`links` and `incarnation` come from agents that are already connected. `outputs` are the user's log files."""
+        plan = as_planned(plan, [node.host for node in config.nodes])
+        hosts = (*(node.host for node in plan.nodes), *plan.spares)
         links = links or [
-            TcpConnection(node.number, node.host.name, known.clock_offset, known.facts)
-            for node, known in zip(plan.nodes, config.nodes)
+            TcpConnection(number, host.name, known.clock_offset, known.facts)
+            for number, (host, known) in enumerate(zip(hosts, config.nodes))
         ]
-        super().__init__(loop, plan, run, links, config)
-        self.far, self.secret, self.incarnation = list(links), secret, incarnation or new_nonce()
+        super().__init__(loop, plan, run, links[: len(plan.nodes)], config)
+        self.every = list(links)
+        """The connections of all hosts, by the numbers with which they connect: the nodes, then the spares."""
+        self.far, self.secret, self.incarnation = self.every[: len(plan.nodes)], secret, incarnation or new_nonce()
         self.lease: float = plan.job.lease
         for link in links:
             link.channel.tracer = link.channel.tracer or trace.tracer(str(run.path), "controller", "agent", link.host)
@@ -109,11 +117,15 @@ class DetachedController(Controller):
             self._rebuild()
         self._calls_within = self.lease + _LATE if self.records else _FIRST
         """Seconds for agents to connect to this controller: after a restart, they have their lease."""
-        for link in links:
-            if not config.nodes[link.node].shared:
-                self.copies.subscribe(link)
-            if self.outputs:
-                self.send_message(link.node, "subscribe", reader=_OUTPUTS, want=True, offsets={}, tail=None)
+        for link in self.far:
+            self._subscribe(link)
+
+    def _subscribe(self, link: TcpConnection) -> None:
+        """Subscribe to the output of a node, if it is needed here."""
+        if not self.config.nodes[link.node].shared:
+            self.copies.subscribe(link)
+        if self.outputs:
+            self.send_message(link.node, "subscribe", reader=_OUTPUTS, want=True, offsets={}, tail=None)
 
     # ---- starting and restarting ------------------------------------------------------------------------------------
 
@@ -138,7 +150,11 @@ class DetachedController(Controller):
         for line in self.records:
             record = json.loads(line)
             if record["event"] in EVENTS:
-                self.supervisor.handle(event_from_json(record))
+                for action in self.supervisor.handle(event_from_json(record)):
+                    if isinstance(action, Replace):
+                        self._take_place(action)
+            elif record["event"] == "begin":
+                self.begun = True
             elif record["event"] == "warm" and record["node"] == 0:
                 self.facts["fork"] = record["fork"]
             elif record["event"] == PROVENANCE:
@@ -155,10 +171,10 @@ class DetachedController(Controller):
         agents' listening socket, or -1.
         """
         self.scribe.writer.start()
-        for link in self.far:
+        for link in self.every:
             if link.channel.connected:
                 self._hear_of(link)
-            elif own < 0 or link.node:
+            elif link.open and (own < 0 or link.node):
                 self.loop.call_later(self._calls_within, partial(self._never_called, link))
         if own >= 0:
             self._connect(self.far[0], Met(own, FrameDecoder(), 0, None))
@@ -201,11 +217,11 @@ class DetachedController(Controller):
 
     def _expect(self, node: int) -> int | None:
         """Return how many frames of a node were received; None for a lost node, whose ranks count as exited."""
-        if not 0 <= node < len(self.far) or not self.far[node].open:
+        if not 0 <= node < len(self.every) or not self.every[node].open:
             return None
-        if self.far[node].channel.connected:
-            self.far[node].disconnect(self.loop)
-        return self.far[node].channel.received
+        if self.every[node].channel.connected:
+            self.every[node].disconnect(self.loop)
+        return self.every[node].channel.received
 
     def refused(self, text: str) -> None:
         """Record that a connection was refused, or closed because of what it sent."""
@@ -213,7 +229,7 @@ class DetachedController(Controller):
 
     def _agent_connected(self, node: int, met: Met) -> None:
         """Handle the connection of an authenticated agent."""
-        link = self.far[node]
+        link = self.every[node]
         if link.disconnected_at is not None:
             self.notify(f"{link.host} reconnected after {self.now() - link.disconnected_at:.0f}s")
             link.disconnected_at = None
@@ -258,8 +274,45 @@ class DetachedController(Controller):
 
     def lost(self, link: AgentConnection, why: str) -> None:
         """Handle that an agent is gone for good."""
+        if self._is_spare(link):
+            link.open = False
+            self.notify(f"warning: spare host {link.host} is lost: {why}")
+            self.handle(SpareLost(self.now(), link.node, why))
+            return
         self.nodes_lost = True
         super().lost(link, why)
+
+    # ---- spare hosts ------------------------------------------------------------------------------------------------
+
+    def _is_spare(self, link: AgentConnection) -> bool:
+        """Return whether this is the connection to a spare host that has nobody's place."""
+        return link.node >= len(self.far)
+
+    def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        """Send a message to a node, or to a spare host by its number."""
+        link = self.links[node] if node < len(self.links) else self.every[node]
+        self.send_frames(link, encode_frame(kind, payload, **fields))
+
+    def replace(self, action: Replace) -> None:
+        """Have a spare host take the place of a lost one."""
+        lost, link = self.far[action.node].host, self.every[action.spare]
+        self._take_place(action)
+        self.notify(f"{link.host} takes the place of {lost}; restarting all ranks")
+        self.scribe.do(partial(self.run.write, "plan.json", redact(as_json(self.plan))))
+        self.send_message(action.node, "take_place", node=action.node)
+        self._subscribe(link)
+        self.viewers.subscribe(link)
+
+    def _take_place(self, action: Replace) -> None:
+        """Record that a spare host has the place of a node from now on."""
+        first, link = len(self.far), self.every[action.spare]
+        self.far[action.node].open = False
+        link.node = action.node
+        self.far[action.node] = self.links[action.node] = link
+        nodes = list(self.config.nodes)
+        nodes[action.node] = nodes[action.spare]
+        self.config = self.config._replace(nodes=tuple(nodes))
+        self.plan = with_spare(self.plan, action.node, action.spare - first)
 
     def _never_called(self, link: TcpConnection) -> None:
         """Report an agent as lost that has not connected in time since this controller started."""
@@ -276,7 +329,11 @@ class DetachedController(Controller):
         """Handle an agent's first contact with this controller, and send it the commands that it missed."""
         now = self.supervisor
         self.record("state", {"t": t, "node": link.node, "started": started, "listened": listened})
-        if link.node == 0 and now.phase is Phase.STARTING and listened < now.attempt:
+        if self._is_spare(link):
+            return
+        if self.every.index(link) != link.node and started < 0:  # type: ignore[arg-type]
+            self.send_message(link.node, "take_place", node=link.node)
+        if link.node == 0 and now.phase is Phase.STARTING and listened < now.attempt and not now.pauses:
             if now.configured:
                 self.listen(OpenStore(now.attempt))
             else:
@@ -359,11 +416,13 @@ class DetachedController(Controller):
         """Wait for the agents to send the rest of the logs and exit, then tell all clients."""
         self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
         self.draining = True
-        for link in self.far:
+        for link in self.every:
             if not link.channel.connected:
                 link.open = False
         self.broadcast("bye", drain=True)
-        while any(link.open for link in self.far):
+        for link in filter(self._is_spare, self.every):
+            self.send_message(link.node, "bye", drain=True)
+        while any(link.open for link in self.every):
             self.run_once()
             if self.hurry:
                 break

@@ -23,13 +23,13 @@ class LogCopies:
         self.controller, self.scribe = controller, scribe
         config = controller.config
         self._here = controller.links[0].host
-        self._run_dirs, self._clock = [node.run_dir for node in config.nodes], config.clock
-        self._timelines: dict[int, Timeline] = {}
-        """Times of output on nodes with their own run directory, as it arrives."""
+        self._clock = config.clock
+        self._timelines: dict[str, Timeline] = {}
+        """Times of output on hosts with their own run directory, as it arrives."""
         self._gaps: dict[str, Log] = {}
         """Incomplete copies of logs."""
-        self._told_to_stay: set[int] = set()
-        """The nodes of these."""
+        self._told_to_stay: set[str] = set()
+        """The hosts of these."""
 
     def subscribe(self, link: AgentConnection) -> None:
         """Have a node send its output, from the end of the copies on."""
@@ -64,25 +64,28 @@ class LogCopies:
 
     def _cannot_keep(self, name: str, of: Log) -> None:
         link = of[0]
-        if link.node not in self._told_to_stay:
-            self._told_to_stay.add(link.node)
+        if link.host not in self._told_to_stay:
+            self._told_to_stay.add(link.host)
             self.controller.send_message(link.node, "keep_run_dir")
-            where = f"they remain on {link.host} in {self._run_dirs[link.node]}"
+            where = f"they remain on {link.host} in {self._run_dir(link)}"
             why = self.scribe.gaps[name].why
             self.controller.notify(f"warning: cannot copy logs of {link.host} to {self._here}: {why}; {where}")
         self._gaps[name] = of
         self._tell_gap(name)
 
+    def _run_dir(self, link: AgentConnection) -> str:
+        return self.controller.config.nodes[link.node].run_dir
+
     def _tell_gap(self, name: str) -> None:
         """Record what a copy is missing by now, like gaps in other logs."""
         (link, attempt, rank, stream), gap = self._gaps[name], self.scribe.gaps.get(name)
         if gap is not None:
-            why = f"{gap.why} on {self._here}; the complete log is on {link.host} in {self._run_dirs[link.node]}"
+            why = f"{gap.why} on {self._here}; the complete log is on {link.host} in {self._run_dir(link)}"
             now = self.controller.now()
             self.controller.handle(LogIncomplete(now, link.node, attempt, rank, stream, gap.missing, why))
 
     def _timeline(self, link: AgentConnection) -> Timeline:
-        if link.node not in self._timelines:
+        if link.host not in self._timelines:
             loop = self.controller.loop
             name = f"{processes.node_folder('', link.host)}/{NAME}"
 
@@ -91,8 +94,8 @@ class LogCopies:
                 self.scribe.append(name, "" if behind else data.decode())
                 return not behind
 
-            self._timelines[link.node] = Timeline(write, loop.call_later, lambda: loop.time() + self._clock)
-        return self._timelines[link.node]
+            self._timelines[link.host] = Timeline(write, loop.call_later, lambda: loop.time() + self._clock)
+        return self._timelines[link.host]
 
     def finish(self) -> bool:
         """Write everything that arrived, and record what copies are missing. True if a copy is incomplete."""

@@ -83,6 +83,8 @@ class Session:
         self.name = name
         self.watches = self.is_owner = self.paused = False
         """`is_owner`: the run ends with this client. `paused`: it was stopped (Ctrl-Z), and sends no heartbeats."""
+        self.want: Any = False
+        """The ranks whose output it wants."""
         self.heard_at = now
 
 
@@ -217,13 +219,21 @@ class Sessions:
         version: int = OLDEST,
     ) -> None:
         world = self.world
-        viewer.watches, viewer.is_owner = True, owner
+        viewer.watches, viewer.is_owner, viewer.want = True, owner, want
         phase, plan = world.supervisor.phase, as_json(world.plan)
         viewer.peer.send(encode_frame("run", id=world.run.id, phase=phase, plan=plan, version=VERSION))
         for number, line in enumerate(world.records[events:], events + 1):
             viewer.peer.send(encode_frame("event", line.encode(), number=number))
         for link in world.far:
             world.send_message(link.node, "subscribe", reader=viewer.name, want=want, offsets=offsets, tail=tail)
+
+    def subscribe(self, link: TcpConnection) -> None:
+        """Have a host that takes the place of another send its output to those who watch."""
+        for viewer in self.sessions:
+            if viewer.watches:
+                self.world.send_message(
+                    link.node, "subscribe", reader=viewer.name, want=viewer.want, offsets={}, tail=None
+                )
 
     def _on_credit(self, viewer: Session, payload: bytes, node: int, count: int) -> None:
         self.world.send_message(node, "credit", reader=viewer.name, count=count)

@@ -93,6 +93,8 @@ class StartedAgents:
         """Files besides the script that must be identical on all hosts."""
         self.strict = True
         """True if one failing host makes all fail."""
+        self.spares = 0
+        """The number of hosts that may fail before there is a plan."""
         self._dispatch = Dispatcher(
             {**{kind: partial(self._answered, kind) for kind in ANSWERS}, **handlers(self, "_on_")},
             lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
@@ -106,7 +108,22 @@ class StartedAgents:
     def come(self, need: Need, run_dir: str) -> None:
         """Start all agents, and collect the facts of each host."""
         self.need = need
-        self.start_agents(run_dir)
+        self.start_agents(run_dir, strict=not self.spares)
+        if len(self.failed) > self.spares:
+            self._raise_failed()
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Keep the hosts with these numbers, numbered anew in this order, and end the other agents."""
+        kept = [self.links[number] for number in order]
+        left_out = [link for link in self.links if link not in kept]
+        for link in left_out:
+            if link.banner is not None or link.node in self.failed:
+                link.kill()  # nothing was started there, and it may hang
+        self._end(left_out)
+        self.targets = [self.targets[number] for number in order]
+        self.links, self.failed, self.answers, self.strict = kept, {}, {}, True
+        for number, link in enumerate(kept):
+            link.node = number
 
     @property
     def controller_offset(self) -> float:
@@ -119,7 +136,7 @@ class StartedAgents:
         Unless `strict`, unreachable hosts are put into `failed`, and the others continue.
         """
         self.strict = strict
-        patience = PATIENCE if strict else _BRIEF
+        patience = PATIENCE if strict or self.spares else _BRIEF
         self.run_dir = run_dir
         self._ask()
         waiting = list(enumerate(self.targets))
@@ -136,7 +153,8 @@ class StartedAgents:
                 deadline = time.monotonic() + patience
             self._turn("facts", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
-            if self.failed and strict:
+            enough = self.spares and len(self.targets) - len(self.answers) <= self.spares
+            if (self.failed and strict) or enough:
                 deadline = min(deadline, now + MERCY)
             missing = fold_hostlist(link.host for link in self._missing(self.links))
             if now >= restless and missing:

@@ -16,6 +16,7 @@ from muster.core.json_records import (
     flag,
     number,
     optional,
+    replaced_from_json,
     several,
     table,
     text,
@@ -23,6 +24,7 @@ from muster.core.json_records import (
     whole,
 )
 from muster.core.model import as_json
+from muster.core.results import Replaced
 
 RECORD = "controller.json"
 """Name of the file."""
@@ -43,6 +45,8 @@ class NodeRecord(NamedTuple):
     """The version of that interpreter."""
     late: Mapping[str, str | None] = MappingProxyType({})
     """Late values of the plan for this node: the interface to the other nodes."""
+    host: str = ""
+    """Its name when the run started; empty in records of older versions."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -60,12 +64,15 @@ class ControllerConfig(NamedTuple):
     clock: float
     """What to add to that monotonic clock to get the time of day of the machine that started the run."""
     nodes: tuple[NodeRecord, ...]
+    """The nodes, and after them the spare hosts."""
     owned: bool = False
     """True if a terminal started the run and is attached to it; the run ends with it."""
     first_attempt: int = 0
     """The number of the first attempt; earlier ones belong to a controller that ended with its job."""
     again: bool = False
     """True if there were, or may have been, such attempts: their records are kept."""
+    replaced: tuple[Replaced, ...] = ()
+    """Hosts that were replaced by spares before the run started."""
 
 
 def _late(value: Any) -> dict[str, str | None]:
@@ -79,6 +86,7 @@ _NODE = {
     "executable": text,
     "python": text,
     "late": _late,
+    "host": text,
 }
 
 _CONFIG = {
@@ -89,6 +97,7 @@ _CONFIG = {
     "owned": flag,
     "first_attempt": whole,
     "again": flag,
+    "replaced": several(replaced_from_json),
 }
 
 

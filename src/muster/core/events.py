@@ -107,6 +107,15 @@ class NodeLost:
 
 
 @dataclass(frozen=True)
+class SpareLost:
+    """A spare host is lost, so that it can take nobody's place. Spares are numbered after the nodes."""
+
+    t: float
+    spare: int
+    why: str
+
+
+@dataclass(frozen=True)
 class CleanedUp:
     """A node is cleaned up, except for the processes in `left`. `ended`: processes that the agent had to kill."""
 
@@ -183,6 +192,7 @@ Event = Union[
     StoreDied,
     StartFailed,
     NodeLost,
+    SpareLost,
     CleanedUp,
     LogIncomplete,
     StopRequested,
@@ -242,6 +252,15 @@ class SignalRanks:
 
 
 @dataclass(frozen=True)
+class Replace:
+    """Have a spare host take the place of a lost node, and prepare to start the ranks of that node."""
+
+    node: int
+    spare: int
+    why: str
+
+
+@dataclass(frozen=True)
 class CleanUp:
     """Have all agents kill leftover processes, after waiting `patience` seconds for them to exit."""
 
@@ -268,6 +287,8 @@ class Restarting:
     restart: int
     restarts: int
     """The maximum number of restarts."""
+    delay: float = 0.0
+    """Seconds until the restart."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +308,7 @@ Notice = Union[Escalating, Restarting, Hurrying]
 
 NOTICES = (Escalating, Restarting, Hurrying)
 
-Action = Union[OpenStore, StartRanks, SignalRanks, CleanUp, Finish, Notice]
+Action = Union[OpenStore, StartRanks, SignalRanks, Replace, CleanUp, Finish, Notice]
 
 
 NAMES: Mapping[type[Any], str] = {
@@ -299,6 +320,7 @@ NAMES: Mapping[type[Any], str] = {
     StoreDied: "storeended",
     StartFailed: "unable",
     NodeLost: "lost",
+    SpareLost: "spare lost",
     CleanedUp: "swept",
     LogIncomplete: "lacks",
     StopRequested: "asked",
@@ -308,6 +330,7 @@ NAMES: Mapping[type[Any], str] = {
     OpenStore: "listen",
     StartRanks: "start",
     SignalRanks: "signal",
+    Replace: "replace",
     CleanUp: "sweep",
     Finish: "finish",
     Escalating: "escalating",

@@ -47,6 +47,8 @@ from muster.core.results import (
     ProblemKind,
     RankExit,
     RankUsage,
+    Repeated,
+    Replaced,
     ResourceLimit,
     RunResult,
     RunState,
@@ -259,6 +261,9 @@ _JOB = {
     "script_spawns": flag,
     "launcher_args": texts,
     "max_restarts": whole,
+    "always_restart": flag,
+    "restart_delay": number,
+    "spare_nodes": whole,
     "ssh": texts,
     "allocation": text,
     "passes": texts,
@@ -336,6 +341,7 @@ _PLAN = {
         lambda data: _record(RankCommand, _RANK_COMMAND, data, ("argv", "python_index", "args_index"))
     ),
     "external_rendezvous": flag,
+    "spares": several(lambda data: _record(Host, _HOST, data, ("name",))),
 }
 
 
@@ -424,6 +430,17 @@ _FACTS = {
 
 _UNLOGGED = {"attempt": whole, "rank": whole, "stream": text, "missing": whole, "why": text}
 
+_REPEATED = {"rank": whole, "before": whole, "exception": text, "place": text}
+
+_REPLACED = {"node": whole, **dict.fromkeys(("host", "by", "why"), text), "attempt": optional(whole)}
+
+
+def replaced_from_json(data: Any) -> Replaced:
+    """Parse which host was replaced by a spare. Raises `Malformed`."""
+    found: Replaced = _record(Replaced, _REPLACED, data, ("node", "host", "by", "why"))
+    return found
+
+
 _OUTCOME = {
     "state": lambda value: _ended(one_of(RunState)("error" if value == _ERROR_BEFORE else value)),
     "code": _any_whole,
@@ -436,6 +453,8 @@ _OUTCOME = {
     "leftovers": several(lambda data: _leftover_or_words(data)),
     "lost": several(lambda data: _record(LostNode, _LOST, data, ("node", "why"))),
     "unlogged": several(lambda data: _record(Unlogged, _UNLOGGED, data, tuple(_UNLOGGED))),
+    "replaced": several(replaced_from_json),
+    "repeated": optional(lambda data: _record(Repeated, _REPEATED, data, ("rank", "before"))),
 }
 
 

@@ -103,6 +103,9 @@ GRACE = 30.0
 were tested with that."""
 
 
+RESTART_DELAY = 4.0
+"""Default seconds before the second restart in a row."""
+
 ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 """The signals that ask muster to stop a run, as in torchrun."""
 
@@ -183,6 +186,12 @@ class Job(NamedTuple):
     """Arguments for an external launcher."""
     max_restarts: int = 0
     """Maximum number of restarts of all ranks after a failure."""
+    always_restart: bool = False
+    """True to restart also after the same failure came twice in the first minute of an attempt."""
+    spare_nodes: int = 0
+    """Number of hosts beside those that run the ranks; they take the place of hosts that fail."""
+    restart_delay: float = RESTART_DELAY
+    """Seconds before the second restart in a row; see `restarts.delay`."""
     ssh: tuple[str, ...] = ("ssh",)
     """The ssh command with its options."""
     signals_to_handle: str = ",".join(ENDING)
@@ -338,6 +347,8 @@ class Plan(NamedTuple):
     """What ranks run that are started by an external launcher."""
     external_rendezvous: bool = False
     """True if the rendezvous of the ranks does not use muster's store, and only needs a port."""
+    spares: tuple[Host, ...] = ()
+    """Hosts that take the place of lost ones."""
 
     @property
     def world_size(self) -> int:

@@ -333,6 +333,31 @@ class StopReason(NamedTuple):
     hint: str = ""
 
 
+class Replaced(NamedTuple):
+    """A host whose place a spare host has taken."""
+
+    node: int
+    host: str
+    by: str
+    """The spare host."""
+    why: str
+    attempt: int | None = None
+    """The first attempt without it; None if it was left out before the run started."""
+
+
+class Repeated(NamedTuple):
+    """A failure that came twice in the same way, so that the run was not restarted again."""
+
+    rank: int
+    """The rank that failed first in the last attempt."""
+    before: int
+    """The rank that failed first in the attempt before."""
+    exception: str = ""
+    """The name of the exception; empty if there was none."""
+    place: str = ""
+    """Where it was raised: `train.py:21`; empty if unknown."""
+
+
 class RunResult(NamedTuple):
     """The result of a run. `outcome.json` in the run directory contains it, and the reason as a sentence."""
 
@@ -356,3 +381,7 @@ class RunResult(NamedTuple):
     """Lost nodes, except one whose loss ended the run."""
     unlogged: tuple[Unlogged, ...] = ()
     """Output missing in the logs, of all attempts."""
+    repeated: Repeated | None = None
+    """Why there was no further restart although --max-restarts allowed one."""
+    replaced: tuple[Replaced, ...] = ()
+    """Hosts whose place spare hosts have taken."""

@@ -27,8 +27,10 @@ from muster.core.events import (
     PreemptionWarned,
     RankExited,
     RanksStarted,
+    Replace,
     Restarting,
     SignalRanks,
+    SpareLost,
     StartFailed,
     StartRanks,
     StopRequested,
@@ -36,6 +38,8 @@ from muster.core.events import (
     StoreOpened,
     Tick,
 )
+from muster.core.model import RESTART_DELAY
+from muster.core.restarts import Attempt, delay, repeated
 from muster.core.results import (
     SIGHUP,
     SIGINT,
@@ -46,6 +50,8 @@ from muster.core.results import (
     Leftover,
     LostNode,
     RankExit,
+    Repeated,
+    Replaced,
     RunResult,
     RunState,
     StopKind,
@@ -99,6 +105,13 @@ class SupervisorConfig:
     grace: float
     timeout: float | None = None
     max_restarts: int = 0
+    always_restart: bool = False
+    """True to restart also after the same failure came twice early."""
+    restart_delay: float = RESTART_DELAY
+    hosts: tuple[str, ...] = ()
+    """The names of the nodes, by number, and after them those of the spare hosts."""
+    replaced: tuple[Replaced, ...] = ()
+    """Hosts that were replaced before the run started."""
     foreign: bool = False
     """True if an external launcher starts the ranks, which terminates the others when one has failed."""
     first_attempt: int = 0
@@ -147,6 +160,11 @@ class Supervisor:
         """The signals sent to each rank to terminate it."""
         self._lost_nodes: dict[int, str] = {}
         """Lost nodes, with the reason."""
+        self._spares = list(range(settings.nodes, len(settings.hosts)))
+        """The spare hosts that can take the place of a node."""
+        self._replaced = list(settings.replaced)
+        self._replacements = 0
+        """Number of attempts that began because hosts were replaced."""
         self._termination: _Termination | None = None
         self._leftovers: list[Leftover] = []
         self._unlogged: dict[tuple[int, int, str], Unlogged] = {}
@@ -161,6 +179,13 @@ class Supervisor:
         """The warned ranks that have not exited."""
         self._left_when_warned = False
         """True if one of them has exited because of the warning: it saved and exited."""
+        self._began = 0.0
+        """When the ranks of this attempt were started."""
+        self._before: Attempt | None = None
+        """How the attempt before this one failed."""
+        self._quick = 0
+        """Number of attempts in a row that failed early."""
+        self._repeated: Repeated | None = None
 
     def handle(self, event: Event) -> list[Action]:
         """Handle an event; return the resulting actions, in order."""
@@ -224,17 +249,17 @@ class Supervisor:
 
     def _on_agent_ready(self, event: AgentReady, actions: list[Action]) -> None:
         self._ready.add(event.node)
-        self._start(actions)
+        self._start(event.t, actions)
 
     def _on_store_opened(self, event: StoreOpened, actions: list[Action]) -> None:
         self.configured = True  # earlier versions recorded no event for it
         if event.attempt == self.attempt:
             self._port = event.port
-            self._start(actions)
+            self._start(event.t, actions)
 
-    def _start(self, actions: list[Action]) -> None:
+    def _start(self, t: float, actions: list[Action]) -> None:
         if self.phase is Phase.STARTING and self._port is not None and len(self._ready) == self.settings.nodes:
-            self.phase = Phase.RUNNING
+            self.phase, self._began = Phase.RUNNING, t
             actions.append(StartRanks(self.attempt, self._port))
 
     def _on_ranks_started(self, event: RanksStarted, actions: list[Action]) -> None:
@@ -342,6 +367,10 @@ class Supervisor:
         self._clean_up_after_last(event.t, actions)
         self._finish_or_restart(event.t, actions)
 
+    def _on_spare_lost(self, event: SpareLost, actions: list[Action]) -> None:
+        if event.spare in self._spares:
+            self._spares.remove(event.spare)
+
     def _break_off(self, t: float, reason: StopReason, actions: list[Action]) -> None:
         if self._termination is None or self._termination.state in (RunState.FAILED, RunState.SUCCEEDED):
             self._terminate(t, _Termination(RunState.ERROR, 125, reason, self._term_then_kill()), actions)
@@ -442,7 +471,10 @@ class Supervisor:
             reason = StopReason(StopKind.TIMEOUT, seconds=timeout)
             self._terminate(t, _Termination(RunState.TIMED_OUT, 124, reason, self._term_then_kill()), actions)
         elif self._next_step is not None and t >= self._next_step:
-            if self.phase is Phase.ATTRIBUTING:
+            if self.phase is Phase.STARTING:
+                self._next_step = None
+                actions.append(OpenStore(self.attempt))
+            elif self.phase is Phase.ATTRIBUTING:
                 self._fail(t, actions)
             elif self.phase is Phase.TERMINATING and self._termination is not None and self._termination.escalation:
                 self._escalate(t, actions)
@@ -466,22 +498,70 @@ class Supervisor:
             return
         assert self._termination is not None
         wedged = any(not found.killed for found in self._leftovers)
-        restarts = self.attempt - self.settings.first_attempt
+        if not wedged and self._can_replace():
+            self._replace(t, actions)
+            return
+        restarts = self.attempt - self.settings.first_attempt - self._replacements
         again = self._termination.state is RunState.FAILED and restarts < self.settings.max_restarts
-        if again and not self._lost_nodes and not wedged:
-            first = root_cause(self._exits.values())
-            actions.append(Restarting(first, self._termination.reason, restarts + 1, self.settings.max_restarts))
-            self._begin_attempt(self.attempt + 1, actions)
+        if again and not self._lost_nodes and not wedged and self._is_worth_it(t):
+            first, wait = root_cause(self._exits.values()), delay(self._quick, self.settings.restart_delay)
+            reason = self._termination.reason
+            actions.append(Restarting(first, reason, restarts + 1, self.settings.max_restarts, wait))
+            self._begin_attempt(t, wait, actions)
             return
         self.phase = Phase.FINISHED
         actions.append(Finish(self._result(t)))
 
-    def _begin_attempt(self, attempt: int, actions: list[Action]) -> None:
-        self.phase, self.attempt, self._port, self._termination = Phase.STARTING, attempt, None, None
+    def _can_replace(self) -> bool:
+        """Return whether the attempt ended because of lost nodes, and there are spares for all of them."""
+        assert self._termination is not None
+        reason = self._termination.reason
+        by_loss = reason is not None and reason.kind is StopKind.NODE_LOST
+        succeeded = len(self._exits) == len(self.settings.ranks) and all(end.ok for end in self._exits.values())
+        # the controller is on node 0
+        return by_loss and not succeeded and 0 not in self._lost_nodes and len(self._lost_nodes) <= len(self._spares)
+
+    def _replace(self, t: float, actions: list[Action]) -> None:
+        """Begin an attempt in which spares have the places of the lost nodes."""
+        hosts = list(self.settings.hosts)
+        for found in self._replaced:
+            if found.attempt is not None:
+                hosts[found.node] = found.by
+        for node, why in sorted(self._lost_nodes.items()):
+            spare = self._spares.pop(0)
+            self._replaced.append(Replaced(node, hosts[node], hosts[spare], why, self.attempt + 1))
+            actions.append(Replace(node, spare, why))
+            self._ready.discard(node)
+        self._lost_nodes.clear()
+        self._replacements += 1
+        self._before, self._quick = None, 0
+        self._begin_attempt(t, 0.0, actions)
+
+    def _is_worth_it(self, t: float) -> bool:
+        """Return whether to restart after this attempt: not if it failed early in the same way as the one before."""
+        assert self._termination is not None
+        first = root_cause(self._exits.values()) if self._termination.reason is None else None
+        now = Attempt(first, self._began, t)
+        if not self.settings.always_restart:
+            self._repeated = repeated(now, self._before)
+        self._before, self._quick = now, self._quick + 1 if now.early else 0
+        return self._repeated is None
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the next attempt is still delayed."""
+        return self.phase is Phase.STARTING and self._next_step is not None
+
+    def _begin_attempt(self, t: float, wait: float, actions: list[Action]) -> None:
+        """Begin the next attempt after `wait` seconds."""
+        self.phase, self.attempt, self._port, self._termination = Phase.STARTING, self.attempt + 1, None, None
         self._living, self._warned_living = set(self.settings.ranks), set(self._warned)
         self._exits, self._asked_at, self._signals_sent, self._leftovers = {}, {}, {}, []
         self._one_failed = self._left_when_warned = False
-        actions.append(OpenStore(attempt))
+        if wait:
+            self._next_step = t + wait
+        elif self.configured:
+            actions.append(OpenStore(self.attempt))
 
     def _result(self, t: float) -> RunResult:
         assert self._termination is not None
@@ -495,7 +575,10 @@ class Supervisor:
         known = end.reason.node if end.reason is not None else None
         lost = tuple(LostNode(node, why) for node, why in self._lost_nodes.items() if node != known)
         left = tuple(self._leftovers)
-        return RunResult(end.state, code, t, self.attempt, end.reason, first, ends, left, lost, self.unlogged)
+        return RunResult(
+            *(end.state, code, t, self.attempt, end.reason, first, ends, left, lost, self.unlogged, self._repeated),
+            replaced=tuple(self._replaced),
+        )
 
     @property
     def unlogged(self) -> tuple[Unlogged, ...]:
@@ -512,6 +595,7 @@ _HANDLERS: Mapping[type[Any], Callable[[Supervisor, Any, list[Action]], None]] =
     StoreDied: Supervisor._on_store_died,
     StartFailed: Supervisor._on_start_failed,
     NodeLost: Supervisor._on_node_lost,
+    SpareLost: Supervisor._on_spare_lost,
     CleanedUp: Supervisor._on_cleaned_up,
     LogIncomplete: Supervisor._on_log_incomplete,
     StopRequested: Supervisor._on_stop_requested,

@@ -182,6 +182,13 @@ def machine_cpu() -> tuple[float, float]:
     return float(sum(fields) - idle), float(sum(fields))
 
 
+def stolen_cpu() -> tuple[int, int]:
+    """Return the ticks that a hypervisor took from the CPUs of this machine, and all their ticks; (0, 0) if unknown."""
+    words = _read("/proc/stat").partition("\n")[0].split()[1:9]  # guest time is part of the user time there
+    ticks = [int(word) for word in words if word.isdigit()]
+    return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
+
+
 def boot_id() -> str:
     """Return the unique id of this boot of the machine; empty if the kernel does not provide it."""
     return _read("/proc/sys/kernel/random/boot_id").strip()

@@ -111,6 +111,7 @@ SINCE: Mapping[str, int] = {
             *("get_facts", "facts", "write_marker", "marker_written", "check_marker", "marker_checked"),
             *("open_probe_port", "probe_port", "probe_routes", "routes", "detach", "detached", "configure"),
             *("bring", "brought"),
+            "take_place",
             *("open_store", "store_opened", "start_ranks", "ranks_started", "rank_registered", "rank_pids"),
             *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
             *("signal_forwarded", "warn_preemption", "preemption_handlers", "scheduler_signal", "exec_request"),
@@ -286,6 +287,7 @@ MESSAGES: tuple[Message, ...] = (
                     "script": maybe(TEXT),
                 },
             ),
+            "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
             "open_store": (
                 "Has node 0 open the port of an attempt's store.",
                 {"attempt": WHOLE, "host": TEXT},

@@ -23,6 +23,7 @@ class RunKeywords(TypedDict, total=False):
     hosts: str | Sequence[str]
     hostfile: str | os.PathLike[str]
     nnodes: int | str
+    spare_nodes: int
     include: str | Sequence[str]
     exclude: str | Sequence[str]
     ssh: str
@@ -71,6 +72,8 @@ class RunKeywords(TypedDict, total=False):
     gpus: int | str
     numa_binding: str
     max_restarts: int
+    always_restart: bool
+    restart_delay: float | str
     grace: float | str
     signals_to_handle: str | Sequence[str]
     timeout: float | str
@@ -95,6 +98,7 @@ def run(
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
     nnodes: int | str | None = None,
+    spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
@@ -143,6 +147,8 @@ def run(
     gpus: int | str | None = None,
     numa_binding: str | None = None,
     max_restarts: int | None = None,
+    always_restart: bool | None = None,
+    restart_delay: float | str | None = None,
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
@@ -169,6 +175,7 @@ def run(
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
     nnodes: int | str | None = None,
+    spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
@@ -217,6 +224,8 @@ def run(
     gpus: int | str | None = None,
     numa_binding: str | None = None,
     max_restarts: int | None = None,
+    always_restart: bool | None = None,
+    restart_delay: float | str | None = None,
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
@@ -263,6 +272,7 @@ def submit(
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
     nnodes: int | str | None = None,
+    spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
@@ -311,6 +321,8 @@ def submit(
     gpus: int | str | None = None,
     numa_binding: str | None = None,
     max_restarts: int | None = None,
+    always_restart: bool | None = None,
+    restart_delay: float | str | None = None,
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
@@ -337,6 +349,7 @@ def submit(
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
     nnodes: int | str | None = None,
+    spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
@@ -385,6 +398,8 @@ def submit(
     gpus: int | str | None = None,
     numa_binding: str | None = None,
     max_restarts: int | None = None,
+    always_restart: bool | None = None,
+    restart_delay: float | str | None = None,
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,

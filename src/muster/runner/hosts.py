@@ -10,21 +10,23 @@ from pathlib import Path
 
 from muster import bundle, code_sync
 from muster.agent import facts
+from muster.agent.facts import file_digest
 from muster.client import remote
 from muster.client.attach import AttachedClient
 from muster.client.client import sync_files
-from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes
+from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes, spares_of
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.connections import captured_signals
 from muster.controller.started_agents import StartedAgents
 from muster.core.controller_config import RECORD, config_as_json
 from muster.core.env_forwarding import redact
-from muster.core.hostlist import fold_hostlist
+from muster.core.hostlist import fold_hostlist, fold_reasons
 from muster.core.model import Job, Node, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
-from muster.core.results import SIGTERM, RunResult
-from muster.errors import InvalidRequest
+from muster.core.results import SIGTERM, Replaced, RunResult
+from muster.core.spares import arrange, unfit_hosts
+from muster.errors import InvalidRequest, Unreachable
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
@@ -92,12 +94,15 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
         hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
         targets = [target_of(job, host) for host in hosts]
         gathering = StartedAgents(loop, signals, need_of(job), targets, context.env, context.progress)
+        gathering.spares = job.spare_nodes
         bootstrap = Bootstrap(gathering, need_of(job))
         try:
-            context, nodes = _reach(context, gathering, bootstrap, run, here)
+            context, nodes, replaced = _reach(context, gathering, bootstrap, run, here)
             plan = make_plan(context.asked.job, nodes, context.run_id)
+            if job.spare_nodes:
+                plan = plan._replace(spares=spares_of(context.asked))
             views = Views(context.viewer(plan, context.run_id, run.operand), context.warn)
-            _hand_over(context, gathering, bootstrap, run, plan)
+            _hand_over(context, gathering, bootstrap, run, plan, replaced)
         except BaseException:
             gathering.abort()
             remote.forget_way(run)
@@ -129,14 +134,20 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
 
 def _reach(
     context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, here: tuple[Node, ...] | None
-) -> tuple[RunContext, tuple[Node, ...]]:
-    """Start the agents, send the code, and run the checks; return the context with the remote job, and its nodes.
+) -> tuple[RunContext, tuple[Node, ...], tuple[Replaced, ...]]:
+    """Start the agents, send the code, and run the checks.
+
+    Return the context with the remote job, its nodes, and the hosts that were replaced by spares.
 
     `here`: the nodes on this machine, if no hosts are named.
     """
     options = context.options
     context.make_copy()
     facts = bootstrap.facts(str(run.path))
+    replaced: tuple[Replaced, ...] = ()
+    if context.asked.job.spare_nodes:
+        context, replaced = _choose_hosts(context, gathering)
+        facts = bootstrap.told
     bootstrap.check_storage(str(run.path))
     if here is None and options.sync:
         context = context.with_job(_send_code(gathering, context, run.path.parent))
@@ -146,16 +157,54 @@ def _reach(
     bootstrap.check()
     for finding in bootstrap.findings():
         gathering.say(finding)
-    return context, here if here is not None else remote_nodes(context.asked, facts, options.ranks or ())
+    nodes = here if here is not None else remote_nodes(context.asked, facts, options.ranks or ())
+    return context, nodes, replaced
 
 
-def _hand_over(context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, plan: Plan) -> None:
+def _choose_hosts(context: RunContext, gathering: StartedAgents) -> tuple[RunContext, tuple[Replaced, ...]]:
+    """Leave out the hosts that cannot be used, and give their places to spares. Raises `Unreachable`."""
+    asked, options = context.asked, context.options
+    job = asked.job
+    own = file_digest(os.path.join(job.cwd, job.program.path)) if job.program.path else ""
+    told = {link.host: link.facts for link in gathering.living}
+    gpus = {host.name: host.slots for host in asked.hosts}
+    unfit = {gathering.targets[number].host: error.message for number, error in gathering.failed.items()}
+    unfit.update(unfit_hosts(told, job.program.path, own, gpus, bool(options.sync)))
+    hosts, count = [host.name for host in asked.hosts], len(asked.hosts) - job.spare_nodes
+    found = arrange(hosts, count, unfit)
+    if found is None:
+        reasons = fold_reasons(unfit.items())
+        raise Unreachable(
+            f"{plural(count, 'usable host')} required, {len(hosts) - len(unfit)} found: {reasons}", "name more hosts"
+        )
+    for left_out in found.replaced:
+        gathering.say(f"warning: {left_out.host} left out: {left_out.why}; {left_out.by} takes its place")
+    for host, why in found.unused:
+        gathering.say(f"warning: spare host {host} left out: {why}")
+    gathering.arrange(found.order)
+    slots = {left_out.by: asked.hosts[left_out.node].slots for left_out in found.replaced}
+    chosen = tuple(asked.hosts[number] for number in found.order)
+    chosen = tuple(host._replace(slots=slots.get(host.name, host.slots)) for host in chosen)
+    asked = asked._replace(hosts=chosen, job=job._replace(spare_nodes=len(chosen) - count))
+    return context._replace(asked=asked), found.replaced
+
+
+def _hand_over(
+    context: RunContext,
+    gathering: StartedAgents,
+    bootstrap: Bootstrap,
+    run: Run,
+    plan: Plan,
+    replaced: tuple[Replaced, ...],
+) -> None:
     """Find the rendezvous address, and give each agent its part of the plan; the controller starts on node 0."""
     owned, job = not context.options.detach, plan.job
     meeting = bootstrap.find_rendezvous()
     where = RunPlace(run.id, str(run.path), new_token())
     reads = owned and context.foreground.stdin is not None
-    config, parts = bootstrap.configure(plan, where, meeting, context.began, owned=owned, reads=reads)
+    config, parts = bootstrap.configure(
+        plan, where, meeting, context.began, owned=owned, reads=reads, replaced=replaced
+    )
     first = gathering.links[0]
     record = run_record(
         job,

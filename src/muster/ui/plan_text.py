@@ -27,6 +27,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
     rows += [("stdin", f"this terminal, for rank {job.stdin}")] if job.stdin is not None else []
     rows.append(("shutdown", f"grace {job.grace:g}s, timeout {timeout}, up to {plural(job.max_restarts, 'restart')}"))
+    rows += [("spares", ", ".join(host.name for host in plan.spares))] if plan.spares else []
     rows.append(("logs", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, …"))
     lines = [f"{name:<9} {text}" for name, text in rows]
     for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():

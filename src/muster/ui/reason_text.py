@@ -20,6 +20,8 @@ from muster.core.results import (
     Problem,
     ProblemKind,
     RankExit,
+    Repeated,
+    Replaced,
     StopKind,
     StopReason,
 )
@@ -126,7 +128,8 @@ def notice_in_words(notice: Notice) -> str:
         first = notice.first
         who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason_in_words(notice.reason)
         count = f"{notice.restart} of {notice.restarts}"
-        return f"{who or 'a rank failed'}; restarting all ranks (restart {count})"
+        when = f" in {notice.delay:g}s" if notice.delay else ""
+        return f"{who or 'a rank failed'}; restarting all ranks{when} (restart {count})"
     return "not waiting for orphaned processes"
 
 
@@ -145,6 +148,20 @@ def _escalation(notice: Escalating) -> str:
     name = "SIGINT" if number == SIGINT else "SIGTERM"
     hint = "; press Ctrl-C again to kill them now" if number == SIGINT else ""
     return f"{reason}: sending {name} to {many}, grace period {notice.wait:g}s{hint}"
+
+
+def repeated_in_words(found: Repeated, end: RankExit | None) -> str:
+    """Return why a run was not restarted again; `end` is the exit of the rank that failed first."""
+    same = "twice" if found.rank == found.before else f"as rank {found.before} before,"
+    how = safe(found.exception) or (_end_in_brief(end) if end is not None else "")
+    place = f" ({safe(found.place)})" if found.place else ""
+    return f"not restarted: rank {found.rank} failed in the same way {same} in the first minute: {how}{place}"
+
+
+def replaced_in_words(found: Replaced) -> str:
+    """Return which host was replaced by a spare, when and why."""
+    when = "at the start" if found.attempt is None else f"for attempt {found.attempt}"
+    return f"{safe(found.by)} replaced {safe(found.host)} {when}: {safe(found.why)}"
 
 
 # ---- leftover processes ---------------------------------------------------------------------------------------------

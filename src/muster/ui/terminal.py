@@ -281,11 +281,15 @@ class TerminalView:
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
         self.colour = use_color(2, env)
         colour = use_color(1, env)
-        nodes = plan.nodes
-        where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
+        self._prefix = prefix, colour
         eager = plan.reader if plan.job.stdin is not None or os.isatty(0) else None
         raw = plan.job.terminal is not None and plan.world_size == 1 and not prefix
-        self.lines: LinePrefixer | Raw = Raw() if raw else LinePrefixer(prefixes(where, prefix, colour), colour, eager)
+        self.lines: LinePrefixer | Raw = Raw() if raw else LinePrefixer(self._prefixes(), colour, eager)
+
+    def _prefixes(self) -> dict[int, Prefix]:
+        nodes = self.plan.nodes
+        where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
+        return prefixes(where, *self._prefix)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Show the first line."""
@@ -312,7 +316,17 @@ class TerminalView:
         self.put(_FD[self.lines.at], self.lines.clear())
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Ignore events, which are for programs."""
+        """Note that a spare host takes the place of another; other events are for programs."""
+        if event.get("event") != "do replace":
+            return
+        node, spare = event.get("node"), event.get("spare")
+        hosts = dict(enumerate(self.plan.spares, len(self.plan.nodes)))
+        if spare in hosts:
+            host = hosts[spare]
+            nodes = (known._replace(host=host) if known.number == node else known for known in self.plan.nodes)
+            self.plan = self.plan._replace(nodes=tuple(nodes))
+            if isinstance(self.lines, LinePrefixer):
+                self.lines.prefixes = self._prefixes()
 
     def finish(self, outcome: RunResult) -> None:
         """Show the result."""

@@ -20,6 +20,8 @@ from muster.ui.reason_text import (
     lost_in_words,
     reason_in_words,
     reason_with_hint,
+    repeated_in_words,
+    replaced_in_words,
 )
 from muster.ui.summary import Fate, Step, facts_of, first_failure, missing_output, other_ends, steps_of, time_of_failure
 from muster.ui.usage_text import usage_in_words
@@ -72,6 +74,7 @@ def outcome_in_words(
         lines += _last_words(first)
         lines += facts_in_words(first)
         lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
+        lines += [repeated_in_words(outcome.repeated, first), _RESTART_ANYWAY] if outcome.repeated is not None else []
     else:
         reason = _indented(reason_in_words(outcome.stopped))
         lines.append(f"error: {reason}" if outcome.state is RunState.ERROR else f"stopped {after}: {reason}")
@@ -79,6 +82,7 @@ def outcome_in_words(
         lines += [f"hint: {_indented(hint)}"] if hint else []
         if outcome.root_cause is not None:
             lines.append(f"rank {outcome.root_cause.rank} failed before that: {ended_in_words(outcome.root_cause)}")
+    lines += map(replaced_in_words, outcome.replaced)
     if outcome.state is not RunState.SUCCEEDED:
         lines += others_in_words(outcome)
     lines += map(leftover_in_words, outcome.leftovers)
@@ -89,6 +93,9 @@ def outcome_in_words(
         lines.append(f"log: muster logs {operand}{rank}" if rank else f"logs: muster logs {operand}")
     lines += notes
     return "\n".join(lines)
+
+
+_RESTART_ANYWAY = "hint: --always-restart uses all of --max-restarts"
 
 
 def reason_of_end(outcome: RunResult, hosts: Sequence[str] = ()) -> str:
