@@ -37,9 +37,9 @@ def test_a_run_and_its_clients(muster: Any, script: Any) -> None:
     text += traced(run)
     assert {
         ("client > controller", "state"),
-        ("client > controller", "stacks"),
+        ("client > controller", "inspect"),
         ("controller > client", "answer"),
-        ("controller > agent", "get_stacks"),
+        ("controller > agent", "get_inspections"),
         ("client > controller", "kill"),
         ("client > controller", "attach"),
         ("controller > client", "finished"),
@@ -63,6 +63,6 @@ def test_what_launchers_start(muster: Any, tmp_path: Path) -> None:
     text = traced(run)
     shim = {("shim > agent", kind) for kind in ("register", "started", "exited")}
     assert {*shim, ("agent > shim", "rank_command"), ("agent > shim", "recorded")} <= kinds(text)
-    assert {("client > agent", "state"), ("client > agent", "stacks"), ("agent > client", "answer")} <= kinds(text)
+    assert {("client > agent", "state"), ("client > agent", "inspect"), ("agent > client", "answer")} <= kinds(text)
     assert [] == unknown(text)
     assert SECRET not in text and (run / "token").read_text() not in text

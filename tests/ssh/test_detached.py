@@ -49,7 +49,7 @@ def test_a_detached_run_continues_and_is_reported(there: LabCluster, where: str)
     said = traced(there.run)
     assert [] == unknown(said)
     assert {
-        ("client > controller", "stacks"),
+        ("client > controller", "inspect"),
         ("controller > agent", "get_usage"),
         ("agent > controller", "rank_usage"),
     } <= kinds(said)

@@ -146,7 +146,7 @@ def test_most_ranks_have_succeeded_and_one_calls_again() -> None:
     ends = tuple(RankExit(number, 0, 40.0, 0) for number in (0, 1, 3))
     found = judged(waiting(2), exits=ends, size=4)
     assert (found.kind, found.odd) == (VerdictKind.EXTRA_CALL, (2,))
-    assert "rank 2 is alone in all_reduce #4 (float32 [8], train.py:88), one call too many" in verdict_in_words(found)
+    assert "rank 2 is in all_reduce #4 (float32 [8], train.py:88 in main), one call too many" in verdict_in_words(found)
 
 
 def test_of_two_ranks_the_one_that_has_exited_is_named() -> None:
@@ -159,6 +159,12 @@ def test_a_rank_on_a_host_that_does_not_answer() -> None:
     assert (found.kind, found.odd, found.silent) == (VerdictKind.SILENT, (3,), (1,))
 
 
+def test_a_rank_that_did_not_answer_is_not_blamed() -> None:
+    mute = Inspection(3, 0, pid=103, threads=(ThreadState(103, "rank 3", "S", "futex"),))
+    found = judged(*(waiting(number) for number in range(3)), mute)
+    assert (found.kind, found.odd) == (VerdictKind.UNKNOWN, ())
+
+
 def test_a_rank_that_is_elsewhere_comes_before_one_that_does_not_answer() -> None:
     found = judged(waiting(0), waiting(1), rank(2, None, AT_LOADER), size=4, silent=(1,))
     assert (found.kind, found.odd) == (VerdictKind.MISSING, (2,))
@@ -169,8 +175,10 @@ def test_different_shapes() -> None:
     found = judged(waiting(0), other, waiting(2), waiting(3))
     assert (found.kind, found.odd) == (VerdictKind.MISMATCH, (1,))
     words = verdict_in_words(found)
-    assert "rank 1 in all_reduce #4 (float32 [16], train.py:88)" in words
-    assert "ranks 0,2-3 in all_reduce #4 (float32 [8], train.py:88)" in words
+    assert words == (
+        "rank 1 is in all_reduce #4 (float32 [16], train.py:88 in main), but "
+        "ranks 0,2-3 are in all_reduce #4 (float32 [8], train.py:88 in main)."
+    )
 
 
 def test_different_types() -> None:
@@ -183,8 +191,8 @@ def test_of_two_ranks_that_differ_none_is_blamed() -> None:
     found = judged(waiting(0), rank(1, call(4, "barrier", (), dtypes=())))
     assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISMATCH, (), (0, 1))
     words = verdict_in_words(found)
-    assert "rank 0 in all_reduce #4" in words
-    assert "rank 1 in barrier #4" in words
+    assert "rank 0 is in all_reduce #4" in words
+    assert "rank 1 is in barrier #4" in words
 
 
 def test_gathered_sizes_may_differ() -> None:
@@ -201,7 +209,7 @@ def test_a_rank_that_has_left_its_loop() -> None:
     )
     found = judged(*(waiting(number) for number in range(3)), rank(3, call(4, "barrier", (), dtypes=()), in_save))
     assert (found.kind, found.odd) == (VerdictKind.UNEVEN, (3,))
-    assert "barrier #4 (train.py:20)" in verdict_in_words(found)
+    assert "barrier #4 (train.py:20 in save)" in verdict_in_words(found)
 
 
 def test_one_call_too_many() -> None:

@@ -124,12 +124,23 @@ COMMANDS: Mapping[str, Command] = {
         "muster.cli.clean",
         "Processes are found by the run id in their environment, never by name.",
     ),
+    "why": Command(
+        "tell which rank keeps the others waiting",
+        ("[RUN]",),
+        ("muster why", "muster why night-train", "muster why last --json"),
+        "docs/hangs.md",
+        "muster.cli.hangs",
+        "The ranks are asked for their collectives and stacks without stopping them. For a run that has ended, the "
+        "answer is about the moment before its ranks were terminated.",
+    ),
     "stacks": Command(
-        "show the Python stack of each rank without stopping it",
+        "show the Python stacks of the ranks without stopping them",
         ("[RUN]",),
         ("muster stacks", "muster stacks last --rank 0"),
         "docs/hangs.md",
-        "muster.cli.control",
+        "muster.cli.hangs",
+        "Equal stacks are shown once. For a run that has ended, they are those of the moment before its ranks were "
+        "terminated.",
     ),
     "rm": Command(
         "delete finished runs",

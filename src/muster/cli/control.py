@@ -1,4 +1,4 @@
-"""`muster wait`, `kill`, `stacks`: commands for running runs."""
+"""`muster wait`, `kill`: commands for running runs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from muster.cli.common import end_in_words, find_operand_run, living_in_words, parse_command, started_in_words
 from muster.cli.confirm import agreed
-from muster.client import usage
 from muster.client.client import ANSWERS_WITHIN, Client, ask
 from muster.client.follow import Follower, tell_silence
 from muster.client.follow import wait as wait_for
 from muster.client.local import is_anothers
 from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconcile, require_known, statuses
 from muster.client.status import RunStatus
-from muster.config.options import KillOptions, RunOptions, StacksOptions, WaitOptions
+from muster.config.options import KillOptions, RunOptions, WaitOptions
 from muster.core.controller_config import RECORD
 from muster.core.plurals import plural
 from muster.core.results import RunState
@@ -199,37 +197,3 @@ def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> Ru
     if most > _SILENT:
         print(f"{follower.run.id}: {done}, waiting up to {seconds(most)}", file=sys.stderr, flush=True)
     return wait_for(follower, most + beyond).status
-
-
-def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print the Python stack of each rank, without stopping the ranks."""
-    asked = parse_command(StacksOptions, "stacks", words, env)
-    if asked is None:
-        return 0
-    options, rest, store = asked
-    run = find_operand_run(store, rest, "stacks")
-    with Client(run) as client:
-        found = reconcile(run, client=client)
-        require_known(run, found)
-        if found.state is not RunState.RUNNING:
-            raise InvalidRequest(f"{run.id} has no running ranks", f"see how it ended: muster show {run.operand}")
-        answer = ask(run, "stacks", client, ranks=options.rank)
-    for host in usage.silent(run, answer):
-        print(f"warning: no answer from {host}", file=sys.stderr)
-    texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}
-    return _tell_stacks(texts, answer.get("mute", {}))
-
-
-def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
-    if not found and not mute:
-        print("no ranks are running", file=sys.stderr)
-    for rank, text in sorted(found.items()):
-        print(f"rank {rank}:")
-        print(text.rstrip() if text else "  no answer within 2s: it is stopped, or blocked in the kernel")
-        print()
-    for name, pid in mute.items():
-        print(
-            f"rank {name} (pid {pid}) is not a Python process that muster prepared, or is still starting; "
-            f"try `py-spy dump --pid {pid}`"
-        )
-    return 0

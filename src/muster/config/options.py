@@ -562,12 +562,19 @@ class KillOptions(FindOptions):
     yes = flag(("-y", "--yes"), "skip the confirmation of --all; required without a terminal", group=FAILURE)
 
 
+class WhyOptions(FindOptions):
+    """Options of `muster why`."""
+
+    json = _AS_JSON
+
+
 class StacksOptions(FindOptions):
     """Options of `muster stacks`."""
 
     rank = optional(
         ("--rank", "--ranks"), "show only the stacks of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
     )
+    all_threads = flag(("--all-threads",), "include idle threads of libraries", group=OUTPUT)
 
 
 class PruneOptions(RunDirOptions):
@@ -638,6 +645,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "clean": CleanOptions,
     "attach": AttachOptions,
     "kill": KillOptions,
+    "why": WhyOptions,
     "stacks": StacksOptions,
     "rm": FindOptions,
     "prune": PruneOptions,

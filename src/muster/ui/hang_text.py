@@ -61,11 +61,12 @@ def place(frame: Frame) -> str:
     return f"{safe(name)}:{frame.line}"
 
 
-def call_in_words(call: Collective, frame: Frame | None = None, tensors: bool = True) -> str:
-    """Return a call as `all_reduce #1240 (float32 [1024], train.py:88)`."""
+def call_in_words(call: Collective, frame: Frame | None = None, tensors: bool = True, function: bool = False) -> str:
+    """Return a call as `all_reduce #1240 (float32 [1024], train.py:88)`; `function`: with `in main`."""
     number = f" #{call.seq}" if call.seq else ""
     group = f" of process group {safe(call.group)}" if call.group else ""
-    more = [text for text in (tensors_in_words(call) if tensors else "", place(frame) if frame else "") if text]
+    where = (place(frame) + (f" in {safe(frame.function)}" if function else "")) if frame else ""
+    more = [text for text in (tensors_in_words(call) if tensors else "", where) if text]
     return f"{safe(call.op)}{number}{group}" + (f" ({', '.join(more)})" if more else "")
 
 
@@ -255,57 +256,36 @@ def _ended(one: Situation) -> str:
     return f"was {_exit(one)}" if one.signal is not None and len(one.ranks) == 1 else _exit(one)
 
 
-def _sides(verdict: Verdict, hosts: Hosts, ranks: Sequence[int] | None = None) -> str:
-    """Return which ranks are in which call."""
-    chosen = verdict.situations if ranks is None else verdict.situations_of(tuple(ranks))
-    told = [
-        f"{who(one.ranks, hosts)} in {call_in_words(one.collective, one.user)}"
-        for one in chosen
-        if one.collective is not None
-    ]
-    return ", ".join(told)
+def _sides(verdict: Verdict, hosts: Hosts, ranks: Sequence[int], verb: bool = True) -> str:
+    """Return which of these ranks are in which call: `ranks 0-2 are in barrier #8 (train.py:20 in save)`."""
+    told = []
+    for one in verdict.situations_of(tuple(ranks)):
+        if one.collective is not None:
+            where = f"{_is(one.ranks)} in" if verb else "in"
+            told.append(f"{who(one.ranks, hosts)} {where} {call_in_words(one.collective, one.user, function=True)}")
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
 
 def _mismatch(verdict: Verdict, hosts: Hosts) -> str:
     if not verdict.odd:
-        return f"ranks call different collectives: {_sides(verdict, hosts)}."
-    return (
-        f"{_sides(verdict, hosts, verdict.odd) or who(verdict.odd, hosts)}: a different call than "
-        f"{_sides(verdict, hosts, verdict.waiting)}."
-    )
+        return f"ranks call different collectives: {_sides(verdict, hosts, verdict.waiting)}."
+    return f"{_sides(verdict, hosts, verdict.odd)}, but {_sides(verdict, hosts, verdict.waiting)}."
 
 
 def _uneven(verdict: Verdict, hosts: Hosts) -> str:
     odd = verdict.odd
-    return (
-        f"{who(odd, hosts)} {_has(odd)} left the loop in which the others still are: "
-        f"{_sides(verdict, hosts, odd)}, {_sides(verdict, hosts, verdict.waiting)}. "
-        f"{'It has' if len(odd) == 1 else 'They have'} fewer batches, or left the loop by an exception or `break`."
-    )
+    why = f"{'It has' if len(odd) == 1 else 'They have'} fewer batches, or left the loop by `break` or an exception."
+    left = f"{_sides(verdict, hosts, odd)}, after the loop in which the others still are"
+    return f"{left}: {_sides(verdict, hosts, verdict.waiting)}. {why}"
 
 
 def _extra(verdict: Verdict, hosts: Hosts) -> str:
     odd, others = verdict.odd, verdict.waiting
-    if not others:
-        ended = "; ".join(
-            f"{who(one.ranks, hosts)} {_ended(one)}" for one in verdict.situations if one.activity is Activity.EXITED
-        )
-        return f"{who(odd, hosts)} {_is(odd)} alone in {_sides_call(verdict)}, one call too many: {ended}."
-    return (
-        f"{who(odd, hosts)} made one call too many: {_is_in(odd)} in {_sides_call(verdict)}, "
-        f"{_sides(verdict, hosts, others)}."
-    )
-
-
-def _is_in(odd: Sequence[int]) -> str:
-    return "it is" if len(odd) == 1 else "they are"
-
-
-def _sides_call(verdict: Verdict) -> str:
-    for one in verdict.situations_of(verdict.odd):
-        if one.collective is not None:
-            return call_in_words(one.collective, one.user)
-    return "a collective"
+    here = _sides(verdict, hosts, odd)
+    if others:
+        return f"{here}, one call too many: {_sides(verdict, hosts, others)}."
+    gone = [one for one in verdict.situations if one.activity is Activity.EXITED]
+    return f"{here}, one call too many: {'; '.join(f'{who(one.ranks, hosts)} {_ended(one)}' for one in gone)}."
 
 
 def _cycle(verdict: Verdict, hosts: Hosts) -> str:
@@ -351,7 +331,10 @@ def _no_wait(verdict: Verdict, hosts: Hosts) -> str:
 
 
 def _unknown(verdict: Verdict, hosts: Hosts) -> str:
-    return "the cause is not known."
+    if verdict.collective is None or not verdict.waiting:
+        return "the cause is not known."
+    wait = "waits" if len(verdict.waiting) == 1 else "wait"
+    return f"the cause is not known: {who(verdict.waiting, hosts)} {wait} in {_call(verdict)}{_for(verdict)}."
 
 
 def _not_connected(verdict: Verdict, hosts: Hosts) -> str:
@@ -362,7 +345,7 @@ def _not_connected(verdict: Verdict, hosts: Hosts) -> str:
         return f"all ranks are in {_call(verdict)}, and it does not complete{how}."
     frames = [one.user for one in verdict.situations_of(odd) if one.user is not None]
     call = call_in_words(Collective("init_process_group"), frames[0] if frames else None)
-    rest = f"{who(verdict.waiting, hosts)} {_has(verdict.waiting)} connected"
+    rest = f"{who(verdict.waiting, hosts)} {_has(verdict.waiting)} got further"
     return f"{who(odd, hosts)} cannot complete {call}{how}; {rest}."
 
 

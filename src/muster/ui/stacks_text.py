@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from muster.core.fold import by_value
 from muster.core.inspection import Inspection, Snapshot
@@ -27,11 +27,7 @@ def stacks_in_words(
     for alike in by_value(pairs).values():
         head = f"{who(alike, hosts)}{_doing(alike, situations)}:"
         blocks.append((alike, f"{head}\n{safe(shown(texts[alike[0]], every))}\n"))
-    without = [found for found in chosen if not _frames(found, every)]
-    for words, mute in by_value(
-        (found.rank, _no_stack(found, situations.get(found.rank))) for found in without
-    ).items():
-        blocks.append((mute, f"{who(mute, hosts)}: {words}"))
+    blocks += _without_stacks([found for found in chosen if not _frames(found, every)], situations, hosts)
     there = {found.rank for found in snapshot.inspections}
     for rank_words, gone in by_value(
         (rank, doing_in_words(found)) for rank, found in situations.items() if rank not in there
@@ -49,7 +45,10 @@ def _frames(found: Inspection, every: bool) -> tuple[tuple[Frame, ...], ...]:
 
 
 def shown(text: str, every: bool) -> str:
-    """Return the stacks of one process as faulthandler wrote them, without threads of libraries unless `every`."""
+    """Return the stacks of one process as faulthandler wrote them, without the frames of `import` itself.
+
+    Threads that run only code of libraries are left out unless `every`.
+    """
     blocks = [block for block in _blocks(text) if block]
     kept = [block for index, block in enumerate(blocks) if _is_shown(block, index == len(blocks) - 1, every)]
     hidden = len(blocks) - len(kept)
@@ -60,7 +59,7 @@ def shown(text: str, every: bool) -> str:
 def _blocks(text: str) -> list[list[str]]:
     found: list[list[str]] = []
     for line in text.splitlines():
-        if not line.strip():
+        if not line.strip() or line.startswith('  File "<frozen importlib'):
             continue
         if not line.startswith(" ") or not found:
             found.append([])
@@ -80,8 +79,28 @@ def _doing(ranks: list[int], situations: dict[int, Situation]) -> str:
     return f" ({words})" if words else ""
 
 
-def _no_stack(found: Inspection, situation: Situation | None) -> str:
-    if situation is not None and situation.activity in (Activity.STOPPED, Activity.KERNEL):
-        return f"no stack: {doing_in_words(situation)} (pid {found.pid})"
-    why = "not a Python process that muster prepared, still starting, or blocked in native code"
-    return f"no stack (pid {found.pid}): {why}; try `py-spy dump --pid {found.pid}`"
+_SINGLE = 8
+"""Up to this number of ranks without stacks, each has a line."""
+
+
+def _without_stacks(
+    found: Sequence[Inspection], situations: Mapping[int, Situation], hosts: Hosts
+) -> list[tuple[list[int], str]]:
+    """Return what is known of ranks that did not write stacks."""
+    blocks, silent = [], []
+    for one in found:
+        situation = situations.get(one.rank)
+        if situation is not None and situation.activity in (Activity.STOPPED, Activity.KERNEL):
+            words = f"no stack: {doing_in_words(situation)} (pid {one.pid})"
+            blocks.append(([one.rank], f"{who([one.rank], hosts)}: {words}"))
+        else:
+            silent.append(one)
+    if len(silent) > _SINGLE:
+        ranks, example = [one.rank for one in silent], silent[0].pid
+        why = "are not Python processes that muster prepared, are still starting, or do not answer"
+        return [*blocks, (ranks, f"{who(ranks, hosts)} {why}; try `py-spy dump --pid {example}`")]
+    why = "is not a Python process that muster prepared, is still starting, or does not answer"
+    for one in silent:
+        text = f"{who([one.rank], hosts)} (pid {one.pid}) {why}; try `py-spy dump --pid {one.pid}`"
+        blocks.append(([one.rank], text))
+    return blocks

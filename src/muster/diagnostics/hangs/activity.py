@@ -48,7 +48,7 @@ def activity_of(inspection: Inspection) -> Situation:
     threads = threads_of(inspection.stacks)
     main = threads[0] if threads else Thread(())
     kernel = inspection.threads[0] if inspection.threads else ThreadState(inspection.pid)
-    uses_cpu = any(thread.state == "R" for thread in inspection.threads)
+    uses_cpu = any(thread.state == "R" and _computes(thread, kernel) for thread in inspection.threads)
     found = Situation(
         (inspection.rank,),
         _activity(main, threads, kernel, uses_cpu),
@@ -77,6 +77,11 @@ def activity_of(inspection: Inspection) -> Situation:
     return found
 
 
+def _computes(thread: ThreadState, main: ThreadState) -> bool:
+    """Return whether a thread computes for the main thread: pools inherit its name, those of libraries have others."""
+    return thread.name == main.name or thread.name.startswith("pt_autograd")
+
+
 def _activity(main: Thread, threads: Sequence[Thread], kernel: ThreadState, uses_cpu: bool) -> Activity:
     call = kernel.call
     if kernel.state in ("T", "t"):
@@ -94,7 +99,7 @@ def _activity(main: Thread, threads: Sequence[Thread], kernel: ThreadState, uses
         return Activity.SLEEPING
     if call in _REAPS:
         return Activity.SUBPROCESS
-    if uses_cpu:
+    if uses_cpu and (not call or call in _WAITS_IN_PROCESS):
         return Activity.COMPUTING
     if call in _WAITS_IN_PROCESS:
         # a lock of Python has no frame of its own, nor has code in C++ that waits for another thread
@@ -119,13 +124,13 @@ def _library(main: Thread) -> Activity | None:
 
 
 def _imported(main: Thread) -> str:
-    """Return the name of the module whose import is under way; empty if none is."""
-    inside = ""
-    for frame in main.frames:
+    """Return the name of the module whose import is under way, the outermost one; empty if none is."""
+    imports = False
+    for frame in reversed(main.frames):
         if frame.file.startswith("<frozen importlib"):
-            return inside
-        if frame.function == "<module>":
-            inside = module_name(frame.file)
+            imports = True
+        elif imports:
+            return module_name(frame.file)
     return ""
 
 

@@ -6,36 +6,72 @@ addresses with the other ranks over the store, and connects to each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import IntEnum
+
 from muster.core.fold import by_value
 from muster.core.inspection import Inspection, Snapshot
 from muster.core.verdict import Collective, Verdict, VerdictKind
-from muster.diagnostics.stack_text import Thread, threads_of
+from muster.diagnostics.stack_text import threads_of
 
 _RENDEZVOUS = "torch/distributed/rendezvous.py"
 _SOCKET = "socket "
 
 
+class Phase(IntEnum):
+    """How far a rank is in init_process_group."""
+
+    STORE = 0
+    """It connects to the store."""
+    KEYS = 1
+    """It waits for the addresses of other ranks, which are in the store once they have called the function."""
+    PEERS = 2
+    """It has them, and connects to the other ranks."""
+
+
+def phase_of(inspection: Inspection) -> Phase:
+    """Return how far a rank is."""
+    if any(thread.has(_RENDEZVOUS) for thread in threads_of(inspection.stacks)):
+        return Phase.STORE
+    if inspection.waits:
+        asks = any(f"TCPStore__{name}" in wait for wait in inspection.waits for name in ("wait", "get", "check"))
+        return Phase.KEYS if asks else Phase.PEERS
+    return Phase.KEYS if _address(inspection) else Phase.PEERS
+
+
+def have_all_joined(snapshot: Snapshot, ranks: tuple[int, ...]) -> bool:
+    """Return whether all ranks have called init_process_group: one of those in it has the addresses of all."""
+    return any(phase_of(found) is Phase.PEERS for found in snapshot.inspections if found.rank in ranks)
+
+
 def verdict(snapshot: Snapshot, ranks: tuple[int, ...], others: tuple[int, ...], call: Collective) -> Verdict:
     """Return the verdict about ranks that are in init_process_group; `others` are past it."""
-    inspections = {found.rank: found for found in snapshot.inspections}
-    unconnected = tuple(rank for rank in ranks if rank in inspections and _connects(inspections[rank]))
-    rest = tuple(rank for rank in (*ranks, *others) if rank not in unconnected)
-    if unconnected and rest:
-        return Verdict(VerdictKind.NOT_CONNECTED, unconnected, rest, call)
-    if others and len(ranks) < len(others):
-        return Verdict(VerdictKind.NOT_CONNECTED, ranks, others, call)
-    for facts in (_address, _size):
-        told = by_value((rank, facts(inspections[rank])) for rank in ranks if rank in inspections)
-        most = max(told.values(), key=len, default=[])
-        if len(told) > 1 and 2 * len(most) > len(ranks):
-            odd = tuple(rank for rank in ranks if rank not in most)
-            return Verdict(VerdictKind.NOT_CONNECTED, odd, tuple(most), call)
+    inspections = {found.rank: found for found in snapshot.inspections if found.rank in ranks}
+    phases = {rank: phase_of(found) for rank, found in inspections.items()}
+    for phase in (Phase.STORE, Phase.KEYS):
+        odd = tuple(rank for rank in ranks if phases.get(rank) is phase)
+        rest = tuple(sorted(rank for rank in (*ranks, *others) if rank not in odd))
+        if odd and rest:
+            note = _store_of(inspections, rest) if phase is Phase.STORE else _WRONG_SIZE
+            return Verdict(VerdictKind.NOT_CONNECTED, odd, rest, call, notes=(note,) if note else ())
+        if odd:
+            break
+    addresses = by_value((rank, _address(found)) for rank, found in inspections.items())
+    most = max(addresses.values(), key=len, default=[])
+    if len(addresses) > 1 and 2 * len(most) > len(ranks):
+        odd = tuple(rank for rank in ranks if rank not in most)
+        return Verdict(VerdictKind.NOT_CONNECTED, odd, tuple(most), call)
     return Verdict(VerdictKind.NOT_CONNECTED, (), ranks, call)
 
 
-def _connects(inspection: Inspection) -> bool:
-    """Return whether a rank still connects to the store."""
-    return any(thread.has(_RENDEZVOUS) for thread in threads_of(inspection.stacks))
+_WRONG_SIZE = "All ranks have joined by now: a wrong world_size (WORLD_SIZE) or rank (RANK) is likely."
+
+
+def _store_of(inspections: Mapping[int, Inspection], ranks: tuple[int, ...]) -> str:
+    """Return a sentence about the address that these ranks have connected to; empty if unknown."""
+    found = by_value((rank, _address(inspections[rank])) for rank in ranks if rank in inspections)
+    used = max(found, key=lambda address: len(found[address]), default="")
+    return f"The store of the others is at {used}." if used else ""
 
 
 def _address(inspection: Inspection) -> str:
@@ -44,14 +80,11 @@ def _address(inspection: Inspection) -> str:
     return target[len(_SOCKET) :] if target.startswith(_SOCKET) else ""
 
 
-def _size(inspection: Inspection) -> int:
-    """Return how many ranks the default process group is to have; 0 if unknown."""
-    return max((len(state.ranks) for state in inspection.groups if state.description == "default_pg"), default=0)
-
-
-def phase_in_words(target: str, thread: Thread) -> str:
-    """Return how far a rank is whose main thread waits for `target`."""
-    if not thread.has(_RENDEZVOUS):
-        return "connected to the store, waiting for the other ranks"
-    address = target[len(_SOCKET) :] if target.startswith(_SOCKET) else "the store"
-    return f"connecting to {address} (MASTER_ADDR, MASTER_PORT)"
+def phase_in_words(inspection: Inspection) -> str:
+    """Return how far a rank is, as a phrase."""
+    phase = phase_of(inspection)
+    if phase is Phase.STORE:
+        return f"connecting to the store at {_address(inspection) or 'its MASTER_ADDR and MASTER_PORT'}"
+    if phase is Phase.KEYS:
+        return "connected to the store, in which addresses of other ranks are missing"
+    return "connecting to other ranks"

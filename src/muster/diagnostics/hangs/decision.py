@@ -46,13 +46,25 @@ class _World(NamedTuple):
     snapshot: Snapshot
     now: float | None
 
+    @property
+    def nodes(self) -> Mapping[int, int]:
+        """The node of each rank that has an inspection."""
+        return {found.rank: found.node for found in self.snapshot.inspections}
+
     def members(self, call: Collective) -> tuple[int, ...]:
         """Return the ranks that have to enter a collective."""
         if not call.group:
             return tuple(self.standings)
-        states = [found.groups[call.group] for found in self.standings.values() if call.group in found.groups]
-        told = {rank for state in states for rank in state.ranks if rank in self.standings}
-        return tuple(sorted(told or {rank for rank, one in self.standings.items() if call.group in one.groups}))
+        told = {rank for one in self.standings.values() for rank in one.members.get(call.group, ())}
+        if told:
+            return tuple(sorted(told & set(self.standings)))
+        known = tuple(rank for rank, one in self.standings.items() if call.group in one.entered)
+        # after the first call of a group all of its ranks have a record; before, it may have any rank
+        return known if call.seq > 1 else tuple(self.standings)
+
+    def knows_members(self, call: Collective) -> bool:
+        """Return whether it is certain which ranks a group has."""
+        return not call.group or any(call.group in one.members for one in self.standings.values())
 
     def absent(self, rank: int, call: Collective) -> set[int]:
         """Return the ranks that this rank waits for in a call."""
@@ -104,7 +116,14 @@ def _decided(world: _World, earlier: Snapshot | None) -> Verdict:
     if not ends:
         return _circle(world, waiting)
     outside = {rank for rank in ends if not world.standings[rank].waiting}
-    return _absent(world, waiting, outside) if outside else _complete(world, tuple(sorted(ends)))
+    joining = tuple(rank for rank in waiting if _is_joining(world.standings[rank]))
+    if not outside or (joining and connecting.have_all_joined(world.snapshot, joining)):
+        return _complete(world, joining or tuple(sorted(ends)))
+    return _absent(world, waiting, outside)
+
+
+def _is_joining(one: Standing) -> bool:
+    return one.waits[0].collective.op == INIT
 
 
 def _waiting(world: _World) -> tuple[int, ...]:
@@ -151,7 +170,7 @@ def _absent(world: _World, waiting: tuple[int, ...], outside: set[int]) -> Verdi
         if succeeded and len(gone) > len(in_it) and not mute and call is not None and call.op != INIT:
             return found._replace(kind=VerdictKind.EXTRA_CALL, odd=tuple(in_it), waiting=())
         return found._replace(kind=VerdictKind.EXITED, odd=tuple(sorted(gone)))
-    if mute:
+    if mute and all(rank not in world.nodes or world.nodes[rank] in world.snapshot.silent for rank in mute):
         return found._replace(kind=VerdictKind.SILENT, odd=tuple(sorted(mute)))
     return found
 
@@ -189,7 +208,15 @@ def _circle(world: _World, waiting: tuple[int, ...]) -> Verdict:
     groups = {wait.collective.group for rank in in_circle for wait in world.standings[rank].waits}
     locked = any(world.standings[rank].situation.activity is Activity.FILE_LOCK for rank in in_circle)
     kind = VerdictKind.CYCLE if len(groups) > 1 or locked else VerdictKind.MISMATCH
-    return Verdict(kind, odd, tuple(rank for rank in in_circle if rank not in odd), common if odd else None, seconds)
+    rest = tuple(rank for rank in in_circle if rank not in odd)
+    return Verdict(kind, odd, rest, common if odd else None, seconds, notes=_holders(world, in_circle))
+
+
+def _holders(world: _World, ranks: Sequence[int]) -> tuple[str, ...]:
+    """Return a sentence for each rank that holds a file lock that others wait for."""
+    held = {world.standings[rank].situation.holder for rank in ranks} - {0}
+    pids = {one.situation.pid: rank for rank, one in world.standings.items()}
+    return tuple(f"Process {pid} is rank {pids[pid]}." for pid in sorted(held & set(pids)))
 
 
 def _what(one: Standing) -> tuple[object, ...]:
@@ -206,7 +233,8 @@ def _complete(world: _World, ranks: tuple[int, ...]) -> Verdict:
         return connecting.verdict(world.snapshot, ranks, others, call)
     if world.is_short(seconds):
         return Verdict(VerdictKind.PROGRESS, waiting=ranks, collective=call, seconds=seconds)
-    return Verdict(VerdictKind.COMPLETE, (), ranks, call, seconds)
+    certain = call is None or world.knows_members(call)
+    return Verdict(VerdictKind.COMPLETE if certain else VerdictKind.UNKNOWN, (), ranks, call, seconds)
 
 
 def _nobody_waits(world: _World, alive: Sequence[int]) -> Verdict:
@@ -215,7 +243,7 @@ def _nobody_waits(world: _World, alive: Sequence[int]) -> Verdict:
     stopped = tuple(rank for rank in alive if standings[rank].situation.activity is Activity.STOPPED)
     if stopped:
         return Verdict(VerdictKind.MISSING, stopped)
-    known = [rank for rank in alive if standings[rank].known]
+    known = [rank for rank in alive if standings[rank].situation.activity is not Activity.NO_ANSWER]
     if not known:
         return Verdict(VerdictKind.UNKNOWN)
     complained = tuple(rank for rank, one in standings.items() if _complained(one.exit))

@@ -15,7 +15,7 @@ from muster.diagnostics.stack_text import Origin, Thread, origin, threads_of
 INIT = "init_process_group"
 NEW_GROUP = "new_group"
 STORE = "TCPStore"
-BACKWARD = "backward"
+BACKWARD, DDP = "backward", "DistributedDataParallel"
 """Calls that wait for other ranks and are no collective with a number."""
 
 P2P = frozenset(("send", "recv", "recvAnySource", "batch_isend_irecv", "send_object_list", "recv_object_list"))
@@ -30,6 +30,9 @@ _NO_OPERATIONS = frozenset(
 """Functions of torch.distributed.distributed_c10d that wait for nobody."""
 
 _JOINS = ("new_group", "_new_group_with_tag", "split_group", "new_subgroups", "new_subgroups_by_enumeration")
+
+_OF_DDP = ("_verify_param_shape_across_processes", "_sync_module_states", "_sync_params_and_buffers")
+"""Functions of torch.distributed.utils that call collectives in C++."""
 
 _DTYPES: Mapping[str, str] = {
     "Float": "float32",
@@ -64,14 +67,17 @@ class Standing(NamedTuple):
     """The first call of each process group that has not ended."""
     entered: Mapping[str, int] = {}
     """The number of the last collective that it has called, by group."""
-    groups: Mapping[str, GroupState] = {}
+    members: Mapping[str, tuple[int, ...]] = {}
+    """The ranks of each group, where they are known."""
     calls: Mapping[tuple[str, int], Collective] = {}
     """Its last collectives, by group and number."""
     path: tuple[Frame, ...] = ()
     """The frames of the user's code down to where it waits, outermost first."""
     exit: RankExit | None = None
+    joined: bool = False
+    """True if it has a process group."""
     known: bool = True
-    """False if neither stacks nor collectives could be had."""
+    """False if it did not answer, so that it may be anywhere."""
 
     @property
     def waiting(self) -> bool:
@@ -80,11 +86,11 @@ class Standing(NamedTuple):
 
     def has_entered(self, wanted: Collective) -> bool:
         """Return whether it has called this collective, as far as is known."""
-        if wanted.seq and self.groups:
+        if wanted.seq and self.joined:
             return self.entered.get(wanted.group, 0) >= wanted.seq
-        if wanted.op == INIT and self.groups:
-            return True  # it is past that
         ops = [wait.collective.op for wait in self.waits]
+        if wanted.op == INIT and (self.joined or any(op != INIT and not op.startswith(STORE) for op in ops)):
+            return True  # it is past that
         return wanted.op in ops or (wanted.op in P2P and any(op in P2P for op in ops))
 
 
@@ -120,21 +126,28 @@ def _standing(inspection: Inspection, offset: float) -> Standing:
     if recorded and op in (INIT, NEW_GROUP):
         recorded = ()
     waits = recorded or _from_stack(inspection, op, situation)
-    groups = {_name(state.group, inspection.groups): state for state in inspection.groups}
     calls = [collective_of(record, inspection.groups) for record in inspection.collectives if not record.p2p]
+    # the numbers of other groups are not used: with gloo they may be filed under the name of another group
+    entered = {_name(state.group, (state,)): state.enqueued for state in inspection.groups if _is_default(state)}
+    for call in calls:
+        entered[call.group] = max(call.seq, entered.get(call.group, 0))
     standing = Standing(
         inspection.rank,
         situation,
         waits,
-        {name: state.enqueued for name, state in groups.items()},
-        groups,
+        entered,
+        {_name(state.group, inspection.groups): state.ranks for state in inspection.groups if state.ranks},
         {(call.group, call.seq): call for call in calls},
         tuple(frame for frame in reversed((thread or threads[0]).frames) if is_of_user(frame)) if threads else (),
-        known=bool(threads or inspection.recorder or inspection.threads),
+        joined=bool(inspection.groups) and op != INIT,
+        known=bool(threads or inspection.recorder) or situation.activity in (Activity.STOPPED, Activity.KERNEL),
     )
+    if not standing.known:
+        details = (*situation.details, "without a Python stack")
+        return standing._replace(situation=situation._replace(details=details))
     if not waits or (op == "" and situation.activity not in _VAGUE):
         return standing
-    return standing._replace(situation=_in_call(situation, waits[0].collective, thread))
+    return standing._replace(situation=_in_call(inspection, situation, waits[0].collective, thread))
 
 
 _VAGUE = frozenset(
@@ -143,12 +156,12 @@ _VAGUE = frozenset(
 """What code in C++ looks like that waits for other ranks."""
 
 
-def _in_call(situation: Situation, call: Collective, thread: Thread | None) -> Situation:
+def _in_call(inspection: Inspection, situation: Situation, call: Collective, thread: Thread | None) -> Situation:
     activity = {INIT: Activity.JOINING, NEW_GROUP: Activity.JOINING}.get(call.op, Activity.COLLECTIVE)
     if call.op.startswith(STORE):
         activity = Activity.STORE
     # the lock or socket that torch waits on tells nothing, except where it connects to
-    details = (connecting.phase_in_words(situation.target, thread),) if call.op == INIT and thread else ()
+    details = (connecting.phase_in_words(inspection),) if call.op == INIT else ()
     found = situation._replace(activity=activity, collective=call, holder=0, held_by=None, details=details)
     found = found._replace(call="", target="")
     if thread is not None:
@@ -169,17 +182,18 @@ def collective_of(record: CollectiveRecord, groups: Sequence[GroupState]) -> Col
 
 def _name(group: str, groups: Sequence[GroupState]) -> str:
     """Return the name of a group, which is empty for the default one."""
-    if any(state.group == group and state.description == "default_pg" for state in groups):
-        return ""
-    return "" if group == "0" else group
+    return "" if any(state.group == group and _is_default(state) for state in groups) or group == "0" else group
+
+
+def _is_default(state: GroupState) -> bool:
+    return state.description == "default_pg" or state.group == "0"
 
 
 def _recorded(inspection: Inspection, offset: float) -> tuple[Wait, ...]:
     """Return the first collective of each group that has not ended, the one that was called last at the front."""
     first: dict[tuple[str, bool], CollectiveRecord] = {}
-    done = {state.group: state.completed for state in inspection.groups}
     for record in inspection.collectives:
-        if record.done or (not record.p2p and record.seq <= done.get(record.group, 0)):
+        if record.done:
             continue
         first.setdefault((record.group, record.p2p), record)
     ordered = sorted(first.values(), key=lambda record: -record.created)
@@ -203,6 +217,8 @@ def _called(threads: Sequence[Thread]) -> tuple[str, Thread | None]:
 def _operation(frame: Frame) -> str:
     if frame.file.endswith("torch/distributed/rendezvous.py"):
         return INIT
+    if frame.file.endswith("torch/distributed/utils.py") and frame.function in _OF_DDP:
+        return DDP
     if not frame.file.endswith("torch/distributed/distributed_c10d.py"):
         return ""
     if frame.function in ("_new_process_group_helper", "_store_based_barrier"):
@@ -218,7 +234,7 @@ def _from_stack(inspection: Inspection, op: str, situation: Situation) -> tuple[
         return (Wait(Collective(op)),)
     names = [name.rpartition(".")[2] for name in inspection.waits]  # after `pytorch.wait_counter.`
     stored = [name for name in names if name.startswith(f"{STORE}__")]
-    if stored and situation.activity in _VAGUE and not situation.uses_cpu:
+    if stored and situation.activity in _VAGUE and situation.activity is not Activity.COMPUTING:
         return (Wait(Collective(stored[0].replace("__", "."))),)
     inner = situation.inner
     in_backward = inner is not None and inner.file.endswith("torch/autograd/graph.py")

@@ -1,0 +1,209 @@
+"""`muster why`, `stacks`: what the ranks of a run are doing, and which of them keeps the others waiting."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from muster.cli.common import end_in_words, find_operand_run, parse_command
+from muster.client.client import Client, ask
+from muster.client.inspection import inspect
+from muster.client.reconcile import reconcile, require_known
+from muster.config.options import StacksOptions, WhyOptions
+from muster.core.inspection import Inspection, Snapshot, SnapshotReason
+from muster.core.json_records import NOT_UNDERSTOOD
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.results import RankExit, RunState
+from muster.core.root_cause import is_own_failure
+from muster.core.verdict import Verdict, VerdictKind, verdict_as_json
+from muster.diagnostics.hangs import verdict
+from muster.errors import ControlError, InvalidRequest
+from muster.rundir.run import Run
+from muster.rundir.snapshots import last_snapshot
+from muster.ui.formatting import seconds
+from muster.ui.hang_text import evidence_in_words, verdict_in_words
+from muster.ui.stacks_text import stacks_in_words
+
+_AGAIN = 1.0
+"""Seconds until a second look, if the first one cannot tell a wait from a hang."""
+
+
+class Look(NamedTuple):
+    """A snapshot of a run, and what follows from it."""
+
+    snapshot: Snapshot
+    verdict: Verdict
+    hosts: Mapping[int, str]
+    """The host of each rank."""
+    live: bool
+    """False if the run has ended: the snapshot is its last one."""
+
+
+def why(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print which rank keeps the others waiting, and what all ranks are doing."""
+    asked = parse_command(WhyOptions, "why", words, env)
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "why")
+    look = _look_at(run)
+    if options.json:
+        told = {
+            "run": run.id,
+            "live": look.live,
+            "seconds": round(look.snapshot.when, 3),
+            "attempt": look.snapshot.attempt,
+            "reason": str(look.snapshot.reason),
+            "sentence": verdict_in_words(look.verdict, look.hosts),
+            "verdict": verdict_as_json(look.verdict),
+        }
+        print(json.dumps(told, indent=1))
+        return 0
+    outcome = None if look.live else run.outcome
+    failed = outcome is not None and outcome.root_cause is not None and is_own_failure(outcome.root_cause)
+    ended = end_in_words(run, outcome) if outcome is not None else ""
+    print(ended if failed else verdict_in_words(look.verdict, look.hosts))
+    if not look.live:
+        print(f"\n{_moment(look.snapshot)}:")
+    print()
+    for line in evidence_in_words(look.verdict, look.hosts):
+        print(line)
+    _print_silent(run, look.snapshot)
+    if ended and not failed:
+        print(f"\nthe run ended: {ended}")
+    print(f"\nstacks: muster stacks {run.operand}")
+    return 0
+
+
+def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print the Python stacks of the ranks, equal ones once, without stopping the ranks."""
+    asked = parse_command(StacksOptions, "stacks", words, env)
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "stacks")
+    look = _look_at(run, old=True)
+    if not look.live:
+        print(f"{run.id} has ended; stacks as of {_moment(look.snapshot)}", file=sys.stderr)
+    _print_silent(run, look.snapshot)
+    text = stacks_in_words(look.snapshot, look.verdict, look.hosts, options.rank, options.all_threads)
+    print(text or "no ranks are running", file=sys.stdout if text else sys.stderr)
+    return 0
+
+
+def _moment(snapshot: Snapshot) -> str:
+    before = {
+        SnapshotReason.FAILURE: ", when a rank had failed",
+        SnapshotReason.STOP: ", before the ranks were terminated",
+        SnapshotReason.HANG: ", when the ranks made no progress",
+    }
+    return f"{seconds(snapshot.when)} after the start{before.get(snapshot.reason, '')}"
+
+
+def _look_at(run: Run, old: bool = False) -> Look:
+    """Return what the ranks are doing now, or did last if the run has ended. `old`: stacks alone are enough."""
+    with Client(run) as client:
+        found = reconcile(run, client=client)
+        require_known(run, found)
+        if found.state is RunState.RUNNING:
+            snapshot = _now(run, client, old)
+            look = _judged(run, snapshot, live=True)
+            if look.verdict.kind is VerdictKind.PROGRESS and not old:
+                client.pause(_AGAIN)
+                look = _judged(run, _now(run, client, old), live=True, earlier=snapshot)
+            return look
+    if found.state is RunState.PENDING:
+        raise InvalidRequest(
+            f"{run.id} has no running ranks: {found.why or 'it is pending'}", "wait until it has started"
+        )
+    snapshot_ = last_snapshot(run)
+    if snapshot_ is None:
+        raise InvalidRequest(
+            f"{run.id} has no running ranks, and no record of what they did",
+            f"see how it ended: muster show {run.operand}",
+        )
+    return _judged(run, snapshot_, live=False)
+
+
+def _now(run: Run, client: Client, old: bool) -> Snapshot:
+    """Return what the ranks are doing now; `old`: only stacks from a controller that cannot tell more."""
+    try:
+        snapshot = inspect(run, client)
+        for _ in range(_TRIES):
+            if not any(map(_is_silent, snapshot.inspections)):
+                break
+            client.pause(_PAUSE)
+            snapshot = _with_answers(snapshot, inspect(run, client))
+        return snapshot
+    except ControlError:
+        if not old:
+            raise
+    answer = ask(run, "stacks", client)
+    texts = {int(rank): str(text) for rank, text in answer.get("texts", {}).items()}
+    mute = {int(rank): int(pid) for rank, pid in answer.get("mute", {}).items()}
+    nodes = _nodes(run)
+    found = [Inspection(rank, nodes.get(rank, 0), mute.get(rank, 0), texts.get(rank, "")) for rank in {**texts, **mute}]
+    return Snapshot(0.0, SnapshotReason.REQUEST, 0, tuple(sorted(found)), tuple(answer.get("missing", ())))
+
+
+_TRIES, _PAUSE = 2, 0.1
+"""How often ranks that did not answer are asked again, since a busy machine may be slow, and the seconds between."""
+
+
+def _is_silent(found: Inspection) -> bool:
+    """Return whether a rank of Python did not answer that can."""
+    state = found.threads[0].state if found.threads else ""
+    return not found.stacks and state not in ("T", "t", "Z", "X", "D")
+
+
+def _with_answers(first: Snapshot, second: Snapshot) -> Snapshot:
+    """Return the second snapshot, with the answers of ranks that had answered only at the first time."""
+    before = {found.rank: found for found in first.inspections if found.stacks}
+    return second._replace(
+        inspections=tuple(one if one.stacks else before.get(one.rank, one) for one in second.inspections)
+    )
+
+
+def _judged(run: Run, snapshot: Snapshot, live: bool, earlier: Snapshot | None = None) -> Look:
+    nodes = _nodes(run)
+    nodes.update((found.rank, found.node) for found in snapshot.inspections)
+    names = dict(enumerate(run.hosts))
+    hosts = {rank: names.get(node, f"node {node}") for rank, node in nodes.items()}
+    began = run.job.get("time")
+    judged = verdict(snapshot, exits_before(run, snapshot), len(nodes), began, earlier)
+    return Look(snapshot, judged, hosts, live)
+
+
+def _nodes(run: Run) -> dict[int, int]:
+    """Return the node of each rank as planned."""
+    plan = run.plan
+    return {rank.rank: node.number for node in plan.nodes for rank in node.ranks} if plan is not None else {}
+
+
+def exits_before(run: Run, snapshot: Snapshot) -> tuple[RankExit, ...]:
+    """Return which ranks of the snapshot's attempt had exited when it was taken, from the events of the run."""
+    from muster.core.events import RankExited, event_from_json
+
+    nodes, found = _nodes(run), []
+    for data in run.events():
+        if data["event"] != "ended":
+            continue
+        try:
+            event = event_from_json(data)
+        except NOT_UNDERSTOOD:
+            continue
+        if isinstance(event, RankExited) and event.attempt == snapshot.attempt and event.t <= snapshot.when + 0.5:
+            node = nodes.get(event.rank, 0)
+            found.append(RankExit(event.rank, node, event.t, event.code, event.signal, failure=event.failure))
+    there = {inspection.rank for inspection in snapshot.inspections}
+    return tuple(end for end in found if end.rank not in there)
+
+
+def _print_silent(run: Run, snapshot: Snapshot) -> None:
+    names = dict(enumerate(run.hosts))
+    if snapshot.silent:
+        hosts = ", ".join(safe(names.get(node, f"node {node}")) for node in snapshot.silent)
+        print(f"warning: no answer from {plural(len(snapshot.silent), 'host')}: {hosts}", file=sys.stderr)
