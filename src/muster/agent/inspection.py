@@ -16,7 +16,7 @@ from muster.agent import flight_recorder, rank_server
 from muster.agent.rank_server import Subject
 from muster.agent.stacks import StackRequest
 from muster.core.inspection import CollectiveTimes, Inspection, ThreadState
-from muster.linux import kernel_waits, procfs
+from muster.linux import environment, kernel_waits, procfs
 
 WITHIN = 0.5
 """Seconds within which ranks must answer."""
@@ -26,6 +26,10 @@ _PAUSE = 0.005
 
 _MOST_THREADS, _MOST_CHILDREN = 64, 64
 """Threads of a rank, and processes that it has started, that are looked at."""
+
+
+_OF_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+"""Variables that init_process_group reads."""
 
 
 class Loop(rank_server.Loop, Protocol):
@@ -81,6 +85,9 @@ class _Pending:
         if self._stacks is not None:
             self.found = self.found._replace(stacks=self._stacks.text.replace("\0", ""))
             self._stacks = None
+            if " in init_process_group" in self.found.stacks:
+                values = environment.current(self.found.pid, _OF_RENDEZVOUS)
+                self.found = self.found._replace(env=tuple(sorted(values.items())))
 
     def stop(self) -> None:
         """Stop waiting for answers."""

@@ -589,6 +589,7 @@ _INSPECTION = {
     "groups": several(lambda data: _record(GroupState, _GROUP, data, ("group",))),
     "waits": texts,
     **dict.fromkeys(("threads", "children"), _THREADS),
+    "env": several(lambda data: _pair(data)),
 }
 
 _SNAPSHOT = {

@@ -53,9 +53,17 @@ def verdict(snapshot: Snapshot, ranks: tuple[int, ...], others: tuple[int, ...],
         rest = tuple(sorted(rank for rank in (*ranks, *others) if rank not in odd))
         if odd and rest:
             note = _store_of(inspections, rest) if phase is Phase.STORE else _WRONG_SIZE
-            return Verdict(VerdictKind.NOT_CONNECTED, odd, rest, call, notes=(note,) if note else ())
+            notes = _differences(inspections, odd) or ((note,) if note else ())
+            return Verdict(VerdictKind.NOT_CONNECTED, odd, rest, call, notes=notes)
         if odd:
             break
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
+        values = by_value((rank, dict(found.env).get(name, "")) for rank, found in inspections.items() if found.env)
+        most = max(values.values(), key=len, default=[])
+        if len(values) > 1 and 2 * len(most) > len(ranks):
+            odd = tuple(rank for rank in ranks if rank not in most)
+            notes = _differences(inspections, odd)
+            return Verdict(VerdictKind.NOT_CONNECTED, odd, tuple(most), call, notes=notes)
     addresses = by_value((rank, _address(found)) for rank, found in inspections.items())
     most = max(addresses.values(), key=len, default=[])
     if len(addresses) > 1 and 2 * len(most) > len(ranks):
@@ -65,6 +73,17 @@ def verdict(snapshot: Snapshot, ranks: tuple[int, ...], others: tuple[int, ...],
 
 
 _WRONG_SIZE = "All ranks have joined by now: a wrong world_size (WORLD_SIZE) or rank (RANK) is likely."
+
+
+def _differences(inspections: Mapping[int, Inspection], odd: tuple[int, ...]) -> tuple[str, ...]:
+    """Return a sentence for each variable that the odd ranks have other than all others."""
+    found = []
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
+        here = {dict(one.env).get(name) for rank, one in inspections.items() if rank in odd and one.env}
+        there = {dict(one.env).get(name) for rank, one in inspections.items() if rank not in odd and one.env}
+        if len(here) == len(there) == 1 and here != there:
+            found.append(f"Its {name} is {here.pop()}; that of the others is {there.pop()}.")
+    return tuple(found)
 
 
 def _store_of(inspections: Mapping[int, Inspection], ranks: tuple[int, ...]) -> str:
@@ -84,7 +103,10 @@ def phase_in_words(inspection: Inspection) -> str:
     """Return how far a rank is, as a phrase."""
     phase = phase_of(inspection)
     if phase is Phase.STORE:
-        return f"connecting to the store at {_address(inspection) or 'its MASTER_ADDR and MASTER_PORT'}"
+        env = dict(inspection.env)
+        told = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}" if {"MASTER_ADDR", "MASTER_PORT"} <= set(env) else ""
+        where = f"{told} (MASTER_ADDR, MASTER_PORT)" if told else _address(inspection)
+        return f"connecting to the store at {where or 'its MASTER_ADDR and MASTER_PORT'}"
     if phase is Phase.KEYS:
         return "connected to the store, in which addresses of other ranks are missing"
     return "connecting to other ranks"
