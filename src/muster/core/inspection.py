@@ -93,7 +93,7 @@ class Inspection(NamedTuple):
     children: tuple[ThreadState, ...] = ()
     """The processes that it has started and that have not been reaped."""
     env: tuple[tuple[str, str], ...] = ()
-    """MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE as they are in the process now, while it is in init_process_group."""
+    """MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE as they are in the process while it is in init_process_group."""
 
 
 class SnapshotReason(TextEnum):
