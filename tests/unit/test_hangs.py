@@ -292,6 +292,21 @@ def test_ranks_that_failed_because_they_waited_in_vain() -> None:
     assert "Rank 1 is in load (data.py:41), sleeping." in verdict_in_words(found)
 
 
+def test_a_rank_that_is_about_to_fail_is_not_blamed() -> None:
+    """It writes its traceback, and answers nothing."""
+    late = Failure(FailureKind.PEER_LOST, 99.9, "DistStoreError: wait timeout after 5000ms, keys: /default_pg/0//cpu")
+    ends = (
+        RankExit(0, 0, 99.9, 1, failure=late),
+        RankExit(2, 0, 100.9, 1, failure=late),
+        RankExit(1, 0, 101.0, None, 15),
+    )
+    sleeping = bare(1, AT_LOADER, ThreadState(1, state="S", call="clock_nanosleep"))
+    dying = Inspection(2, 0, pid=102, threads=(ThreadState(102, "rank 2", "R"),))
+    unknown = dying._replace(rank=3)
+    found = judged(sleeping, dying, unknown, exits=ends, size=4, reason=SnapshotReason.FAILURE)
+    assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISSING, (1,), (0, 2))
+
+
 def test_a_rank_that_left_and_others_that_failed_at_once() -> None:
     lost = Failure(FailureKind.PEER_LOST, 99.9, "RuntimeError: Connection closed by peer")
     ends = (RankExit(0, 0, 99.9, 1, failure=lost), RankExit(2, 0, 99.8, 0))

@@ -173,7 +173,7 @@ def _judged(run: Run, snapshot: Snapshot, live: bool, earlier: Snapshot | None =
     names = dict(enumerate(run.hosts))
     hosts = {rank: names.get(node, f"node {node}") for rank, node in nodes.items()}
     began = run.job.get("time")
-    judged = verdict(snapshot, exits_before(run, snapshot), len(nodes), began, earlier)
+    judged = verdict(snapshot, _exits(run, snapshot.attempt), len(nodes), began, earlier)
     return Look(snapshot, judged, hosts, live)
 
 
@@ -183,8 +183,8 @@ def _nodes(run: Run) -> dict[int, int]:
     return {rank.rank: node.number for node in plan.nodes for rank in node.ranks} if plan is not None else {}
 
 
-def exits_before(run: Run, snapshot: Snapshot) -> tuple[RankExit, ...]:
-    """Return which ranks of the snapshot's attempt had exited when it was taken, from the events of the run."""
+def _exits(run: Run, attempt: int) -> tuple[RankExit, ...]:
+    """Return which ranks of an attempt have exited, from the events of the run."""
     from muster.core.events import RankExited, event_from_json
 
     nodes, found = _nodes(run), []
@@ -195,11 +195,10 @@ def exits_before(run: Run, snapshot: Snapshot) -> tuple[RankExit, ...]:
             event = event_from_json(data)
         except NOT_UNDERSTOOD:
             continue
-        if isinstance(event, RankExited) and event.attempt == snapshot.attempt and event.t <= snapshot.when + 0.5:
+        if isinstance(event, RankExited) and event.attempt == attempt:
             node = nodes.get(event.rank, 0)
             found.append(RankExit(event.rank, node, event.t, event.code, event.signal, failure=event.failure))
-    there = {inspection.rank for inspection in snapshot.inspections}
-    return tuple(end for end in found if end.rank not in there)
+    return tuple(found)
 
 
 def _print_silent(run: Run, snapshot: Snapshot) -> None:

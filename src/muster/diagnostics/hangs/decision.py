@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from muster.core.fold import by_value
 from muster.core.inspection import Snapshot
-from muster.core.results import FailureKind, RankExit
+from muster.core.results import RankExit
 from muster.core.verdict import Activity, Collective, Situation, Verdict, VerdictKind
 from muster.diagnostics.hangs import connecting
 from muster.diagnostics.hangs.mismatch import mismatched
-from muster.diagnostics.hangs.standing import INIT, Standing, standings_of
+from muster.diagnostics.hangs.standing import INIT, Standing, has_complained, standings_of
 
 _SHORT = 2.0
 """Seconds for which ranks may wait for each other in any program."""
@@ -152,7 +152,7 @@ def _absent(world: _World, waiting: tuple[int, ...], outside: set[int]) -> Verdi
     call = _common(world, in_it)
     seconds = world.waited(in_it, call)
     standings = world.standings
-    complaints = {rank for rank in outside if _complained(standings[rank].exit)}
+    complaints = {rank for rank in outside if has_complained(standings[rank].exit)}
     gone = {rank for rank in outside if standings[rank].exit is not None} - complaints
     alive = {rank for rank in outside if standings[rank].exit is None and standings[rank].known}
     stopped = {rank for rank in alive if standings[rank].situation.activity is Activity.STOPPED}
@@ -179,17 +179,6 @@ def _common(world: _World, ranks: Sequence[int]) -> Collective | None:
     """Return the call that most of these ranks wait in."""
     calls = by_value((rank, wait.collective) for rank in ranks for wait in world.standings[rank].waits[:1])
     return max(calls, key=lambda call: len(calls[call]), default=None)
-
-
-_COMPLAINTS = ("timed out", "timeout", "connection closed by peer", "connection reset by peer", "broken pipe")
-
-
-def _complained(end: RankExit | None) -> bool:
-    """Return whether a rank failed because it waited for others in vain."""
-    if end is None or end.failure is None or end.ok:
-        return False
-    words = end.failure.summary.lower()
-    return end.failure.kind is FailureKind.PEER_LOST or any(known in words for known in _COMPLAINTS)
 
 
 # ---- other verdicts -------------------------------------------------------------------------------------------------
@@ -246,10 +235,11 @@ def _nobody_waits(world: _World, alive: Sequence[int]) -> Verdict:
     known = [rank for rank in alive if standings[rank].situation.activity is not Activity.NO_ANSWER]
     if not known:
         return Verdict(VerdictKind.UNKNOWN)
-    complained = tuple(rank for rank, one in standings.items() if _complained(one.exit))
+    complained = tuple(rank for rank, one in standings.items() if has_complained(one.exit))
     left = tuple(rank for rank, one in standings.items() if one.exit is not None and rank not in complained)
-    if complained:
-        return Verdict(VerdictKind.EXITED if left else VerdictKind.MISSING, left or tuple(known), complained)
+    told = tuple(rank for rank in known if standings[rank].known)
+    if complained and (left or told):
+        return Verdict(VerdictKind.EXITED if left else VerdictKind.MISSING, left or told, complained)
     alike = {(standings[rank].situation.activity, standings[rank].situation.user) for rank in known}
     blocked = standings[known[0]].situation
     on_network = blocked.activity is Activity.SYSTEM_CALL and blocked.target.startswith("socket")

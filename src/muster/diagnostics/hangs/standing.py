@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from muster.core.inspection import CollectiveRecord, GroupState, Inspection, Snapshot
-from muster.core.results import RankExit
+from muster.core.results import FailureKind, RankExit
 from muster.core.verdict import Activity, Collective, Frame, Situation
 from muster.diagnostics.hangs import connecting
 from muster.diagnostics.hangs.activity import activity_of
@@ -97,19 +97,36 @@ class Standing(NamedTuple):
 def standings_of(snapshot: Snapshot, exits: Sequence[RankExit], world_size: int) -> dict[int, Standing]:
     """Return where each rank stands. A rank that has exited has no inspection; others may have none."""
     inspections = {found.rank: found for found in snapshot.inspections}
-    gone = {end.rank: end for end in exits if end.rank not in inspections}
+    ends = {end.rank: end for end in exits}
     found = {}
     for rank in range(world_size):
+        end = ends.get(rank)
         if rank in inspections:
             inspection = inspections[rank]
             offsets = snapshot.clock_offsets
             offset = offsets[inspection.node] if inspection.node < len(offsets) else 0.0
             found[rank] = _standing(inspection, offset)
-        elif rank in gone:
-            found[rank] = _exited(gone[rank], snapshot.when)
+            if not found[rank].known and end is not None and has_complained(end):
+                found[rank] = _exited(end, snapshot.when)  # it was about to exit, and answered nothing
+        elif end is not None and end.when <= snapshot.when + _LATE:
+            found[rank] = _exited(end, snapshot.when)
         else:
             found[rank] = Standing(rank, Situation((rank,), Activity.NO_ANSWER), known=False)
     return found
+
+
+_LATE = 0.5
+"""Seconds after the time of a snapshot in which a rank that it lacks may have exited: agents take time to answer."""
+
+_COMPLAINTS = ("timed out", "timeout", "connection closed by peer", "connection reset by peer", "broken pipe")
+
+
+def has_complained(end: RankExit | None) -> bool:
+    """Return whether a rank failed because it waited for others in vain."""
+    if end is None or end.failure is None or end.ok:
+        return False
+    words = end.failure.summary.lower()
+    return end.failure.kind is FailureKind.PEER_LOST or any(known in words for known in _COMPLAINTS)
 
 
 def _exited(end: RankExit, when: float) -> Standing:
