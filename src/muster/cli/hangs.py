@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -27,8 +28,8 @@ from muster.ui.formatting import seconds
 from muster.ui.hang_text import evidence_in_words, verdict_in_words
 from muster.ui.stacks_text import stacks_in_words
 
-_AGAIN = 1.0
-"""Seconds until a second look, if the first one cannot tell a wait from a hang."""
+_AGAIN, _PATIENCE = 0.8, 1.0
+"""Seconds until a second look, if the first one cannot tell a wait from a hang and took no longer than `_PATIENCE`."""
 
 
 class Look(NamedTuple):
@@ -109,9 +110,11 @@ def _look_at(run: Run, old: bool = False) -> Look:
         found = reconcile(run, client=client)
         require_known(run, found)
         if found.state is RunState.RUNNING:
+            asked = time.monotonic()
             snapshot = _now(run, client, old)
             look = _judged(run, snapshot, live=True)
-            if look.verdict.kind is VerdictKind.PROGRESS and not old:
+            took = time.monotonic() - asked
+            if look.verdict.kind is VerdictKind.PROGRESS and not old and took < _PATIENCE:
                 client.pause(_AGAIN)
                 look = _judged(run, _now(run, client, old), live=True, earlier=snapshot)
             return look

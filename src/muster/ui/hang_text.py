@@ -317,6 +317,8 @@ def _complete(verdict: Verdict, hosts: Hosts) -> str:
 def _progress(verdict: Verdict, hosts: Hosts) -> str:
     if verdict.collective is None or verdict.seconds is None:
         return "the ranks make progress."
+    if not verdict.waiting:
+        return "the ranks make progress."
     behind = [one for one in verdict.situations if not set(one.ranks) & set(verdict.waiting)]
     told = f"the ranks make progress: {who(verdict.waiting, hosts)} {_has(verdict.waiting)} waited in {_call(verdict)} "
     told += f"for {duration(verdict.seconds)}, no longer than usual."

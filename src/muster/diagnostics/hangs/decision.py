@@ -105,7 +105,9 @@ def _decided(world: _World, earlier: Snapshot | None) -> Verdict:
     if not alive:
         return Verdict(VerdictKind.UNKNOWN, notes=("No rank is running.",))
     if earlier is not None and _advanced(earlier, world.snapshot):
-        return Verdict(VerdictKind.PROGRESS, waiting=_waiting(world))
+        waiting = _waiting(world)
+        call = _common(world, waiting)
+        return Verdict(VerdictKind.PROGRESS, (), waiting, call, world.waited(waiting, call))
     different = mismatched(world.standings, world.members)
     if different is not None:
         return different._replace(seconds=world.waited(different.waiting + different.odd, None))
