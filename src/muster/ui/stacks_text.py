@@ -38,10 +38,11 @@ def stacks_in_words(
     return "\n".join(text for _, text in sorted(blocks)).rstrip("\n")
 
 
-def _frames(found: Inspection, every: bool) -> tuple[tuple[Frame, ...], ...]:
-    """Return the stacks that are compared; empty without any frame."""
-    frames = tuple(thread.frames for thread in visible(threads_of(found.stacks), every))
-    return frames if any(frames) else ()
+def _frames(found: Inspection, every: bool) -> tuple[tuple[Frame, ...], ...] | str:
+    """Return the stacks that are compared; the text if it is in another form, and nothing without any frame."""
+    threads = threads_of(found.stacks)
+    frames = tuple(thread.frames for thread in visible(threads, every))
+    return frames if any(frames) else "" if threads else found.stacks
 
 
 def shown(text: str, every: bool) -> str:
