@@ -80,7 +80,7 @@ def test_a_rank_that_fails(muster: Any, script: Callable[..., Path]) -> None:
     done = muster("run", "-g", "1", "--launcher", "exec", "script.py", encoding="utf-8", errors="surrogateescape")
     assert 1 == done.returncode
     assert "\x1b[2Jx" in done.stdout
-    report = done.stderr[done.stderr.rindex("muster: rank 0 failed first") :]
+    report = done.stderr[done.stderr.rindex("muster: rank 0: ") :]
     assert "ValueError: x\\x9b31m" in report, "colours and what moves the cursor are left out, the rest is made visible"
     assert is_safe(report), report
     shown = muster("show", "last")

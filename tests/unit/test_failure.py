@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from muster.agent.failure import explain
+from muster.agent.failure import Evidence, explain, notes_of
+
+
+def verdict(stderr: str | bytes, signalled: bool = False, **more: Any) -> dict[str, Any]:
+    """Return what `explain` makes of this stderr of a rank without a site hook."""
+    text = stderr if isinstance(stderr, bytes) else stderr.encode()
+    return explain(Evidence(text, signalled=signalled, code=None if signalled else 1)._replace(**more))
 
 
 class Case(NamedTuple):
@@ -207,10 +213,10 @@ CASES = [
         TRACEBACK,
     ),
     Case(
-        "Of a chain of exceptions the last one counts, with all lines of its text; then each cause and where it was.",
+        "Of a chain of exceptions the last one is shown, with all lines of its text; then each cause and where it was.",
         CHAINED,
         "raised",
-        "RuntimeError: no such",
+        "RuntimeError: no such (caused by KeyError: 'x')",
         (
             *CHAINED.splitlines()[8:],
             "caused by KeyError: 'x'",
@@ -222,7 +228,7 @@ CASES = [
         "A rank that wraps what torch says of a lost peer has lost a peer.",
         GLOO_OLD + HANDLING + RAISED,
         "lost peer",
-        "ValueError: bad batch",
+        "ValueError: bad batch (while handling " + GLOO_OLD.splitlines()[-1] + ")",
         (
             *RAISED.splitlines(),
             "while handling " + GLOO_OLD.splitlines()[-1],
@@ -233,11 +239,16 @@ CASES = [
         "One that was refused a connection by something else has not.",
         REFUSED + HANDLING + RAISED,
         "raised",
-        "ValueError: bad batch",
+        "ValueError: bad batch (while handling ConnectionRefusedError: [Errno 111] Connection refused)",
         (*RAISED.splitlines(), "while handling ConnectionRefusedError: [Errno 111] Connection refused"),
     ),
     Case("Notes that were added to an exception are kept.", RAISED + "in file 7\n", "raised", "ValueError: bad batch"),
-    Case("A group of exceptions is an exception.", GROUP, "raised", "ExceptionGroup: many (2 sub-exceptions)"),
+    Case(
+        "A group of exceptions is an exception.",
+        GROUP,
+        "raised",
+        "ExceptionGroup: many (2 sub-exceptions): ValueError: 1",
+    ),
     Case("A SyntaxError of the script itself has no head.", SYNTAX, "raised", "SyntaxError: invalid syntax"),
     Case(
         "A SyntaxError of a module has one.",
@@ -262,9 +273,9 @@ CASES = [
     ),
     Case("Lost peer: gloo, as older torch says it.", GLOO_OLD, "lost peer", GLOO_OLD.splitlines()[-1]),
     Case(
-        "Lost peer: the store is gone. The words of c10d around it are left out.",
+        "The store cannot be reached. The words of c10d around it are left out.",
         STORE,
-        "lost peer",
+        "no connection",
         STORE.splitlines()[-2],
         tuple(STORE.splitlines()[5:-1]),
     ),
@@ -285,7 +296,7 @@ CASES = [
         HANDLED,
         "ended",
         "cannot read the cache, going on without it",
-        tuple(HANDLED.splitlines()),
+        ("cannot read the cache, going on without it",),
         signalled=True,
     ),
     Case(
@@ -344,48 +355,48 @@ CASES = [
 def test_verdict(case: Case) -> None:
     """Check kind, summary and lines of each text of the table."""
     frames = case.stderr.splitlines() if case.frames is None else list(case.frames)
-    expected = {"kind": case.kind, "summary": case.summary, "frames": frames}
-    assert explain(case.stderr.encode(), case.signalled) == expected
+    found = verdict(case.stderr, case.signalled)
+    assert (found["kind"], found["summary"], found["frames"]) == (case.kind, case.summary, frames)
 
 
 def test_the_frames_below_a_cpp_exception_do_not_hide_it() -> None:
     """The exception is reported, not the place where the thread started."""
-    found = explain(WATCHDOG.encode(), signalled=True)
+    found = verdict(WATCHDOG, signalled=True)
     assert "device-side assert" in found["summary"]
 
 
 def test_the_exception_of_a_dataloader_worker_is_shown() -> None:
     """It is below the exception that forwards it to the rank."""
-    found = explain(WORKER.encode())
+    found = verdict(WORKER)
     assert (found["kind"], "ValueError: boom" in found["frames"]) == ("raised", True)
 
 
 def test_a_long_traceback_is_shown_by_its_head_and_its_end() -> None:
     lines = [line for number in range(20) for line in (f'  File "train.py", line {number}, in f', f"    g({number})")]
     text = "\n".join(["Traceback (most recent call last):", *lines, "ZeroDivisionError: division by zero", ""])
-    frames = explain(text.encode())["frames"]
+    frames = verdict(text)["frames"]
     assert (frames[:2], frames[2:]) == (
         ["Traceback (most recent call last):", "  ..."],
-        [*lines[-11:], "ZeroDivisionError: division by zero"],
+        [*lines[-10:], "ZeroDivisionError: division by zero"],
     )
 
 
 def test_invalid_utf8_does_no_harm() -> None:
     """They are shown as the replacement character; a summary has a maximum length."""
-    found = explain(b"\xff\xfe broken \x00\n" + b"x" * 2000 + b"\n")
-    assert found["frames"][0] == "\ufffd\ufffd broken \x00"
+    found = verdict(b"\xff\xfe broken \x00\n" + b"x" * 2000 + b"\n")
+    assert found["frames"][0] == "\ufffd\ufffd broken \ufffd"
     assert found["summary"] == "x" * 500
 
 
 LOST = [
-    "Connection closed by peer [127.0.0.1]:39001",
-    "Connection reset by peer",
-    "Connection refused",
-    "Broken pipe",
+    "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:39001",
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:525] Connection reset by peer",
+    "TCPStore: Connection refused",
+    "[c10d] Broken pipe",
     "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
     "NCCL communicator was aborted on rank 1.",
     "Rank 0 successfully reached monitoredBarrier, but received errors while waiting for send/recv",
-    "Socket closed",
+    "c10d: Socket closed",
     "Timed out waiting 1800000ms for recv operation to complete",
 ]
 
@@ -393,13 +404,13 @@ LOST = [
 @pytest.mark.parametrize("words", LOST)
 def test_these_messages_reveal_the_end_of_another_rank(words: str) -> None:
     text = RAISED.replace("ValueError: bad batch", f"RuntimeError: {words}").encode()
-    assert explain(text)["kind"] == "lost peer"
+    assert verdict(text)["kind"] in ("lost peer", "timed out")
 
 
 @pytest.mark.parametrize("words", ["CUDA out of memory", "size mismatch for fc.weight", "No such file: 'peer.txt'"])
 def test_these_do_not(words: str) -> None:
     text = RAISED.replace("ValueError: bad batch", f"RuntimeError: {words}").encode()
-    assert explain(text)["kind"] == "raised"
+    assert verdict(text)["kind"] == "raised"
 
 
 def test_the_nearest_and_the_first_of_many_causes_are_shown() -> None:
@@ -407,7 +418,7 @@ def test_the_nearest_and_the_first_of_many_causes_are_shown() -> None:
     texts = [
         f'Traceback (most recent call last):\n  File "a.py", line {n}, in f\n    g()\nKeyError: {n}\n' for n in range(8)
     ]
-    frames = explain(link.join(texts).encode())["frames"]
+    frames = verdict(link.join(texts))["frames"]
     assert ["caused by KeyError: 6", "caused by KeyError: 1", "caused by KeyError: 0"] == [
         line for line in frames if line.startswith("caused by")
     ]
@@ -421,13 +432,155 @@ def test_colors_hide_no_exception() -> None:
         b"    \x1b[31m1\x1b[1;31m/\x1b[0m0",
         b"\x1b[1;35mZeroDivisionError\x1b[0m: \x1b[35mdivision by zero\x1b[0m",
     ]
-    told = explain(b"\n".join(lines) + b"\n")
+    told = verdict(b"\n".join(lines) + b"\n")
     assert ("raised", "ZeroDivisionError: division by zero") == (told["kind"], told["summary"])
     assert '  File "a.py", line 1, in <module>' in told["frames"]
 
 
 def test_output_on_stdout_is_not_a_cause() -> None:
     """On a pseudo-terminal both streams of a rank are one."""
-    assert ("ended", "", []) == tuple(explain(b"epoch 1\nsaved the checkpoint\n", mixed=True).values())
+    told = verdict(b"epoch 1\nsaved the checkpoint\n", mixed=True)
+    assert ("ended", "", []) == (told["kind"], told["summary"], told["frames"])
     failed = b"epoch 1\n" + b'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nKeyError: 3\n'
-    assert "KeyError: 3" == explain(failed, mixed=True)["summary"]
+    assert "KeyError: 3" == verdict(failed, mixed=True)["summary"]
+
+
+def note(*chain: tuple[str, str], leaves: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a note of the site hook about a chain of (how, text)."""
+    frames = [["/home/ann/train.py", 9, "main"], ["/venv/lib/python3.11/site-packages/torch/nn/functional.py", 3, "f"]]
+    items = [{"how": how, "text": text, "frames": frames, "leaves": list(leaves)} for how, text in chain]
+    return {"at": 1.5, "chain": items}
+
+
+LOST_BY_GLOO = (
+    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:2"
+)
+UNCAUGHT = "[rank1]: " + "\n[rank1]: ".join(RAISED.splitlines()) + "\n"
+
+
+def test_a_note_proves_an_exception() -> None:
+    """Whatever a replaced sys.excepthook has printed: the traceback is made from the note."""
+    found = verdict("oh no\n", note=note(("", "ValueError: bad batch")), hooked=True)
+    assert ("raised", True, "train.py:9 in main") == (found["kind"], found["proven"], found["place"])
+    assert found["frames"][1] == '  File "/home/ann/train.py", line 9, in main'
+    assert found["frames"][-1] == found["summary"] == "ValueError: bad batch"
+
+
+def test_a_damaged_note_is_none() -> None:
+    for damaged in ({}, {"chain": 3}, {"chain": [{"how": ""}]}, {"chain": [{"text": "x", "frames": [1]}]}):
+        assert "no data" == verdict("no data\n", note=damaged)["summary"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "stderr", "evidence", "proven"),
+    [
+        ("the hook would have left a note", RAISED, {"hooked": True, "err_age": 0.0}, False),
+        ("torch's excepthook has put the rank before each line", UNCAUGHT, {"hooked": True}, True),
+        ("Python exits with 1", RAISED, {"code": 1}, True),
+        ("any other status is the script's own", RAISED, {"code": 3}, False),
+        ("a signal proves nothing", RAISED, {"signalled": True, "code": None}, False),
+        ("but after Ctrl-C Python ends itself by SIGINT", INTERRUPTED, {"signalled": True, "code": None}, True),
+    ],
+)
+def test_proof_that_an_exception_was_uncaught(truth: str, stderr: str, evidence: dict[str, Any], proven: bool) -> None:
+    found = verdict(stderr, **evidence)
+    assert ("raised", proven) == (found["kind"], found["proven"]), truth
+
+
+def test_an_exception_that_was_logged_just_before_the_exit_is_why() -> None:
+    """An older one was handled; so was one that the rank has written something after."""
+    assert "ValueError: bad batch" == verdict(RAISED, hooked=True, code=3, err_age=0.02)["summary"]
+    assert ("", []) == tuple(verdict(RAISED, hooked=True, code=3, err_age=2.0)[key] for key in ("summary", "frames"))
+    later = verdict(RAISED + "no room, giving up\n", hooked=True, code=3, err_age=0.0)
+    assert ("ended", "no room, giving up") == (later["kind"], later["summary"])
+
+
+def test_an_exception_that_was_logged_to_stdout_is_why() -> None:
+    found = verdict("", stdout=b"ERROR:root:training failed\n" + RAISED.encode(), hooked=True, out_age=0.05)
+    assert ("raised", "ValueError: bad batch", False) == (found["kind"], found["summary"], found["proven"])
+    assert "ERROR no data" == verdict("", stdout=b"step 3\nERROR no data\n", out_age=0.05)["summary"]
+    assert "" == verdict("", stdout=b"step 3\nsaved\n", out_age=0.05)["summary"]
+    assert "" == verdict("", stdout=RAISED.encode(), hooked=True, out_age=4.0)["summary"], "it was handled"
+
+
+def test_the_traceback_of_a_thread_or_a_worker_process_is_not_the_ranks() -> None:
+    for before in ("Exception in thread Thread-1 (track):", "Process Process-1:", "Error in atexit._run_exitfuncs:"):
+        found = verdict(f"{before}\n{RAISED}")
+        assert "raised" != found["kind"], before
+
+
+def test_torchs_record_file_is_read_if_nothing_else_tells() -> None:
+    found = verdict("", record=RAISED, hooked=True)
+    assert ("raised", "ValueError: bad batch", "train.py:5 in step") == (
+        *(found["kind"], found["summary"], found["place"]),
+    )
+
+
+CHAINS = [
+    ("an explicit cause decides", (("", "TrainerError: step 9"), ("caused by", LOST_BY_GLOO)), "lost peer"),
+    ("so does a cause of its own", (("", "TrainerError: step 9"), ("caused by", "KeyError: 3")), "raised"),
+    ("a cause at the root", ((("", LOST_BY_GLOO)), ("caused by", "KeyError: 3")), "raised"),
+    ("a lost peer in the clean-up", (("", LOST_BY_GLOO), ("while handling", "KeyError: 3")), "lost peer"),
+    ("an exception in the clean-up", (("", "OSError: gone"), ("while handling", "KeyError: 3")), "raised"),
+]
+
+
+@pytest.mark.parametrize(("truth", "chain", "kind"), CHAINS)
+def test_the_root_of_a_chain_decides(truth: str, chain: tuple[tuple[str, str], ...], kind: str) -> None:
+    found = verdict("", note=note(*chain), hooked=True)
+    assert kind == found["kind"], truth
+    own_before = "KeyError: 3" if truth == "a lost peer in the clean-up" else ""
+    assert own_before == found["own_before"], truth
+    assert all(text.partition(":")[0] in found["summary"] for _, text in chain), "both are named"
+
+
+def test_of_a_group_the_first_exception_of_its_own_decides() -> None:
+    texts = (("", "ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions)"),)
+    found = verdict("", note=note(*texts, leaves=(LOST_BY_GLOO, "KeyError: 3")))
+    assert ("raised", True) == (found["kind"], found["summary"].endswith(": KeyError: 3"))
+    assert "lost peer" == verdict("", note=note(*texts, leaves=(LOST_BY_GLOO,)))["kind"]
+
+
+UNREACHED = "DistNetworkError: The client socket has timed out after 9000ms while trying to connect to (10.9.9.1, 2)."
+
+WORDS = [
+    ("ConnectionRefusedError: [Errno 111] Connection refused", "raised", []),
+    ("requests.exceptions.ReadTimeout: HTTPConnectionPool(host='data', port=80): Read timed out.", "raised", []),
+    (LOST_BY_GLOO, "lost peer", []),
+    ("RuntimeError: Rank 2 failed to pass monitoredBarrier in 5000 ms", "timed out", [2]),
+    ("RuntimeError: Ranks 1, 2 failed to pass monitoredBarrier in 5000 ms", "timed out", [1, 2]),
+    (
+        "torch.distributed.DistStoreError: Timed out after 6 seconds waiting for clients. 3/4 clients joined.",
+        "timed out",
+        [],
+    ),
+    (UNREACHED, "no connection", []),
+]
+
+
+@pytest.mark.parametrize(("words", "kind", "blames"), WORDS)
+def test_what_messages_tell(words: str, kind: str, blames: list[int]) -> None:
+    found = verdict("", note=note(("", words)))
+    assert (kind, blames) == (found["kind"], found["blames"])
+
+
+def test_frames_of_libraries_are_left_out_before_the_users() -> None:
+    def frame(path: str, number: int) -> list[str]:
+        return [f'  File "{path}", line {number}, in f{number}', f"    g{number}()"]
+
+    lines = [*frame("/home/ann/train.py", 0), *frame("/home/ann/train.py", 1)]
+    lines += [line for number in range(2, 20) for line in frame("/usr/lib/python3.11/copy.py", number)]
+    text = "\n".join(["Traceback (most recent call last):", *lines, "TypeError: no copy", ""])
+    found = verdict(text)
+    assert lines[:4] == found["frames"][1:5]
+    assert [*lines[-2:], "TypeError: no copy"] == found["frames"][-3:]
+    assert ("  ..." in found["frames"], "train.py:1 in f1") == (True, found["place"])
+
+
+def test_notes_about_a_rank() -> None:
+    atexit = f"Error in atexit._run_exitfuncs:\n{RAISED}"
+    assert ["a function registered with atexit failed: ValueError: bad batch"] == notes_of(b"", atexit.encode())
+    for words in (b"loss: nan", b"step 3, loss=NaN, lr=0.1", b"{'loss': nan, 'step': 3}", b"Loss is -inf"):
+        assert 1 == len(notes_of(b"loss: 0.3\n" + words + b"\n", b"")), words
+    for words in (b"loss: 0.25", b"no loss of nanoseconds", b"loss: nan\nloss: 0.3"):
+        assert [] == notes_of(words + b"\n", b""), words

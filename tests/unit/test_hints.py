@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from muster.core.results import DiskSpace, ExitFacts, Failure, FailureKind, RankExit
-from muster.diagnostics.hints import FAILURE_HINTS, hint_for
+from muster.diagnostics.hints import FAILURE_HINTS, Domain, hint_for, judgement_of
 
 WORDS = {
     "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded "
@@ -27,7 +27,12 @@ WORDS = {
     "socket.gaierror: [Errno -2] Name or service not known": "n2 cannot resolve a name",
     "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error\nGloo connectFullMesh failed "
     "with connect: No route to host": "the hosts cannot connect",
-    "OSError: [Errno 98] Address already in use": "the script uses a fixed port",
+    "RuntimeError: [enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22": "a disk of n2 is full",
+    "OSError: [Errno 98] Address already in use": "another process of n2 listens",
+    "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. port: "
+    "29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use": "the script uses a fixed",
+    "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed.": "a DataLoader worker was killed",
+    "ImportError: /work/fused_ops.so: undefined symbol: _ZN2at4_ops": "a compiled extension does not fit",
     "EOFError: EOF when reading a line": "stdin is /dev/null",
     "bdb.BdbQuit": "stdin is /dev/null",
     "ModuleNotFoundError: No module named 'wandb'": "install it for the Python of the ranks",
@@ -66,6 +71,21 @@ def test_the_oom_killer_leaves_no_words() -> None:
     killed = ExitFacts(pid=7, kernel_log=True, kernel=("Out of memory: Killed process 7 (python3)",))
     assert "--mem" in hint_for(RankExit(3, 1, 1.0, signal=9, facts=killed))
     assert "" == hint_for(RankExit(3, 1, 1.0, signal=9))
+
+
+DOMAINS = [
+    (end("ValueError: bad batch 17"), Domain.USER_CODE, False),
+    (end("OSError: [Errno 28] No space left on device"), Domain.ENVIRONMENT, False),
+    (end("OSError: [Errno 116] Stale file handle: 'data.bin'"), Domain.INFRASTRUCTURE, True),
+    (RankExit(3, 1, 1.0, code=75), Domain.UNKNOWN, True),
+    (RankExit(3, 1, 1.0, signal=11), Domain.UNKNOWN, None),
+    (RankExit(3, 1, 1.0, code=1, failure=Failure(FailureKind.PEER_LOST, 1.0)), Domain.INFRASTRUCTURE, True),
+]
+
+
+@pytest.mark.parametrize(("failed", "domain", "retry"), DOMAINS)
+def test_each_failure_has_a_domain(failed: RankExit, domain: Domain, retry: bool | None) -> None:
+    assert judgement_of(failed) == (domain, retry)
 
 
 def test_where_to_ask_the_doctor() -> None:

@@ -49,7 +49,7 @@ from muster.core.results import (
     Repeated,
     Replaced,
 )
-from muster.core.supervisor import ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
+from muster.core.supervisor import OTHERS_WAIT, ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
 from muster.ui.reason_text import notice_in_words, reason_in_words
 
 
@@ -103,6 +103,21 @@ def two_nodes(**more: Any) -> SupervisorConfig:
 def raised(when: float) -> Failure:
     """A Python exception of the script's own, whose first line was seen at this time."""
     return Failure(FailureKind.EXCEPTION, when, "ValueError: bad batch")
+
+
+def handled(when: float) -> Failure:
+    """An exception of which it is not known that it was uncaught."""
+    return raised(when)._replace(proven=False)
+
+
+def missed(when: float, *blames: int) -> Failure:
+    """A wait for other ranks in vain."""
+    return Failure(FailureKind.TIMED_OUT, when, "RuntimeError: timed out", blames=blames)
+
+
+def absent(when: float) -> Failure:
+    """What is reported about a rank that others waited for."""
+    return Failure(FailureKind.ABSENT, when, "RuntimeError: timed out")
 
 
 def lost_peer(when: float) -> Failure:
@@ -353,8 +368,8 @@ CAUSES = [
             *BEGUN,
             (RankExited(5.0, 0, 0, 1, failure=lost_peer(5.0)), []),
             (RankExited(5.0 + ROOT_CAUSE_WAIT - 0.1, 2, 0, 9), [SignalRanks(SIGTERM, (1,))]),
-            (RankExited(6.0, 1, 0, signal=15), [CleanUp(0.0)]),
-            (CleanedUp(6.1, 0), []),
+            (RankExited(16.0, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(16.1, 0), []),
         ],
         {"state": "failed", "code": 9, "root_cause": RankExit(2, 0, 5.0 + ROOT_CAUSE_WAIT - 0.1, 9)},
     ),
@@ -366,8 +381,8 @@ CAUSES = [
             (RankExited(5.0, 0, 0, 4, failure=lost_peer(4.9)), []),
             (Tick(5.0 + ROOT_CAUSE_WAIT - 0.1), []),
             (Tick(5.0 + ROOT_CAUSE_WAIT), [SignalRanks(SIGTERM, (1,))]),
-            (RankExited(6.5, 1, 0, signal=15), [CleanUp(0.0)]),
-            (CleanedUp(6.6, 0), []),
+            (RankExited(16.5, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(16.6, 0), []),
         ],
         {"state": "failed", "code": 4, "root_cause": RankExit(0, 0, 5.0, 4, failure=lost_peer(4.9))},
     ),
@@ -421,11 +436,114 @@ CAUSES = [
         ranks(2),
         [
             *BEGUN,
-            (RankExited(5.0, 0, 0, signal=6, failure=lost_peer(4.9)), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.0, 0, 0, signal=9, failure=lost_peer(4.9)), [SignalRanks(SIGTERM, (1,))]),
             (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
         ],
-        {"code": 134, "root_cause": RankExit(0, 0, 5.0, signal=6, failure=lost_peer(4.9))},
+        {"code": 137, "root_cause": RankExit(0, 0, 5.0, signal=9, failure=lost_peer(4.9))},
+    ),
+    History(
+        "SIGABRT with such words is torch's watchdog, which aborts the process: another rank is awaited as the cause.",
+        ranks(2),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, signal=6, failure=lost_peer(4.9)), []),
+            (RankExited(7.0, 1, 0, 1, failure=raised(6.9)), [CleanUp(0.0)]),
+            (CleanedUp(7.2, 0), []),
+        ],
+        {"code": 1, "root_cause": RankExit(1, 0, 7.0, 1, failure=raised(6.9))},
+    ),
+    History(
+        "An exception that may have been handled is no failure of a rank that was asked to end.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 1, 0, signal=11), [SignalRanks(SIGTERM, (0, 2))]),
+            (RankExited(5.1, 2, 0, signal=15, failure=handled(1.2)), []),
+            (RankExited(5.2, 0, 0, 1, failure=handled(1.1)), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
+        ],
+        {
+            "code": 139,
+            "root_cause": RankExit(1, 0, 5.0, signal=11),
+            "exits": (
+                RankExit(0, 0, 5.2, 1, failure=handled(1.1), by_muster=True),
+                RankExit(1, 0, 5.0, signal=11),
+                RankExit(2, 0, 5.1, signal=15, failure=handled(1.2), by_muster=True),
+            ),
+        },
+    ),
+    History(
+        "Nor is it one after `muster kill`.",
+        ranks(1),
+        [
+            *BEGUN,
+            (
+                StopRequested(5.0, 0, "ann"),
+                [Say("`muster kill` by ann: sending SIGTERM to rank 0, grace period 10s"), SignalRanks(SIGTERM, (0,))],
+            ),
+            (RankExited(5.1, 0, 0, signal=15, failure=handled(1.2)), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
+        ],
+        {"state": "killed", "code": 137, "root_cause": None},
+    ),
+    History(
+        "A rank that left with status 0 while others worked is the cause when they then fail; their status counts.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 2, 0, 0), []),
+            (RankExited(5.5, 0, 0, 4, failure=lost_peer(5.4)), []),
+            (Tick(5.5 + OTHERS_WAIT), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(6.6, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.7, 0), []),
+        ],
+        {"state": "failed", "code": 4, "root_cause": RankExit(2, 0, 5.0, 0)},
+    ),
+    History(
+        "A message that names the missing rank is believed, whoever complains.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=missed(4.9, 2)), []),
+            (RankExited(5.2, 1, 0, 1, failure=lost_peer(5.1)), []),
+            (Tick(5.2 + OTHERS_WAIT), [SignalRanks(SIGTERM, (2,))]),
+            (RankExited(6.3, 2, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {
+            "state": "failed",
+            "code": 1,
+            "root_cause": RankExit(2, 0, 6.3, signal=15, by_muster=True, failure=absent(4.9)),
+        },
+    ),
+    History(
+        "Of ranks that waited in vain the cause is the one that was still alive.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=missed(4.9)), []),
+            (RankExited(5.2, 1, 0, 1, failure=missed(5.1)), []),
+            (Tick(5.2 + OTHERS_WAIT), [SignalRanks(SIGTERM, (2,))]),
+            (RankExited(6.3, 2, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {
+            "state": "failed",
+            "code": 1,
+            "root_cause": RankExit(2, 0, 6.3, signal=15, by_muster=True, failure=absent(4.9)),
+        },
+    ),
+    History(
+        "An exception of its own that was replaced in the clean-up makes a rank the cause, before plain lost peers.",
+        ranks(2),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=lost_peer(4.9)), []),
+            (RankExited(6.0, 1, 0, 1, failure=lost_peer(5.9)._replace(own_before="KeyError: 3")), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {"root_cause": RankExit(1, 0, 6.0, 1, failure=lost_peer(5.9)._replace(own_before="KeyError: 3"))},
     ),
 ]
 

@@ -22,6 +22,7 @@ from muster.core.results import (
     StopKind,
     StopReason,
 )
+from muster.core.root_cause import alike
 from muster.launchers import make_plan
 from muster.ui.death_text import SIGNALS, signal_name
 from muster.ui.reason_text import ended_in_words, reason_in_words, reason_with_hint
@@ -97,6 +98,30 @@ CTRL_C = StopReason(StopKind.SIGNAL, signal=2)
 def lost(words: str) -> StopReason:
     """The agent of node 0 is gone."""
     return StopReason(StopKind.NODE_LOST, node=0, message=words)
+
+
+PLACED = RankExit(
+    1,
+    0,
+    41.5,
+    1,
+    failure=Failure(
+        FailureKind.EXCEPTION,
+        41.2,
+        "TrainerError: step 9 failed (caused by KeyError: 'lr')",
+        ("Traceback (most recent call last):", '  File "train.py", line 9, in <module>', "TrainerError: step 9 failed"),
+        "train.py:21 in check",
+    ),
+)
+WAITED = RankExit(
+    0,
+    0,
+    41.9,
+    1,
+    failure=Failure(FailureKind.TIMED_OUT, 41.8, "RuntimeError: Rank 2 failed to pass monitoredBarrier in 5000 ms"),
+)
+ABSENT = ended_by_us(2)._replace(failure=Failure(FailureKind.ABSENT, 41.8, WAITED.failure.summary, blames=(3,)))
+LONG = RAISED._replace(rank=9, failure=RAISED.failure._replace(frames=tuple(f"line {number}" for number in range(40))))
 
 
 OUTCOMES: dict[str, tuple[RunResult, int]] = {
@@ -179,6 +204,63 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
             ),
         ),
         10,
+    ),
+    "failed: where, and at the end of a chain": (
+        RunResult(
+            *(RunState.FAILED, 1, 42.0),
+            root_cause=PLACED,
+            exits=(ended_by_us(0), PLACED),
+        ),
+        2,
+    ),
+    "failed: all ranks alike": (
+        RunResult(
+            *(RunState.FAILED, 1, 42.0),
+            root_cause=PLACED,
+            exits=tuple(PLACED._replace(rank=rank) for rank in range(4)),
+        ),
+        4,
+    ),
+    "failed: some ranks alike": (
+        RunResult(
+            *(RunState.FAILED, 1, 42.0),
+            root_cause=PLACED,
+            exits=(ended_by_us(0), *(PLACED._replace(rank=rank) for rank in (1, 2))),
+        ),
+        3,
+    ),
+    "failed: only lost peers": (
+        RunResult(*(RunState.FAILED, 1, 42.0), root_cause=LOST, exits=(LOST._replace(rank=0), LOST)),
+        2,
+    ),
+    "failed: a rank left early": (
+        RunResult(
+            *(RunState.FAILED, 1, 42.0), root_cause=ended_well(2), exits=(LOST._replace(rank=0), LOST, ended_well(2))
+        ),
+        3,
+    ),
+    "failed: ranks did not come": (
+        RunResult(
+            *(RunState.FAILED, 1, 42.0),
+            root_cause=ABSENT,
+            exits=(WAITED, WAITED._replace(rank=1), ABSENT, ended_by_us(3)),
+        ),
+        4,
+    ),
+    "failed: a long traceback, and each rank in another way": (
+        RunResult(
+            *(RunState.FAILED, 1, 42.0),
+            root_cause=LONG,
+            exits=(*(RankExit(rank, 0, 42.0, rank + 3) for rank in range(9)), LONG),
+        ),
+        10,
+    ),
+    "succeeded, with notes": (
+        RunResult(
+            *(RunState.SUCCEEDED, 0, 75.0),
+            exits=(ended_well(0)._replace(notes=("the last loss in its output is nan",)), ended_well(1)),
+        ),
+        2,
     ),
     "failed: the store": (
         RunResult(
@@ -343,6 +425,12 @@ def test_a_program_is_shown_as_typed(kind: str, argv: list[str], words: str) -> 
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
+def test_a_report_is_short(name: str) -> None:
+    outcome, size = OUTCOMES[name]
+    assert len(outcome_in_words(outcome, RUN, size).splitlines()) < 25
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
 def test_the_cause_of_the_end_is_always_reported(name: str) -> None:
     """The reason if there is one; otherwise the rank that failed, if one did."""
     outcome, size = OUTCOMES[name]
@@ -362,5 +450,8 @@ def test_every_rank_is_reported_once(name: str) -> None:
     told = [line.partition(":")[0].split()[1] for line in others_in_words(outcome)]
     assert len(told) == len({line.partition(":")[2] for line in others_in_words(outcome)}), "equal ends are one line"
     found = sorted(rank for text in told for rank in unfold(text))
-    first = set() if outcome.root_cause is None else {outcome.root_cause.rank}
+    cause = outcome.root_cause
+    first = set() if cause is None else {cause.rank}
+    if cause is not None and outcome.stopped is None:
+        first |= {end.rank for end in alike(cause, outcome.exits)}  # named in the first line
     assert found == sorted({end.rank for end in outcome.exits} - first)

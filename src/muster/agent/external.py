@@ -31,6 +31,8 @@ _PARTS = 5.0
 """Seconds that a launcher has to exit after SIGTERM, once its ranks have."""
 _ENDS = 60.0
 """Seconds that it has after a success; Ray needs twenty."""
+_HELD = 10.5
+"""Seconds for which a launcher does not learn that a rank has lost a peer; as long as the peer is waited for."""
 _WAITS = 5.0
 """Seconds between checks of a launcher's output while its ranks are awaited."""
 _LONG = 120.0
@@ -99,8 +101,11 @@ class LocalProcesses(Protocol):
     def socket_of(self, rank: int) -> str:
         """Return the path at which torch in a rank answers requests; empty if there is no place for it."""
 
-    def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> None:
-        """Record the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
+    def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> str:
+        """Record the exit of a rank, and return the kind of its failure, if it has failed.
+
+        `asked` is the time at which a launcher asked it to exit.
+        """
 
 
 class ExternalRanks:
@@ -117,6 +122,8 @@ class ExternalRanks:
         """Connections that wait for a command on another machine."""
         self.obeying: dict[int, tuple[int, int]] = {}
         """Commands run for the launcher of another machine: their number there, and the node."""
+        self.held: list[Peer] = []
+        """Shims of ranks that have exited, whose launcher is not to learn of it yet."""
         self.ended_here: set[int] = set()
         self.unrecorded: list[Peer] = []
         """Ranks that have exited, and whose shims have not been told that this is recorded."""
@@ -215,6 +222,7 @@ class ExternalRanks:
 
     def on_cleaned_up(self, well: bool, then: Callable[[], object]) -> None:
         """Let the launchers exit, by themselves if `well`, otherwise after SIGTERM; then call `then`."""
+        self.release()
         if not well:
             self.signal_launchers(signal.SIGTERM)
         self.until = time.monotonic() + (_ENDS if well else _PARTS)
@@ -324,24 +332,40 @@ class ExternalRanks:
     def on_exited(self, visitor: Peer, ended: Ended, asked: float | None = None) -> None:
         """Record the exit of a rank; `asked` is the time at which the launcher asked it to exit."""
         rank = self.connections.pop(visitor, None)
+        kind = ""
         if rank is not None:
             self.ended_here.add(rank)
-            self.members.rank_ended(rank, ended._replace(pid=self.members.pids.get(rank, ended.pid)), asked)
-        self.unrecorded.append(visitor)
+            ended = ended._replace(pid=self.members.pids.get(rank, ended.pid))
+            kind = self.members.rank_ended(rank, ended, asked)
         if ended.code == 0 or asked is not None or not self.members.pids:
-            self.on_inspected()
+            self.unrecorded.append(visitor)
+            self.release()
+        elif kind == "lost peer":
+            # its launcher would end the others, one of which may be cleaning up after a failure of its own
+            self.held.append(visitor)
+            self.run.loop.call_later(_HELD, self.release)
         else:
             # its launcher ends the other ranks as soon as it hears of this, and the controller wants to see them first
+            self.unrecorded.append(visitor)
             self.run.loop.call_later(_SEEN_WITHIN, self.on_inspected)
 
     def on_inspected(self) -> None:
-        """Let the launchers hear of the exits so far: what the other ranks were doing is known, or time is up."""
+        """Let the launchers hear of the failures so far: what the other ranks were doing is known, or time is up."""
         visitors, self.unrecorded = self.unrecorded, []
+        for visitor in visitors:
+            visitor.send(encode_frame("recorded"))
+
+    def release(self) -> None:
+        """Let the launchers hear of all exits so far."""
+        self.on_inspected()
+        visitors, self.held = self.held, []
         for visitor in visitors:
             visitor.send(encode_frame("recorded"))
 
     def on_disconnected(self, visitor: Peer) -> None:
         """Handle the end of a rank's connection: without a recorded exit it was killed together with the shim."""
+        self.held = [other for other in self.held if other is not visitor]
+        self.unrecorded = [other for other in self.unrecorded if other is not visitor]
         if visitor in self.connections:
             self.on_exited(visitor, Ended(0, None, int(signal.SIGKILL), {}, {}, ""), time.monotonic())
 

@@ -51,8 +51,12 @@ def hook_env(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]
 
 
 def inspection_conf(folder: str, rank: int, socket_path: str) -> dict[str, Any]:
-    """Return what the site hook needs so that a rank writes its stacks on request, and torch in it answers there."""
-    return {"path": rank_file(folder, rank, "stack"), "signal": int(STACKS_SIGNAL), "socket": socket_path}
+    """Return what the site hook needs so that a rank writes its stacks on request, and a note about an exception.
+
+    Torch in the rank answers at `socket_path`.
+    """
+    stack, note = (rank_file(folder, rank, kind) for kind in ("stack", "exception.json"))
+    return {"path": stack, "signal": int(STACKS_SIGNAL), "socket": socket_path, "note": note}
 
 
 def write_hook(folder: str, source: str) -> None:

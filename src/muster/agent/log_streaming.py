@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from muster.agent.failure import explain
+from muster.agent.failure import explain, notes_of
+from muster.agent.failure_evidence import gather
 from muster.agent.log_overflow import Overflow, may_fill_up
 from muster.agent.log_timeline import NAME, Appender, Timeline
 from muster.agent.logfiles import LogFile, LogWatcher, Piece, tail
@@ -32,6 +33,8 @@ _MUCH = 1 << 14
 """Number of bytes read from a pipe at once above which it is read again without a pause: the writer is waiting."""
 _LOOK = 0.25
 """Seconds between checks of growing logs if the kernel does not report growth."""
+_LAST = 1 << 13
+"""Number of bytes at the end of a log to search for remarkable lines."""
 _PIECES = 1024
 """Maximum number of pieces queued for a reader; beyond it only the streams that have more are recorded."""
 
@@ -362,15 +365,25 @@ class LogStreamer:
         """Complete the log of a rank that has exited."""
         self.settle(rank)
 
-    def why(self, rank: int, signalled: bool) -> dict[str, Any]:
-        """Return the cause of a rank's failure from its last output, and when that began."""
+    def why(self, rank: int, code: int | None, number: int | None) -> dict[str, Any]:
+        """Return the cause of a rank's failure from what it left, and when that began."""
         self.notice()
         kind = self._says_why(rank)
         overflow = self._overflows.get((rank, kind))
-        said = tail(rank_file(self._folder, rank, kind)) + (overflow.recent if overflow is not None else b"")
-        words = explain(said, signalled, mixed=kind == "out")
-        streams = self._follower.of(rank) if self._follower is not None else []
-        words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
-        if words["kind"] == "ended" or words["t"] is None:
-            words["t"] = time.monotonic()
-        return words
+        streams = {stream.kind: stream for stream in self._follower.of(rank)} if self._follower is not None else {}
+        stream = streams.get(kind)
+        offset = stream.traceback_offset if stream is not None else 0
+        evidence = gather(self._folder, rank, kind, offset, overflow.recent if overflow is not None else b"")
+        found = explain(evidence._replace(code=code, signalled=number is not None, mixed=kind == "out"))
+        if evidence.noted_at is not None:
+            found["t"] = evidence.noted_at
+        elif found["kind"] != "ended" and stream is not None and stream.traceback_at:
+            found["t"] = stream.traceback_at
+        else:
+            found["t"] = time.monotonic()
+        return found
+
+    def notes(self, rank: int) -> list[str]:
+        """Return what else the output of a rank that has exited tells."""
+        out, err = (tail(rank_file(self._folder, rank, kind), _LAST) for kind in ("out", "err"))
+        return notes_of(out, err)

@@ -69,6 +69,8 @@ class LogFile:
         """Offset up to which `scan` has searched."""
         self.traceback_at: float | None = None
         """Monotonic time at which the head of the latest traceback was seen."""
+        self.traceback_offset = 0
+        """Where that head begins, as far as it is in the file."""
         self._tail = b""
 
     def scan(self) -> None:
@@ -83,8 +85,10 @@ class LogFile:
     def look_through(self, data: bytes) -> None:
         """Search these bytes, which follow the previous ones, for the head of a traceback."""
         old, seen = len(self._tail), self._tail + data
-        if any(seen.rfind(head) + len(head) > old for head in _TRACEBACK if head in seen):
+        found = max((seen.rfind(head) for head in _TRACEBACK if seen.rfind(head) + len(head) > old), default=-1)
+        if found >= 0:
             self.traceback_at = time.monotonic()
+            self.traceback_offset = max(0, self.scanned - len(seen) + found)
         self._tail = seen[-_LONGEST + 1 :]
 
     def at(self, offset: int, limit: int) -> bytes:
@@ -267,6 +271,24 @@ class LogWatcher:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+_HEAD, _CHAIN = 1 << 15, 1 << 14
+"""Maximum number of bytes to read from the head of a traceback, and before it, where its causes are."""
+
+
+def tail_with_traceback(path: str, offset: int) -> bytes:
+    """Return the last bytes of a file, after the head of the traceback at this offset if it is farther up."""
+    end = tail(path)
+    try:
+        with open(path, "rb") as file:
+            if not 0 <= offset < os.fstat(file.fileno()).st_size - len(end):
+                return end
+            file.seek(max(0, offset - _CHAIN))
+            head = file.read(offset - max(0, offset - _CHAIN) + _HEAD)
+    except OSError:
+        return end
+    return head.rpartition(b"\n")[0] + b"\n  ...\n" + end.partition(b"\n")[2]
 
 
 def tail(path: str, limit: int = 65536) -> bytes:

@@ -31,8 +31,8 @@ _PASSED_ON = processes.CATCHABLE - {signal.SIGCHLD}
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals by which a launcher asks a rank to exit: they are forwarded whatever the rank does about them."""
 
-_NOTED = 10.0
-"""Seconds within which the agent must acknowledge an exit."""
+_NOTED = 15.0
+"""Seconds within which the agent must acknowledge an exit: it waits with that while a peer may be cleaning up."""
 
 _BUSY = 60.0
 """Seconds during which connecting to a busy agent is retried: many ranks may register at once."""

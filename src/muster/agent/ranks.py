@@ -491,8 +491,11 @@ class RankProcesses:
         ):
             self.emit("start_failed", what="warm", code=code, signal=number)
 
-    def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> None:
-        """Handle the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
+    def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> str:
+        """Handle the exit of a rank, and return the kind of its failure; empty if it has not failed.
+
+        `asked` is the time at which a launcher asked it to exit.
+        """
         self.pids.pop(rank, None)
         code, number = ended.code, ended.signal
         end: dict[str, Any] = {"rank": rank, "code": code, "signal": number, "usage": ended.usage or None}
@@ -504,14 +507,18 @@ class RankProcesses:
         if asked is not None:
             end["asked"] = asked
         if code != 0:
-            end["why"] = self.logs.why(rank, number is not None)
+            end["why"] = self.logs.why(rank, code, number)
             if self.forks and not self.told_early and self.ended_early(rank, number, end["why"]):
                 self.told_early = True
                 why = "exited before it imported torch, which is already loaded in a forked rank"
                 self.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
+        notes = self.logs.notes(rank)
+        if notes:
+            end["notes"] = notes
         self.run.links.ended(rank)
         self.ends[rank] = {"code": code, "signal": number}
         self.emit("rank_exited", attempt=self.attempt, **end)
+        return str(end["why"]["kind"]) if "why" in end else ""
 
     def was_asked(self, rank: int, number: int | None) -> bool:
         """Return True if a rank exited because this agent had signalled it."""
@@ -540,6 +547,8 @@ class RankProcesses:
 
         A rank that does not handle SIGQUIT gets SIGTERM instead: SIGQUIT would write a core file, and save nothing.
         """
+        if self.external is not None:
+            self.external.release()
         groups = {rank["rank"]: command["signal_group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:

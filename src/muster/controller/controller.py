@@ -44,6 +44,7 @@ from muster.core.json_records import (
     NOT_UNDERSTOOD,
     Malformed,
     facts_from_json,
+    failure_from_json,
     leftover_from_json,
     problem_from_json,
     usage_from_json,
@@ -533,14 +534,13 @@ class Controller:
         asked: float | None = None,
         usage: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
-        failure = None
-        if why is not None:
-            failure = Failure(FailureKind(why["kind"]), self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
+        failure = None if why is None else failure_from_json({**why, "when": self.when(link, why["t"])})
         by_launcher = None if asked is None else self.when(link, asked)
         used = usage_from_json(usage) if usage is not None else None
         known = facts_from_json(facts) if facts is not None else None
-        self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher, used, known))
+        self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher, used, known, tuple(notes)))
 
     def _on_rank_resources(self, link: AgentConnection, t: float, payload: bytes, attempt: int, began: float) -> None:
         """Write the resources of a node over time, with `start`: their first time in seconds since the run was

@@ -76,6 +76,8 @@ class RankExited:
     """When the launcher that started it signalled it to exit."""
     usage: RankUsage | None = None
     facts: ExitFacts | None = None
+    notes: tuple[str, ...] = ()
+    """What else its output tells."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,9 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
     for name, read in (("ended", leftover_from_json), ("left", leftover_from_json), ("problems", problem_from_json)):
         if name in fields:
             fields[name] = tuple(map(read, fields[name]))
-    if "ranks" in fields:
-        fields["ranks"] = tuple(fields["ranks"])
+    for name in ("ranks", "notes"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     kind = EVENTS[data["event"]]
     if kind is StartFailed and "why" in fields:
         fields["problems"] = (Problem(ProblemKind.OTHER, (), text=fields.pop("why").partition("\n")[0]),)

@@ -357,7 +357,14 @@ def one_of(kind: type[Kind]) -> Callable[[Any], Kind]:
     return checked
 
 
-_FAILURE = {"kind": one_of(FailureKind), "when": number, "summary": text, "frames": texts}
+_FAILURE = {
+    "kind": one_of(FailureKind),
+    "when": number,
+    "frames": texts,
+    "proven": flag,
+    "blames": several(whole),
+    **dict.fromkeys(("summary", "place", "own_before"), text),
+}
 
 _LEFTOVER = {"process": text, "pid": whole, "state": text, "gpu": flag, "killed": flag}
 
@@ -396,6 +403,7 @@ _END = {
     "failure": optional(lambda data: failure_from_json(data)),
     "usage": optional(lambda data: usage_from_json(data)),
     "facts": optional(lambda data: facts_from_json(data)),
+    "notes": texts,
 }
 
 _SECONDS = ("user", "system", "children_cpu")

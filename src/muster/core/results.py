@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGTERM = 1, 2, 3, 9, 10, 15
+SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGKILL, SIGUSR1, SIGTERM = 1, 2, 3, 6, 9, 10, 15
 """Signal numbers, for modules that must not import `signal`."""
 
 
@@ -56,12 +56,20 @@ _ENDED = frozenset(
 
 
 class FailureKind(TextEnum):
-    """The kind of a rank's failure, as far as its stderr shows."""
+    """The kind of a rank's failure, as far as its output and its site hook show."""
 
     EXCEPTION = "raised"
     """A Python exception of its own."""
     PEER_LOST = "lost peer"
     """It failed because another rank was gone."""
+    TIMED_OUT = "timed out"
+    """It waited for another rank in vain."""
+    NO_CONNECTION = "no connection"
+    """It could not connect to the rendezvous."""
+    MISMATCH = "mismatch"
+    """The ranks called different collectives, or with different tensors."""
+    ABSENT = "absent"
+    """It did not come to where other ranks waited, which then failed."""
     EXIT = "ended"
     """It reported no exception."""
     NEVER_REGISTERED = "never joined"
@@ -78,6 +86,14 @@ class Failure(NamedTuple):
     """The last line of its traceback or of its stderr."""
     frames: tuple[str, ...] = ()
     """The last lines of its output about it, unchanged."""
+    place: str = ""
+    """The line of the user's code: `train.py:21 in check`; empty if unknown."""
+    proven: bool = True
+    """False if the exception may have been handled. Older versions did not distinguish."""
+    blames: tuple[int, ...] = ()
+    """The ranks that its own message names as missing; for an absent rank, the others that did not come."""
+    own_before: str = ""
+    """An exception of the rank's own that was replaced when a peer was lost, or that was handled before."""
 
 
 class RankUsage(NamedTuple):
@@ -187,6 +203,8 @@ class RankExit(NamedTuple):
     """What it used; None if unknown."""
     facts: ExitFacts | None = None
     """What the kernel knows of its failure; None if it was not asked."""
+    notes: tuple[str, ...] = ()
+    """What else its output tells, such as a loss that is NaN."""
 
     @property
     def ok(self) -> bool:

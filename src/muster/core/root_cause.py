@@ -1,30 +1,115 @@
-"""Choice of the rank that failed first: ranks that failed by themselves come before those that lost a peer."""
+"""Choice of the rank that failed first: ranks that failed by themselves come before those that lost a peer.
+
+If no rank failed by itself, the cause is a rank that the others missed: one that left with status 0 while they still
+worked, or one that did not come to a collective.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from muster.core.results import FailureKind, RankExit
+from muster.core.results import SIGABRT, Failure, FailureKind, RankExit
+
+CASCADE = frozenset(
+    (FailureKind.PEER_LOST, FailureKind.TIMED_OUT, FailureKind.NO_CONNECTION, FailureKind.MISMATCH),
+)
+"""Kinds of failures that another rank may have caused."""
+
+ALIKE = 5.0
+"""Seconds within which equal failures of several ranks are reported as one."""
 
 
 def is_own_failure(end: RankExit) -> bool:
-    """Return whether a rank failed by itself: it neither lost a peer, nor was signalled to exit."""
-    lost = end.failure is not None and end.failure.kind is FailureKind.PEER_LOST and end.signal is None
-    return not (lost or end.by_muster or end.by_launcher or end.late)
+    """Return whether a rank failed by itself: it neither missed a peer, nor was signalled to exit."""
+    return not (_is_cascade(end) or end.by_muster or end.by_launcher or end.late)
+
+
+def _is_cascade(end: RankExit) -> bool:
+    # torch's watchdog aborts the process
+    return end.failure is not None and end.failure.kind in CASCADE and end.signal in (None, SIGABRT)
 
 
 def root_cause(ends: Iterable[RankExit]) -> RankExit | None:
-    """Return the rank that failed first; None if none did.
+    """Return the rank that failed first, or that the others missed; None if none did.
 
-    Ranks that failed by themselves come before those that lost a peer, and these before those terminated by their
+    Ranks that failed by themselves come before those that missed a peer, and these before those terminated by their
     launcher; then by time.
     """
+    everyone = list(ends)
+    failed = [end for end in everyone if not end.ok and not end.by_muster]
+    own = [end for end in failed if is_own_failure(end)]
+    if own:
+        return min(own, key=_order)
+    cascade = [end for end in failed if not (end.by_launcher or end.late)]
+    if cascade:
+        return _missed(cascade, everyone) or min(cascade, key=_order)
+    return min(failed, key=_order, default=None)
+
+
+def status_of(cause: RankExit, ends: Iterable[RankExit]) -> int:
+    """Return the exit status of a run with this root cause: its own, or else that of the first rank that missed it."""
+    if not cause.ok and not cause.by_muster:
+        return cause.status
     failed = [end for end in ends if not end.ok and not end.by_muster]
-    return min(
-        failed,
-        key=lambda end: (not is_own_failure(end), end.by_launcher or end.late, _when(end), end.rank),
-        default=None,
+    return min(failed, key=_order).status if failed else cause.status
+
+
+def explains(left: Iterable[RankExit], end: RankExit) -> bool:
+    """Return whether one of these exits explains that a rank missed a peer: no better cause is to be waited for."""
+    if end.by_launcher or end.late or (end.failure is not None and end.failure.kind is not FailureKind.PEER_LOST):
+        return True
+    return any(other.ok for other in left)
+
+
+def alike(cause: RankExit, ends: Iterable[RankExit]) -> tuple[RankExit, ...]:
+    """Return the ranks that failed by themselves like this one, at the same place and almost at the same time."""
+    if cause.failure is None or cause.failure.kind is not FailureKind.EXCEPTION or not is_own_failure(cause):
+        return (cause,)
+    return tuple(
+        end
+        for end in ends
+        if end.failure is not None
+        and not end.ok
+        and is_own_failure(end)
+        and (end.failure.kind, end.failure.place) == (cause.failure.kind, cause.failure.place)
+        and _name(end.failure.summary) == _name(cause.failure.summary)
+        and abs(end.failure.when - cause.failure.when) <= ALIKE
     )
+
+
+def _name(summary: str) -> str:
+    return summary.partition(":")[0]
+
+
+def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit]) -> RankExit | None:
+    """Return the rank that these missed, as far as it is known."""
+    first = min(cascade, key=_order)
+    replaced = [end for end in cascade if end.failure is not None and end.failure.own_before]
+    if replaced:
+        return min(replaced, key=_order)
+    left = [end for end in everyone if end.ok and end.when <= _when(first)]
+    if left:
+        return min(left, key=lambda end: (end.when, end.rank))
+    complaints = [end.failure for end in cascade if end.failure is not None]
+    complaining = {end.rank for end in cascade}
+    blamed = {rank for failure in complaints for rank in failure.blames} - complaining
+    late = [failure for failure in complaints if failure.kind is FailureKind.TIMED_OUT]
+    if not blamed and late:
+        unreached = [end for end in cascade if end.failure and end.failure.kind is FailureKind.NO_CONNECTION]
+        if unreached:
+            return min(unreached, key=_order)
+        blamed = {end.rank for end in everyone if end.by_muster}
+    found = [end for end in everyone if end.rank in blamed]
+    if not found or len(found) >= len(everyone):
+        return None
+    told = next((failure for failure in complaints if failure.blames), (late or complaints)[0])
+    others = tuple(end.rank for end in found[1:])
+    failure = Failure(FailureKind.ABSENT, told.when, told.summary, told.frames, told.place, blames=others)
+    return found[0]._replace(failure=failure)
+
+
+def _order(end: RankExit) -> tuple[float, int]:
+    return (_when(end), end.rank)
 
 
 def _when(end: RankExit) -> float:

@@ -59,10 +59,13 @@ from muster.core.results import (
     TextEnum,
     Unlogged,
 )
-from muster.core.root_cause import is_own_failure, root_cause
+from muster.core.root_cause import CASCADE, explains, is_own_failure, root_cause, status_of
 
-ROOT_CAUSE_WAIT = 1.0
-"""Seconds to wait for the root cause after a rank failed because it lost a peer."""
+ROOT_CAUSE_WAIT = 10.0
+"""Seconds to wait for the root cause after a rank failed because it lost a peer: the peer may still be cleaning up."""
+
+OTHERS_WAIT = 1.0
+"""Seconds to wait for further failures if it is known which peer was missed."""
 
 UNKILLABLE_AFTER = 5.0
 """Seconds after SIGKILL within which a rank must exit; after that it is reported, and no longer waited for."""
@@ -280,7 +283,8 @@ class Supervisor:
             if is_own_failure(end):
                 self._fail(event.t, actions)
             else:
-                self.phase, self._next_step = Phase.ATTRIBUTING, event.t + ROOT_CAUSE_WAIT
+                known = explains(self._exits.values(), end)
+                self.phase, self._next_step = Phase.ATTRIBUTING, event.t + (OTHERS_WAIT if known else ROOT_CAUSE_WAIT)
         elif self.phase is Phase.ATTRIBUTING and not end.ok and is_own_failure(end):
             self._fail(event.t, actions)
         self._clean_up_after_last(event.t, actions)
@@ -293,21 +297,21 @@ class Supervisor:
     def _attribute(self, event: RankExited) -> RankExit:
         """Distinguish an exit caused by a signal of muster or a launcher from one that was already in progress."""
         end = RankExit(event.rank, self._node_of[event.rank], event.t, event.code, event.signal, failure=event.failure)
-        end = end._replace(usage=event.usage, facts=event.facts)
+        end = end._replace(usage=event.usage, facts=event.facts, notes=event.notes)
         ours, theirs = self._asked_at.get(event.rank), event.asked_by_launcher
         by_muster = ours is not None and (theirs is None or ours - CLOCK_SKEW < theirs)
         asked = ours if by_muster else theirs
         if not end.ok and self._warned and asked is None:
             kind = event.failure.kind if event.failure is not None else None
-            of_its_own = kind not in (FailureKind.EXCEPTION, FailureKind.PEER_LOST)
+            of_its_own = kind is not FailureKind.EXCEPTION and kind not in CASCADE
             if event.rank in self._warned and event.code is not None and of_its_own:
                 self._left_when_warned = True
                 return end._replace(by_muster=True)
             # its peers saved and exited, and it lost them
-            return end._replace(by_muster=True) if self._left_when_warned and kind is FailureKind.PEER_LOST else end
+            return end._replace(by_muster=True) if self._left_when_warned and kind in CASCADE else end
         if end.ok or asked is None or event.t < asked - CLOCK_SKEW:
             return end
-        raised = event.failure is not None and event.failure.kind is FailureKind.EXCEPTION
+        raised = event.failure is not None and event.failure.kind is FailureKind.EXCEPTION and event.failure.proven
         if event.failure is not None and raised and event.failure.when < asked:
             # it had raised and was exiting; the signal only cut its exit short
             return end if event.signal is None else end._replace(code=1, signal=None)
@@ -571,7 +575,7 @@ class Supervisor:
         if first is not None and first.late and end.state is not RunState.FAILED:
             first = None  # what happened to it during termination is not the reason for that
         by_a_rank = end.state is RunState.FAILED and end.reason is None
-        code = first.status if by_a_rank and first is not None else end.code
+        code = status_of(first, ends) if by_a_rank and first is not None else end.code
         known = end.reason.node if end.reason is not None else None
         lost = tuple(LostNode(node, why) for node, why in self._lost_nodes.items() if node != known)
         left = tuple(self._leftovers)

@@ -149,14 +149,22 @@ WANT = Type(
 
 WAYS = Type("object of objects of strings", _table_of(BY_NAME.right), _count)
 
+_MORE_OF_FAILURE = {
+    "place": TEXT.right,
+    "proven": FLAG.right,
+    "blames": NUMBERS.right,
+    "own_before": TEXT.right,
+}
+
 FAILURE = Type(
-    "object: `kind`, `summary`, `frames`, `t`",
+    "object: `kind`, `summary`, `frames`, `t`, and perhaps `place`, `proven`, `blames`, `own_before`",
     lambda value: (
         isinstance(value, dict)
         and STRING.right(value.get("kind"))
         and STRING.right(value.get("summary"))
         and STRINGS.right(value.get("frames"))
         and _number(value.get("t"))
+        and all(right(value[name]) for name, right in _MORE_OF_FAILURE.items() if name in value)
     ),
     lambda value: ascii(value["summary"][:_BYTES_SHOWN]),
 )

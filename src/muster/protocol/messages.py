@@ -458,6 +458,7 @@ MESSAGES: tuple[Message, ...] = (
                     "code": or_null(WHOLE),
                     "signal": or_null(WHOLE),
                     "why": maybe(FAILURE),
+                    "notes": maybe(STRINGS),
                     "asked": maybe(or_null(SECONDS)),
                     "usage": maybe(or_null(TABLE)),
                     "facts": maybe(or_null(TABLE)),

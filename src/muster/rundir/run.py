@@ -9,7 +9,7 @@ $MUSTER_HOME/runs/<id>/         mode 0700
     reserve                     space for outcome.json, until the run ends
     token                       names the local sockets (`protocol/local_sockets.py`)
     function                    what ranks call, of a run of a function (`payloads/call.py`)
-    attempt_0/rank_00003.out  .err  .stack  .error.json  .result
+    attempt_0/rank_00003.out  .err  .stack  .error.json  .exception.json  .result
     node_<host>/agent.log  times.log  ended.json
     links  node_<host>/links    links to files of the run from elsewhere (`agent/links.py`)
 """
@@ -51,7 +51,7 @@ _RESERVED, _RESERVED_A_RANK = 1 << 16, 1 << 10
 FUNCTION = "function"
 """The pickled function that ranks call, if the program is one (`payloads/call.py`)."""
 
-STREAMS = ("out", "err", "stack", "error.json", "result")
+STREAMS = ("out", "err", "stack", "error.json", "exception.json", "result")
 """The kinds of files of each rank."""
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from muster.core.fold import by_value
-from muster.core.results import FailureKind, RankExit, RunResult, RunState, TextEnum, Unlogged
-from muster.diagnostics.hints import hint_for
+from muster.core.results import SIGABRT, FailureKind, RankExit, RunResult, RunState, TextEnum, Unlogged
+from muster.core.root_cause import CASCADE, alike, is_own_failure
+from muster.diagnostics.hints import Judgement, hint_for, judgement_of
 
 # ---- how a run ended ------------------------------------------------------------------------------------------------
 
@@ -25,6 +26,23 @@ class FirstFailure(NamedTuple):
     """True if there are several nodes."""
     hint: str
     """What may help; empty if unknown."""
+    judgement: Judgement
+    alike: list[int]
+    """The ranks that failed in the same way at the same time, with this one."""
+    within: float
+    """Seconds between the first and the last of them."""
+    missing: list[int]
+    """The ranks that left early, or did not come to where others waited; empty if it failed otherwise."""
+
+
+class Role(TextEnum):
+    """What the exit of a rank is in a run that failed."""
+
+    CAUSE = "cause"
+    CASCADE = "cascade"
+    """It failed because of the cause."""
+    TEARDOWN = "teardown"
+    """It was terminated after the cause."""
 
 
 class Fate(TextEnum):
@@ -35,6 +53,8 @@ class Fate(TextEnum):
     """By muster."""
     TERMINATED_BY_LAUNCHER = "terminated by the launcher"
     PEER_LOST = "peer lost"
+    TIMED_OUT = "timed out"
+    MISMATCH = "mismatch"
     FAILED = "failed"
 
 
@@ -58,11 +78,51 @@ class MissingOutput(NamedTuple):
 
 def first_failure(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailure | None:
     """Return the rank whose failure ended the run; None if it ended otherwise. `hosts`: the names of its nodes."""
+    if outcome.state is not RunState.FAILED or outcome.root_cause is None or outcome.stopped is not None:
+        return None
+    return failure_before(outcome, hosts)
+
+
+def failure_before(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailure | None:
+    """Return the rank that failed first, even if that did not end the run; None if none did."""
     first = outcome.root_cause
-    if outcome.state is not RunState.FAILED or first is None or outcome.stopped is not None:
+    if first is None:
         return None
     host, several = hosts[first.node] if first.node < len(hosts) else "", len(hosts) > 1
-    return FirstFailure(first, host, several, hint_for(first, host, several))
+    same = alike(first, outcome.exits) or (first,)
+    times = [time_of_failure(end) for end in same]
+    missing = []
+    if first.failure is not None and first.failure.kind is FailureKind.ABSENT:
+        missing = sorted({first.rank, *first.failure.blames})
+    elif first.ok:
+        missing = [first.rank]
+    return FirstFailure(
+        *(first, host, several, hint_for(first, host, several), judgement_of(first)),
+        alike=sorted(end.rank for end in same),
+        within=max(times) - min(times),
+        missing=missing,
+    )
+
+
+def role_of(end: RankExit, outcome: RunResult) -> Role | None:
+    """Return what the exit of this rank is; None in a run that succeeded, and for a rank that was done before."""
+    first = outcome.root_cause
+    if first is not None and (
+        end.rank == first.rank or end.rank in {same.rank for same in alike(first, outcome.exits)}
+    ):
+        return Role.CAUSE
+    if end.by_muster or end.by_launcher or end.late:
+        return Role.TEARDOWN
+    return None if end.ok else Role.CASCADE
+
+
+def caused_by_others_only(end: RankExit) -> bool:
+    """Return whether no rank failed by itself: even the first one only lost a peer."""
+    return not end.ok and not end.by_muster and not is_own_failure(end) and _kind(end) in CASCADE
+
+
+def _kind(end: RankExit) -> FailureKind | None:
+    return end.failure.kind if end.failure is not None else None
 
 
 def time_of_failure(end: RankExit) -> float:
@@ -72,7 +132,7 @@ def time_of_failure(end: RankExit) -> float:
 
 def exception_of(end: RankExit) -> str:
     """Return the name of the exception; empty if there was none, or it is unknown."""
-    if end.failure is None or end.failure.kind in (FailureKind.EXIT, FailureKind.NEVER_REGISTERED):
+    if _kind(end) in (None, FailureKind.EXIT, FailureKind.NEVER_REGISTERED, FailureKind.ABSENT) or end.failure is None:
         return ""
     name = end.failure.summary.partition(":")[0]
     return name if name.replace(".", "").isidentifier() else ""  # a lost peer may be reported without an exception
@@ -80,7 +140,11 @@ def exception_of(end: RankExit) -> str:
 
 def other_ends(outcome: RunResult) -> list[EndedAlike]:
     """Return what happened to the ranks that did not fail first, grouped by equal exits."""
-    others = [end for end in outcome.exits if outcome.root_cause is None or end.rank != outcome.root_cause.rank]
+    first = outcome.root_cause
+    told = {first.rank} if first is not None else set()
+    if first is not None and outcome.stopped is None:
+        told |= {end.rank for end in alike(first, outcome.exits)}
+    others = [end for end in outcome.exits if end.rank not in told]
     groups = by_value((end, _likeness(end)) for end in others)
     found = [EndedAlike([end.rank for end in ends], _fate(ends[0]), ends[0]) for ends in groups.values()]
     return sorted(found, key=lambda group: group.ranks)
@@ -93,14 +157,23 @@ def _fate(end: RankExit) -> Fate:
         return Fate.TERMINATED
     if end.by_launcher:
         return Fate.TERMINATED_BY_LAUNCHER
-    lost = end.failure is not None and end.failure.kind is FailureKind.PEER_LOST
-    return Fate.PEER_LOST if lost else Fate.FAILED
+    if end.signal not in (None, SIGABRT):
+        return Fate.FAILED
+    return _FATES.get(_kind(end), Fate.FAILED)
+
+
+_FATES: Mapping[FailureKind | None, Fate] = {
+    FailureKind.PEER_LOST: Fate.PEER_LOST,
+    FailureKind.TIMED_OUT: Fate.TIMED_OUT,
+    FailureKind.NO_CONNECTION: Fate.TIMED_OUT,
+    FailureKind.MISMATCH: Fate.MISMATCH,
+}
 
 
 def _likeness(end: RankExit) -> tuple[Any, ...]:
     """Return a key that is equal for exits that are reported together."""
     fate = _fate(end)
-    if fate in (Fate.SUCCEEDED, Fate.PEER_LOST):
+    if fate is Fate.SUCCEEDED or fate in _FATES.values():
         return (fate,)
     if end.signal is not None or fate is not Fate.FAILED:
         return (fate, end.signal, end.code if end.signal is None else None)
@@ -108,6 +181,19 @@ def _likeness(end: RankExit) -> tuple[Any, ...]:
         return (fate, end.failure.summary)
     raised = end.failure is not None and end.failure.kind is not FailureKind.EXIT
     return (fate, end.code, raised, exception_of(end))
+
+
+class Note(NamedTuple):
+    """Something remarkable in the output of these ranks."""
+
+    ranks: list[int]
+    text: str
+
+
+def notes_of(outcome: RunResult) -> list[Note]:
+    """Return the notes about ranks, grouped by text."""
+    found = by_value((end.rank, note) for end in outcome.exits for note in end.notes)
+    return [Note(sorted(ranks), text) for text, ranks in found.items()]
 
 
 def missing_output(unlogged: Iterable[Unlogged]) -> list[MissingOutput]:

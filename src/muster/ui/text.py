@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from muster.core.layout import named
 from muster.core.model import BUNDLED, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
-from muster.core.results import RankExit, RunResult, RunState, Unlogged
+from muster.core.results import FailureKind, RankExit, RunResult, RunState, Unlogged
+from muster.diagnostics.hints import Domain
 from muster.ui.death_text import facts_in_words, signal_name
 from muster.ui.formatting import seconds, shell_word, size_in_words
 from muster.ui.reason_text import (
@@ -23,7 +25,21 @@ from muster.ui.reason_text import (
     repeated_in_words,
     replaced_in_words,
 )
-from muster.ui.summary import Fate, Step, facts_of, first_failure, missing_output, other_ends, steps_of, time_of_failure
+from muster.ui.summary import (
+    Fate,
+    FirstFailure,
+    Step,
+    caused_by_others_only,
+    facts_of,
+    failure_before,
+    first_failure,
+    missing_output,
+    notes_of,
+    other_ends,
+    role_of,
+    steps_of,
+    time_of_failure,
+)
 from muster.ui.usage_text import usage_in_words
 
 
@@ -67,27 +83,31 @@ def outcome_in_words(
     if outcome.state is RunState.SUCCEEDED:
         lines.append(f"{_all(world_size)} succeeded in {seconds(outcome.duration)}")
     elif failed is not None:
-        first = failed.end
-        attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
-        on = f" on {safe(failed.host)}" if failed.among_others else ""
-        lines.append(f"rank {first.rank}{on} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
-        lines += _last_words(first)
-        lines += facts_in_words(first)
-        lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
-        lines += [repeated_in_words(outcome.repeated, first), _RESTART_ANYWAY] if outcome.repeated is not None else []
+        lines += _failure_in_words(failed, outcome)
+        if outcome.repeated is not None:
+            lines += [repeated_in_words(outcome.repeated, failed.end), _RESTART_ANYWAY]
     else:
         reason = _indented(reason_in_words(outcome.stopped))
         lines.append(f"error: {reason}" if outcome.state is RunState.ERROR else f"stopped {after}: {reason}")
         hint = hint_of(outcome.stopped)
         lines += [f"hint: {_indented(hint)}"] if hint else []
-        if outcome.root_cause is not None:
-            lines.append(f"rank {outcome.root_cause.rank} failed before that: {ended_in_words(outcome.root_cause)}")
-    lines += map(replaced_in_words, outcome.replaced)
+        before = failure_before(outcome, hosts)
+        if before is not None:
+            lines.append(f"{_who(before)} failed before that: {ended_in_words(before.end)}")
+            failure = before.end.failure
+            summary = [f"    {safe(failure.summary)}"] if failure is not None and failure.summary else []
+            lines += _last_words(before.end) or summary
+            lines += [f"hint: {safe(before.hint)}"] if before.hint else []
+    begin = len(lines)
+    lines += _few(list(map(replaced_in_words, outcome.replaced)), "hosts")
     if outcome.state is not RunState.SUCCEEDED:
-        lines += others_in_words(outcome)
-    lines += map(leftover_in_words, outcome.leftovers)
-    lines += map(lost_in_words, outcome.lost)
-    lines += unlogged_in_words(outcome.unlogged)
+        lines += _few(others_in_words(outcome), "groups of ranks", max(_MOST_ALIKE, _MOST_LINES - len(lines) - 1))
+    lines += _few([f"note: {named(note.ranks)}: {safe(note.text)}" for note in notes_of(outcome)], "notes")
+    lines += _few(list(map(leftover_in_words, outcome.leftovers)), "processes")
+    lines += _few(list(map(lost_in_words, outcome.lost)), "hosts")
+    lines += _few(unlogged_in_words(outcome.unlogged), "logs")
+    if outcome.state is not RunState.SUCCEEDED:
+        lines = _fitting(lines, begin)
     if outcome.state is not RunState.SUCCEEDED and outcome.exits:
         rank = f" --rank {outcome.root_cause.rank}" if outcome.root_cause is not None else ""
         lines.append(f"log: muster logs {operand}{rank}" if rank else f"logs: muster logs {operand}")
@@ -108,7 +128,11 @@ def reason_of_end(outcome: RunResult, hosts: Sequence[str] = ()) -> str:
 def outcome_as_json(outcome: RunResult) -> dict[str, Any]:
     """Return the JSON of a result: its fields, and the stop reason as a sentence (`reason`)."""
     found: dict[str, Any] = as_json(outcome)
-    return {**found, "reason": reason_with_hint(outcome.stopped)}
+    for end, told in zip(outcome.exits, found["exits"]):
+        told["role"] = role_of(end, outcome)
+    first = failure_before(outcome)
+    judged = first.judgement._asdict() if first is not None else {"domain": None, "retry": None}
+    return {**found, **judged, "reason": reason_with_hint(outcome.stopped)}
 
 
 def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
@@ -134,6 +158,94 @@ def after_start(end: RankExit) -> str:
     return f"{seconds(time_of_failure(end))} after the start"
 
 
+_MOST_LINES = 23
+"""Maximum number of lines of a report, without the line that names the log."""
+_MOST_ALIKE = 3
+"""Maximum number of lines about similar things."""
+
+
+def _few(lines: list[str], what: str, most: int = _MOST_ALIKE) -> list[str]:
+    """Return the first lines, and how many are left out."""
+    return lines if len(lines) <= most + 1 else [*lines[:most], f"... and {len(lines) - most} more {what}"]
+
+
+def _fitting(lines: list[str], begin: int) -> list[str]:
+    """Shorten the output of the rank, the indented lines before `begin`, if the report is too long."""
+    excess = len(lines) - _MOST_LINES
+    shown = [index for index in range(begin) if lines[index].startswith("    ")]
+    if excess <= 0 or len(shown) < 4:
+        return lines
+    # the exception stands at the end, and what led to it after that
+    first = shown[0] + 1
+    cut = min(excess + 1, len(shown) - 3)
+    return [*lines[:first], "      ...", *[line for line in lines[first + cut :] if line.strip() != "..."]]
+
+
+def _who(failed: FirstFailure) -> str:
+    return f"rank {failed.end.rank}" + (f" on {safe(failed.host)}" if failed.among_others else "")
+
+
+def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
+    """Return the message and place, who failed first and how, the last words, and what may help."""
+    first = failed.end
+    attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
+    headline = _headline(failed, outcome)
+    how = ended_in_words(first)
+    if failed.missing:
+        how = _missed_in_words(failed, outcome)
+    if len(failed.alike) == len(outcome.exits) > 1:
+        lines = [headline, f"exit status {first.status}, {after_start(first)}{attempt}"]
+    elif caused_by_others_only(first):
+        lines = [f"no rank failed by itself; {_who(failed)} lost a peer first{attempt}, {after_start(first)}: {how}"]
+    else:
+        lines = [headline] if headline else []
+        lines.append(f"{_who(failed)} failed first{attempt}, {after_start(first)}: {how}")
+    lines += _last_words(first)
+    lines += facts_in_words(first)
+    lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
+    lines += _judgement_in_words(failed)
+    return lines
+
+
+def _headline(failed: FirstFailure, outcome: RunResult) -> str:
+    """Return what happened and where, for the first line of a report; empty if it is not known."""
+    failure, rank = failed.end.failure, _who(failed)
+    if failed.end.ok:
+        return f"{rank}: exited with status 0 while other ranks still worked"
+    if failure is None or failure.kind is FailureKind.NEVER_REGISTERED or not failure.summary:
+        return ""
+    summary = safe(failure.summary.removeprefix("  what():").strip())
+    place = f" ({safe(failure.place)})" if failure.place else ""
+    if failure.kind is FailureKind.ABSENT:
+        return f"{named(failed.missing)}: did not come to where others waited: {summary}{place}"
+    if len(failed.alike) > 1:
+        name, _, text = summary.partition(":")
+        who = _all(len(failed.alike)) if len(failed.alike) == len(outcome.exits) else named(failed.alike)
+        return f"{who} raised {name} within {max(failed.within, 0.1):.1f}s" + (f":{text}" if text else "") + place
+    told = failure.kind is not FailureKind.EXIT or failed.end.signal is None or _FATAL.match(failure.summary)
+    return f"{rank}: {summary}{place}" if told else ""
+
+
+_FATAL = re.compile(r"\s*what\(\):|terminate called|Fatal Python error")
+
+
+def _missed_in_words(failed: FirstFailure, outcome: RunResult) -> str:
+    """Return what ranks did that the others missed, as the end of a sentence."""
+    if failed.end.ok:
+        return "exit status 0, too early"
+    waited = [end.rank for end in outcome.exits if not end.ok and not end.by_muster and end.rank not in failed.missing]
+    return f"did not come, {named(waited)} waited in vain" if waited else "did not come"
+
+
+def _judgement_in_words(failed: FirstFailure) -> list[str]:
+    """Return what the failure is due to, as far as it is known."""
+    domain, retry = failed.judgement
+    helps = {True: "a retry may help", False: "a retry does not help"}.get(retry, "") if retry is not None else ""
+    if domain is Domain.UNKNOWN:
+        return [f"cause unknown; {helps}"] if helps else []
+    return [f"likely cause: {domain}" + (f"; {helps}" if helps else "")]
+
+
 def _last_words(end: RankExit) -> list[str]:
     return [f"    {safe(line)}" for line in end.failure.frames] if end.failure is not None else []
 
@@ -150,6 +262,8 @@ def _fate_in_words(fate: Fate, end: RankExit) -> str:
         Fate.TERMINATED: f"terminated by muster ({how})",
         Fate.TERMINATED_BY_LAUNCHER: f"terminated by the launcher ({how})",
         Fate.PEER_LOST: "failed afterwards (lost peer)",
+        Fate.TIMED_OUT: "failed afterwards (waited in vain)",
+        Fate.MISMATCH: "failed afterwards (different collectives)",
         Fate.FAILED: ended_in_words(end),
     }[fate]
 
