@@ -158,8 +158,8 @@ def after_start(end: RankExit) -> str:
     return f"{seconds(time_of_failure(end))} after the start"
 
 
-_MOST_LINES = 23
-"""Maximum number of lines of a report, without the line that names the log."""
+_MOST_LINES = 21
+"""Maximum number of lines of a report, without the lines that name the log and the page."""
 _MOST_ALIKE = 3
 """Maximum number of lines about similar things."""
 
