@@ -210,7 +210,10 @@ def test_a_frozen_node_ends_nothing(there: LabCluster) -> None:
     shown = there.muster("show", "last").stdout  # in seconds, whichever is silent
     assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]iB +[0-9]+%", shown, re.M), shown
     assert "unknown: no answer from n2" in shown
-    assert "warning: no answer from n2" in there.muster("stacks", "last").stderr
+    stacks = there.muster("stacks", "last")
+    assert "warning: no answer from n2" in stacks.stderr
+    assert "rank 1 on n2: no answer" in stacks.stdout
+    assert "warning: no answer from n2" in there.muster("why", "last").stderr
     time.sleep(max(0.0, frozen + 8 - time.monotonic()))  # longer than the lease, and than the probes of the kernel
     there.lab.clear()
     assert 0 == process.wait(timeout=60), there.said()

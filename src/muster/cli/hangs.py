@@ -13,9 +13,9 @@ from muster.client.client import Client, ask
 from muster.client.inspection import inspect
 from muster.client.reconcile import reconcile, require_known
 from muster.config.options import StacksOptions, WhyOptions
+from muster.core.hostlist import fold_hostlist
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
 from muster.core.json_records import NOT_UNDERSTOOD
-from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import RankExit, RunState
 from muster.core.root_cause import is_own_failure
@@ -207,5 +207,5 @@ def _exits(run: Run, attempt: int) -> tuple[RankExit, ...]:
 def _print_silent(run: Run, snapshot: Snapshot) -> None:
     names = dict(enumerate(run.hosts))
     if snapshot.silent:
-        hosts = ", ".join(safe(names.get(node, f"node {node}")) for node in snapshot.silent)
-        print(f"warning: no answer from {plural(len(snapshot.silent), 'host')}: {hosts}", file=sys.stderr)
+        hosts = fold_hostlist(names.get(node, f"node {node}") for node in snapshot.silent)
+        print(f"warning: no answer from {safe(hosts)}", file=sys.stderr)
