@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from muster.core.fold import by_value
 from muster.core.inspection import Inspection, ThreadState
 from muster.core.verdict import Activity, Frame, Situation
 from muster.diagnostics.stack_text import Origin, Thread, origin, threads_of
@@ -146,21 +147,40 @@ def _other_waiter(threads: Sequence[Thread]) -> Frame | None:
     return others[0] if len(others) == 1 else None
 
 
-_STATES: Mapping[str, str] = {"Z": "has exited", "X": "has exited", "T": "is stopped", "t": "is stopped"}
+_STATES: Mapping[str, str] = {
+    "Z": "has exited",
+    "X": "has exited",
+    "T": "is stopped",
+    "t": "is stopped",
+    "R": "is computing",
+}
 
 
 def _children(children: Sequence[ThreadState], waiting: Situation) -> list[str]:
     """Return what the processes do that the rank waits for."""
-    name = "DataLoader worker" if waiting.activity is Activity.LOADER else "process"
+    of_loader = waiting.activity is Activity.LOADER
+    if of_loader and not children:
+        return ["it has no DataLoader worker left"]
     found = []
-    for child in children[:4]:
-        how = _STATES.get(child.state) or ("is computing" if child.state == "R" else "")
-        if not how and child.call:
-            how = f"is blocked in {child.call}()" + (f" of {child.target}" if child.target else "")
-        command = f" ({child.name})" if child.name and name == "process" else ""
-        found.append(f"{name} {child.pid}{command} {how or 'is running'}")
-    if len(children) > 4:
-        found.append(f"{len(children) - 4} more")
-    if not children and waiting.activity is Activity.LOADER:
-        found.append("it has no DataLoader worker left")
-    return found
+    for how, pids in by_value(
+        (child.pid, _doing(child, "" if of_loader else child.name)) for child in children
+    ).items():
+        name = "DataLoader worker" if of_loader else "process"
+        numbers = ", ".join(map(str, pids[:_SHOWN])) + (f" and {len(pids) - _SHOWN} more" if len(pids) > _SHOWN else "")
+        several = "s" if of_loader else "es"
+        found.append(f"{name} {numbers} {how}" if len(pids) == 1 else f"{name}{several} {numbers}: each {how}")
+    return found[:_SHOWN]
+
+
+_SHOWN = 4
+"""Processes that are shown one by one."""
+
+
+def _doing(child: ThreadState, command: str) -> str:
+    """Return what a process does, after its name."""
+    how = _STATES.get(child.state, "is running")
+    if how == "is running" and child.call in _SLEEPS:
+        how = "is sleeping"
+    elif how == "is running" and child.call:
+        how = f"is blocked in {child.call}()" + (f" of {child.target}" if child.target else "")
+    return f"({command}) {how}" if command else how
