@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from muster.core.inspection import Snapshot
+from muster.core.inspection import Snapshot, SnapshotReason
 from muster.core.json_records import failure_from_json, snapshot_from_json
 from muster.core.results import RankExit
 from muster.core.verdict import Verdict, VerdictKind, verdict_as_json, verdict_from_json
@@ -134,6 +135,22 @@ def test_without_a_flight_recorder_no_other_rank_is_blamed(name: str) -> None:
     assert set(found.odd) <= set(with_recorder.odd), verdict_in_words(found)
 
 
+@pytest.mark.parametrize("name", [name for name in EXPECTED if EXPECTED[name].kind not in (K.PROGRESS, K.NO_WAIT)])
+def test_if_a_rank_does_not_answer_no_other_is_blamed(name: str) -> None:
+    """As on a busy machine: only the kernel tells something about it."""
+    snapshot, complete = recorded(name)
+    data = json.loads((FOLDER / f"{name}.json").read_text())
+    ends = [RankExit(end["rank"], 0, end["t"], end.get("code"), end.get("signal")) for end in data["ends"]]
+    for mute in (one.rank for one in snapshot.inspections):
+        answers = tuple(
+            one._replace(stacks="", recorder=False, collectives=(), groups=(), waits=()) if one.rank == mute else one
+            for one in snapshot.inspections
+        )
+        found = verdict(snapshot._replace(inspections=answers), ends, RANKS)
+        if complete.odd or found.odd != (mute,):
+            assert set(found.odd) <= set(complete.odd), (mute, verdict_in_words(found))
+
+
 def test_equal_stacks_are_shown_once() -> None:
     snapshot, found = recorded("two_locks")
     text = stacks_in_words(snapshot, found, {rank: f"n{rank // 2 + 1}" for rank in range(RANKS)})
@@ -161,3 +178,22 @@ def test_only_some_ranks() -> None:
     snapshot, found = recorded("left")
     text = stacks_in_words(snapshot, found, {}, ranks=(1,))
     assert ["rank 1 (waiting in TCPStore.wait):"] == [line for line in text.splitlines() if line.startswith("rank")]
+
+
+def test_no_mixture_of_recordings_is_too_much() -> None:
+    """Ranks of different programs side by side, some of them silent or gone: there is always an answer."""
+    chance = random.Random(19)
+    ranks = [one for name in EXPECTED for one in recorded(name)[0].inspections]
+    for _ in range(100):
+        size = chance.randint(1, 6)
+        chosen = [rank for rank in range(size) if chance.random() < 0.9]
+        inspections = tuple(chance.choice(ranks)._replace(rank=rank, node=rank % 2) for rank in chosen)
+        exits = tuple(RankExit(rank, 0, 1.0, chance.choice((0, 1))) for rank in range(size) if rank not in chosen[1:])
+        snapshot = Snapshot(20.0, SnapshotReason.FAILURE, 0, inspections, chance.choice(((), (1,))))
+        found = verdict(snapshot, exits[: chance.randint(0, 2)], size, chance.choice((None, 1795804544.0)))
+        assert list(range(size)) == sorted(rank for situation in found.situations for rank in situation.ranks)
+        assert not set(found.odd) & set(found.waiting)
+        assert "\n" not in verdict_in_words(found, {rank: f"n{rank % 2}" for rank in range(size)})
+        assert evidence_in_words(found)
+        assert stacks_in_words(snapshot, found, {})
+        assert verdict_from_json(verdict_as_json(found)) == found

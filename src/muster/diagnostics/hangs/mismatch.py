@@ -16,14 +16,14 @@ def mismatched(standings: Mapping[int, Standing], members: Callable[[Collective]
     """Return the verdict if ranks have called different collectives where some of them wait; None if they have not."""
     pending = {wait.collective for one in standings.values() for wait in one.waits if wait.collective.seq}
     for group, seq in sorted({(call.group, call.seq) for call in pending}):
-        calls = {}
-        for rank in members(Collective("", group, seq)):
+        calls, ranks = {}, members(Collective("", group, seq))
+        for rank in ranks:
             call = standings[rank].calls.get((group, seq))
             if call is not None:
                 calls[rank] = call
         sides = by_value((rank, _likeness(call)) for rank, call in calls.items())
         if len(sides) > 1:
-            return _verdict(standings, calls, list(sides.values()))
+            return _verdict(standings, calls, list(sides.values()), len(ranks))
     return None
 
 
@@ -32,9 +32,11 @@ def _likeness(call: Collective) -> tuple[object, ...]:
     return (call.op, call.sizes, call.dtypes) if call.op in _ALIKE_ON_ALL_RANKS else (call.op,)
 
 
-def _verdict(standings: Mapping[int, Standing], calls: Mapping[int, Collective], sides: list[list[int]]) -> Verdict:
+def _verdict(
+    standings: Mapping[int, Standing], calls: Mapping[int, Collective], sides: list[list[int]], members: int
+) -> Verdict:
     most = max(sides, key=len)
-    if 2 * len(most) <= len(calls):
+    if 2 * len(most) <= members:  # what the others have called may not be known
         return Verdict(VerdictKind.MISMATCH, (), tuple(sorted(calls)))
     odd = tuple(rank for rank in sorted(calls) if rank not in most)
     kind = VerdictKind.MISMATCH
