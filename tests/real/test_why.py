@@ -32,6 +32,18 @@ dist.all_reduce(torch.ones(16))
 """
 
 
+TRAINS = """
+import os, time
+import torch, torch.distributed as dist
+
+dist.init_process_group("gloo")
+print("ready", flush=True)
+while True:
+    dist.all_reduce(torch.ones(8))
+    time.sleep(0.02)
+"""
+
+
 @pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
 def test_the_rank_that_has_not_come_is_named(muster: Any, script: Script, launcher: str) -> None:
     path = str(script(HANGS, "hangs.py"))
@@ -72,18 +84,8 @@ def _verdict(muster: Any, words: str) -> str:
     return first if words in first else ""
 
 
-def test_a_run_that_makes_progress_and_a_stopped_rank(muster: Any, script: Script, tmp_path: Path) -> None:
-    path = script("""
-        import os, time
-        import torch, torch.distributed as dist
-        dist.init_process_group("gloo")
-        print("ready", flush=True)
-        while not os.path.exists("go"):
-            dist.all_reduce(torch.ones(8))
-            time.sleep(0.02)
-        os._exit(0)
-    """)
-    with RunProcesses(muster, "run", "-g", "2", str(path)) as run:
+def test_a_run_that_makes_progress_and_a_stopped_rank(muster: Any, script: Script) -> None:
+    with RunProcesses(muster, "run", "-g", "2", str(script(TRAINS))) as run:
         run.wrote("ready", range(2))
         until(lambda: _verdict(muster, "the ranks make progress"), "they train", 30)
         os.kill(run.ranks()[1], signal.SIGSTOP)
