@@ -56,6 +56,7 @@ def test_the_rank_that_has_not_come_is_named(muster: Any, script: Script, launch
         told = json.loads(muster("why", "last", "--json").stdout)
         assert (run.id, True, sentence[:20]) == (told["run"], True, told["sentence"][:20])
         assert ("missing", [1], [0, 2]) == tuple(told["verdict"][key] for key in ("kind", "odd", "waiting"))
+        assert {"1": {"stdout": "ready"}} == told["last_output"]
         stacks = muster("stacks", "last").stdout
         assert ["ranks 0,2 (waiting in all_reduce #6 for", "rank 1 (blocked in read() of a pipe):"] == [
             line.partition(" for ")[0] + (" for" if " for " in line else "")
@@ -68,6 +69,7 @@ def test_the_rank_that_has_not_come_is_named(muster: Any, script: Script, launch
     late = muster("why", "last").stdout
     assert late.startswith("rank 1 has not entered all_reduce #6")
     assert "before the ranks were terminated" in late
+    assert "last line of rank 1 on stdout: ready" in late
     assert "the run ended: stopped after" in late
     after = muster("stacks", "last")
     assert (0, True) == (after.returncode, "in read_shard" in after.stdout)

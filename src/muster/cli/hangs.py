@@ -21,10 +21,10 @@ from muster.core.results import RankExit, RunState
 from muster.core.root_cause import is_own_failure
 from muster.core.verdict import Verdict, VerdictKind, verdict_as_json
 from muster.diagnostics.hangs import verdict
-from muster.errors import ControlError, InvalidRequest
+from muster.errors import ControlError, InvalidRequest, MusterError
 from muster.rundir.run import Run
 from muster.rundir.snapshots import last_snapshot
-from muster.ui.formatting import seconds
+from muster.ui.formatting import seconds, shortened
 from muster.ui.hang_text import evidence_in_words, verdict_in_words
 from muster.ui.stacks_text import stacks_in_words
 
@@ -60,11 +60,13 @@ def why(words: list[str], env: Mapping[str, str], began: float) -> int:
             "reason": str(look.snapshot.reason),
             "sentence": verdict_in_words(look.verdict, look.hosts),
             "verdict": verdict_as_json(look.verdict),
+            "last_output": {str(rank): lines for rank, lines in _last_output(run, look).items()},
         }
         print(json.dumps(told, indent=1))
         return 0
     outcome = None if look.live else run.outcome
-    failed = outcome is not None and outcome.root_cause is not None and is_own_failure(outcome.root_cause)
+    first = outcome.root_cause if outcome is not None and outcome.state is RunState.FAILED else None
+    failed = first is not None and is_own_failure(first)
     ended = end_in_words(run, outcome) if outcome is not None else ""
     print(ended if failed else verdict_in_words(look.verdict, look.hosts))
     if not look.live:
@@ -72,11 +74,35 @@ def why(words: list[str], env: Mapping[str, str], began: float) -> int:
     print()
     for line in evidence_in_words(look.verdict, look.hosts):
         print(line)
+    for rank, lines in _last_output(run, look).items():
+        for stream, line in lines.items():
+            print(f"  last line of rank {rank} on {stream}: {shortened(safe(line), _LONGEST)}")
     _print_silent(run, look.snapshot)
     if ended and not failed:
         print(f"\nthe run ended: {ended}")
     print(f"\nstacks: muster stacks {run.operand}")
     return 0
+
+
+_MOST_RANKS, _TAIL, _LONGEST = 3, 1 << 13, 160
+"""Ranks whose last output is shown, the bytes of it that are read, and the characters of a line that are shown."""
+
+
+def _last_output(run: Run, look: Look) -> dict[int, dict[str, str]]:
+    """Return the last line that each odd rank has written, by stream; of files that are here."""
+    found: dict[int, dict[str, str]] = {}
+    for rank in look.verdict.odd[:_MOST_RANKS]:
+        for stream, name in (("out", "stdout"), ("err", "stderr")):
+            try:
+                with run.open_log(look.snapshot.attempt, rank, stream) as file:
+                    file.seek(max(0, file.seek(0, 2) - _TAIL))
+                    lines = file.read().decode(errors="replace").splitlines()
+            except (OSError, MusterError):
+                continue
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            if last:
+                found.setdefault(rank, {})[name] = last
+    return found
 
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
