@@ -87,7 +87,20 @@ def notes_in_words(run: Run, outcome: RunResult, ended: bool = False) -> list[st
 
     report = run.path / REPORT
     told = report.exists() if ended else is_reported(outcome)
-    return [*_changes_in_words(run, outcome), *([f"report: {report}"] if told else [])]
+    slow = _slow_in_words(run)
+    return [*_changes_in_words(run, outcome), *slow, *([f"report: {report}"] if told else [])]
+
+
+def _slow_in_words(run: Run) -> list[str]:
+    """Return which ranks the others have waited for, if that is recorded."""
+    from muster.rundir.pace import read_pace
+    from muster.ui.pace_text import slow_in_words
+
+    try:
+        pace = read_pace(run)
+        return [slow_in_words(pace.slow[0], pace, run.hosts)] if pace is not None and pace.slow else []
+    except MusterError:
+        return []
 
 
 def _changes_in_words(run: Run, outcome: RunResult) -> list[str]:

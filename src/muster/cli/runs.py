@@ -150,6 +150,10 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     run = find_operand_run(store, rest, "show")
     with Client(run) as client:
         status = reconcile(run, client=client)
+        if options.slow:
+            from muster.cli.slow import show_slow
+
+            return show_slow(run, status.state, client, options.json)
         now = usage.of(run, client) if status.state is RunState.RUNNING else None
     outcome, events = run.outcome, run.events()
     if options.json:

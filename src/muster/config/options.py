@@ -401,6 +401,7 @@ class PsOptions(FindOptions):
 class ShowOptions(FindOptions):
     """Options of `muster show`."""
 
+    slow = flag(("--slow",), "show which ranks arrive late at the collectives, and why", group=OUTPUT)
     json = _AS_JSON
 
 

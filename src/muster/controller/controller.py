@@ -13,6 +13,7 @@ from signal import Signals
 from typing import Any
 
 from muster.controller.connections import AgentConnection
+from muster.controller.pace_watch import PaceWatch
 from muster.controller.snapshots import Snapshots
 from muster.core.controller_config import ControllerConfig
 from muster.core.events import (
@@ -51,6 +52,7 @@ from muster.core.json_records import (
 )
 from muster.core.layout import named
 from muster.core.model import Plan, TerminalSize, as_json
+from muster.core.pace import Pace
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.provenance import PROVENANCE, provenance_as_json, provenance_from_json
@@ -64,6 +66,7 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import Dispatcher, encode_frame, handlers
 from muster.protocol.messages import TO_CONTROLLER
 from muster.protocol.paths import resources_name
+from muster.rundir.pace import write_pace
 from muster.rundir.run import Run
 from muster.rundir.snapshots import write_snapshot
 from muster.rundir.writer import RunWriter
@@ -150,6 +153,7 @@ class Controller:
         """Why nodes cannot start their ranks, until that is reported."""
         self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
         self.snapshots = Snapshots(self)
+        self.pace = PaceWatch(self, run.id)
         self._described: set[int] = set()
         """Nodes of which it is recorded what runs there."""
         self._full: dict[int, set[tuple[int, str]]] = {}
@@ -188,6 +192,10 @@ class Controller:
         """Write a snapshot to the run directory."""
         self.scribe.do(partial(write_snapshot, self.run, snapshot))
 
+    def keep_pace(self, attempt: int, pace: Pace) -> None:
+        """Write the pace of an attempt to the run directory."""
+        self.scribe.do(partial(write_pace, self.run, attempt, pace))
+
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def run_once(self) -> None:
@@ -221,6 +229,7 @@ class Controller:
             if not self.begun:
                 self.begun = True
                 self.begin()
+            self.pace.begin()
             for link in self.links:
                 self.start(link, action)
         elif isinstance(action, SignalRanks) and self.plan.rank_command is not None:

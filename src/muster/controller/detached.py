@@ -163,6 +163,8 @@ class DetachedController(Controller):
         if data is not None:
             self.outcome = outcome_from_json(data)
         self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
+        if self.supervisor.phase is Phase.RUNNING:
+            self.pace.begin()
 
     def go(self, own: int, visitors: int, door: int) -> RunResult:
         """Run to the end and return the result.

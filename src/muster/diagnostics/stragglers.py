@@ -25,6 +25,9 @@ USUALLY = 0.6
 NOISE = 0.001
 """Seconds by which ranks may arrive later than others for no reason that matters."""
 
+MEASURED = 0.004
+"""Seconds by which the measured difference between the clocks of two hosts may be wrong."""
+
 NOTICEABLE = 0.05
 """Share of the time for which the others wait, from which on it matters."""
 
@@ -36,6 +39,11 @@ _FROM: Mapping[CauseKind, float] = {
     CauseKind.FAULTS: 20.0,
 }
 """Values from which on a pressure explains that a rank is slow; a throttled rank waits for a core, too."""
+
+
+def clocks_of(ahead: Sequence[float]) -> dict[int, Clock]:
+    """Return the clocks of the nodes, given by how many seconds each is ahead of that of node 0."""
+    return {node: Clock(seconds, MEASURED if node else 0.0) for node, seconds in enumerate(ahead)}
 
 
 def find_slow(
