@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, Command] = {
     "show": Command(
         "show details of a run",
         ("[RUN]",),
-        ("muster show", "muster show last --json", "muster show night-train", "muster show last --slow"),
+        ("muster show", "muster show night-train --json", "muster show last --slow"),
         "docs/guides/failures.md",
         "muster.cli.runs",
     ),
