@@ -20,6 +20,8 @@ from muster.runner.handle import RunHandle
 
 T = TypeVar("T")
 
+_ENDS_WITHIN = 90.0
+"""Seconds for a run to end after it was asked to, in addition to what the ranks may take."""
 _TICK = 0.5
 """Seconds between chances for Ctrl-C while this program waits for a run to end."""
 
@@ -174,17 +176,15 @@ class Run(Generic[T]):
 
     def kill(self) -> None:
         """Terminate the ranks as `muster kill` does, and wait until the run has ended. Does nothing if it has."""
-        if self.status() is RunState.PENDING:
-            cancel(self._run)
-            return
-        if self.done():
+        state, scheduled = self.status(), self._run.scheduled
+        if not state.lives:
             return
         if not self._handle.detached:
             self._handle.stop()
             self._handle.wait()
             return
-        scheduled = self._run.scheduled
-        if scheduled is not None and not scheduled.allocated and self._run.read(RECORD) is None:
+        in_queue = scheduled is not None and not scheduled.allocated and self._run.read(RECORD) is None
+        if state is RunState.PENDING or in_queue:
             cancel(self._run)  # there is no controller yet
         else:
             try:
@@ -194,7 +194,7 @@ class Run(Generic[T]):
                     return
                 raise
         with Client(self._run) as client:
-            wait_for(Follower(self._run, client))
+            wait_for(Follower(self._run, client), _ENDS_WITHIN)
 
     def end_with(self, error: BaseException) -> None:
         """End the run because this exception leaves the caller: after Ctrl-C as at a terminal, a second one hurries."""
