@@ -302,6 +302,31 @@ print(run.id)
 """
 
 
+def test_show_has_the_step_that_ranks_report(program: Program) -> None:
+    text = """
+import subprocess, sys, time
+import muster
+
+def train():
+    import os
+    muster.progress(3, 10) if os.environ["RANK"] == "0" else muster.progress(4)
+    print("reported", flush=True)
+    time.sleep(100)
+
+run = muster.submit(train, np=2, grace=1)
+seen = set()
+for line in run.logs(follow=True):
+    seen.add(line)
+    if len(seen) == 2:
+        break
+print(subprocess.run([sys.executable, "-m", "muster", "show", run.id], capture_output=True, text=True).stdout)
+run.kill()
+"""
+    lines = program(text).stdout.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("RANK "))
+    assert ["STEP", "3/10", "4"] == [line.split()[-1] for line in lines[head : head + 3]]
+
+
 @pytest.mark.parametrize("how", ["attached", "detach"])
 def test_a_running_run_is_looked_into_and_killed_from_elsewhere(program: Program, how: str) -> None:
     done = program(LOOKS, how)

@@ -621,10 +621,15 @@ class RankProcesses:
         )
 
     def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
-        """Measure the resource usage of this node's ranks for a moment, and report it."""
-        from muster.agent.usage import watch
+        """Measure the resource usage of this node's ranks for a moment, and report it with their progress."""
+        from muster.agent.usage import progress_in, watch
 
-        watch(self.pids, self.loop.call_later, tell)
+        def with_progress(ranks: dict[int, dict[str, Any]]) -> None:
+            for rank, use in ranks.items():
+                use.update(progress_in(rank_file(self.folder, rank, "progress")))
+            tell(ranks)
+
+        watch(self.pids, self.loop.call_later, with_progress)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

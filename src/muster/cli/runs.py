@@ -174,11 +174,16 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
     """Return a table of the ranks' resource usage, and which hosts do not answer."""
     rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "PEAK", "CPU", "CHILDREN")]
     names = dict(enumerate(hosts))
+    reports = any(rank.step is not None for rank in now.ranks)
+    if reports:
+        rows[0] = (*rows[0], "STEP")
     for rank in now.ranks:
         children = f"{rank.children}, {size_in_words(rank.children_memory)}" if rank.children else ""
         peak = size_in_words(rank.peak) if rank.peak else ""
         used = (size_in_words(rank.memory), peak, f"{rank.cpu:.0f}%", children)
-        rows.append((str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used))
+        step = "" if rank.step is None else f"{rank.step}" if rank.steps is None else f"{rank.step}/{rank.steps}"
+        own = (str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used)
+        rows.append((*own, step) if reports else own)
     lines = [table(rows)] if now.ranks else []
     lines += [f"unknown: no answer from {safe(host)}" for host in now.silent]
     lines += [f"unknown: {safe(now.why)}"] if now.why else []

@@ -31,6 +31,9 @@ class RankNow(NamedTuple):
     peak: int = 0
     """Highest memory of its own process so far, in bytes; 0 if the agent, perhaps an older one, does not tell."""
     pressure: Pressure = Pressure()
+    step: int | None = None
+    steps: int | None = None
+    """The step that it reported by `muster.progress`, and the number of steps; None without a report."""
 
 
 class Now(NamedTuple):
@@ -46,7 +49,12 @@ class Now(NamedTuple):
 _PRESSURE = dict.fromkeys(Pressure._fields, number)
 
 _USE = {"node": whole, "pid": whole, "memory": whole, "cpu": number, "children": whole, "children_memory": whole}
-_SINCE_LATER = {"peak": whole, "pressure": lambda data: Pressure(**checked(data, _PRESSURE))}
+_SINCE_LATER = {
+    "peak": whole,
+    "pressure": lambda data: Pressure(**checked(data, _PRESSURE)),
+    "step": whole,
+    "steps": whole,
+}
 """What agents of earlier versions do not report."""
 
 

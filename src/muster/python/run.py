@@ -194,7 +194,8 @@ class Run(Generic[T]):
                     return
                 raise
         with Client(self._run) as client:
-            wait_for(Follower(self._run, client), _ENDS_WITHIN)
+            grace = float(self._run.job.get("job", {}).get("grace") or 0)
+            wait_for(Follower(self._run, client), grace + _ENDS_WITHIN)
 
     def end_with(self, error: BaseException) -> None:
         """End the run because this exception leaves the caller: after Ctrl-C as at a terminal, a second one hurries."""
