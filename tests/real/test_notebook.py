@@ -59,11 +59,13 @@ def test_functions_of_cells_run_and_print_into_the_cell(notebook: Any, tmp_path:
             return Answer(int(os.environ["RANK"]))
     """)
     said = notebook("found = muster.run(train, np=2); print(found == [Answer(0), Answer(1)])")
-    assert ["[0] hello from 0", "[1] hello from 1", "True"] == sorted(said.splitlines())
+    assert ["True", "[0] hello from 0", "[1] hello from 1"] == sorted(said.splitlines())
     assert "[7]" == notebook("muster.run(lambda: 7)").strip()
     assert "[0, 1]" == notebook("await muster.submit(lambda: int(os.environ['RANK']), np=2)").strip()
-    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError") as failed:
         notebook("muster.run(lambda: 1 / 0, show_output=False)")
+    assert "RemoteError" in str(failed.value)
+    assert "1 / 0" in notebook("print(muster.attach('last').failures[0].traceback)"), "with the line of the cell"
 
     def interrupt() -> None:
         runs = tmp_path / "muster home" / "runs"

@@ -107,6 +107,7 @@ def _main() -> None:
     # the name for rank 0, so that the pattern of these names stays in one place
     target = os.path.join(_attempt(run_dir), header["result"].replace("00000", f"{rank:05d}"))
     sys.path[:0] = [entry for entry in header["path"] if entry not in sys.path]
+    _know_lines(header["lines"])
     pickles = _module("_muster_pickles", header["pickles"])
     error: Exception | None = None
     try:
@@ -131,6 +132,15 @@ def _main() -> None:
         error = raised
     if error is not None:
         _fail(pickles, target, error)
+
+
+def _know_lines(files: Mapping[str, list[str]]) -> None:
+    """Make tracebacks show lines of files that may not exist here, such as cells of a notebook."""
+    import linecache
+
+    for name, lines in files.items():
+        if lines:
+            linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
 
 
 def _refuse(result: object, rank: int) -> None:
@@ -160,7 +170,10 @@ def _fail(pickles: Any, target: str, error: Exception) -> None:
             pickles.write_words(target, says)
         except OSError:
             pass
-    sys.excepthook(type(error), error, trace)
+    if sys.excepthook is sys.__excepthook__:
+        sys.stderr.write(text)  # with lines of files that do not exist here, unlike Python's own hook
+    else:
+        sys.excepthook(type(error), error, trace)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(1)

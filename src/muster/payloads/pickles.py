@@ -22,8 +22,9 @@ import os
 import pickle
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 MAGIC, END = b"muster result 1\n", b"\nresult\n"
 
@@ -59,10 +60,36 @@ class Stored(NamedTuple):
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def _pickler(file: BinaryIO, buffers: list[Any], tensors: list[dict[str, Any]]) -> Any:
-    """Return a cloudpickle pickler that puts large buffers and plain tensors aside."""
+@functools.cache
+def pickler() -> Any:
+    """Return a class of cloudpickle picklers that keeps what cloudpickle loses, and notes source files in `sources`."""
     import cloudpickle
 
+    sources: set[str] = set()
+
+    def code(obj: types.CodeType) -> Any:
+        # since 3.1 cloudpickle replaces the name of the source file, without which tracebacks show no line
+        make, args, *more = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
+        sources.add(obj.co_filename)
+        return (make, tuple(obj.co_filename if item == "<dynamic-code>" else item for item in args), *more)
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: code}, cloudpickle.Pickler.dispatch_table)
+
+        def reducer_override(self, obj: Any) -> Any:
+            # by default unpickling calls __init__ with the message: an exception with other parameters breaks there
+            kind = type(obj)
+            usual = getattr(kind, "__reduce__", None) is BaseException.__reduce__
+            if isinstance(obj, BaseException) and usual and isinstance(kind.__init__, types.FunctionType):
+                return copyreg.__newobj__, (kind, *obj.args), vars(obj) or None  # type: ignore[attr-defined]
+            return super().reducer_override(obj)
+
+    Pickler.sources = sources
+    return Pickler
+
+
+def _pickler(file: BinaryIO, buffers: list[Any], tensors: list[dict[str, Any]]) -> Any:
+    """Return a pickler that puts large buffers and plain tensors aside."""
     known: dict[int, int] = {}
     storages: dict[int, int] = {}
     kept: list[Any] = []  # ids stay valid as long as their objects live
@@ -74,7 +101,7 @@ def _pickler(file: BinaryIO, buffers: list[Any], tensors: list[dict[str, Any]]) 
         buffers.append(raw)
         return False
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(pickler()):  # type: ignore[misc]
         def persistent_id(self, obj: Any) -> Any:
             torch: Any = sys.modules.get("torch")
             if torch is None or type(obj) not in (torch.Tensor, torch.nn.Parameter) or not _is_plain(obj, torch):
@@ -84,14 +111,6 @@ def _pickler(file: BinaryIO, buffers: list[Any], tensors: list[dict[str, Any]]) 
                 kept.append(obj)
                 tensors.append(_put_tensor(obj, torch, storages, buffers, kept))
             return known[id(obj)]
-
-        def reducer_override(self, obj: Any) -> Any:
-            # by default unpickling calls __init__ with the message: an exception with other parameters breaks there
-            kind = type(obj)
-            usual = getattr(kind, "__reduce__", None) is BaseException.__reduce__
-            if isinstance(obj, BaseException) and usual and isinstance(kind.__init__, types.FunctionType):
-                return copyreg.__newobj__, (kind, *obj.args), vars(obj) or None  # type: ignore[attr-defined]
-            return super().reducer_override(obj)
 
     return Pickler(file, protocol=5, buffer_callback=aside)
 

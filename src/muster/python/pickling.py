@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import linecache
 import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +20,9 @@ from muster.payloads import pickles
 from muster.protocol.paths import rank_file
 from muster.python.splitting import name_of
 
+_ALONE = threading.Lock()
+"""Held while a function is pickled: the pickler notes the source files of one function at a time."""
+
 
 def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     """Return the contents of the file. Raises `InvalidRequest` with the path to what cannot be pickled."""
@@ -26,24 +32,29 @@ def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
         raise InvalidRequest(
             f"functions require cloudpickle, which {sys.executable} does not have", "pip install cloudpickle"
         ) from None
+    file, kind = io.BytesIO(), pickles.pickler()
+    with _ALONE:
+        kind.sources.clear()
+        try:
+            kind(file, protocol=5).dump((function, tuple(args), dict(kwargs)))
+        except Exception as error:
+            raise InvalidRequest(
+                _why_not(function, args, kwargs, error), "create it in the function, or pass what it needs"
+            ) from None
+        names = sorted(kind.sources)
     header = json.dumps(
         {
             "result": rank_file("", 0, "result"),
             "python": list(sys.version_info[:2]),
             "torch": _torch(),
             "path": _own_path(),
+            "lines": {name: linecache.getlines(name) for name in names},
             "cloudpickle": cloudpickle.__version__,
             "sources": _sources("cloudpickle"),
             "pickles": Path(pickles.__file__).read_text(encoding="utf-8"),
         }
     ).encode()
-    try:
-        data: bytes = cloudpickle.dumps((function, tuple(args), dict(kwargs)), protocol=5)
-    except Exception as error:
-        raise InvalidRequest(
-            _why_not(function, args, kwargs, error), "create it in the function, or pass what it needs to be created"
-        ) from None
-    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, data))
+    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, file.getvalue()))
 
 
 def _why_not(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException) -> str:
