@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,6 @@ def notebook(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             client.execute_cell(cell, len(made.cells) - 1)
             return "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
 
-        run.client = client  # type: ignore[attr-defined]
         yield run
 
 
@@ -67,11 +67,13 @@ def test_functions_of_cells_run_and_print_into_the_cell(notebook: Any, tmp_path:
     assert "RemoteError" in str(failed.value)
     assert "1 / 0" in notebook("print(muster.attach('last').failures[0].traceback)"), "with the line of the cell"
 
+    kernel = int(notebook("os.getpid()"))
+
     def interrupt() -> None:
         runs = tmp_path / "muster home" / "runs"
         until(lambda: list(runs.glob("*-sleep/attempt_0/rank_00000.out")), "the ranks run")
         until(lambda: any("up" in path.read_text() for path in runs.glob("*-sleep/attempt_0/rank_00000.out")), "up")
-        notebook.client.km.interrupt_kernel()
+        os.kill(kernel, signal.SIGINT)  # as the button does
 
     thread = threading.Thread(target=interrupt)
     thread.start()
