@@ -11,9 +11,11 @@ from muster.core.layout import layout
 from muster.core.model import Host, Job, Plan, Program, as_json
 from muster.core.provenance import ChangedFile, GitState, Provenance, provenance_as_json
 from muster.core.results import Failure, FailureKind, LostNode, RankExit, RunResult, RunState, StopKind, StopReason
+from muster.diagnostics.hangs import verdict
 from muster.report.data import (
     Attempt,
     LogEnd,
+    Look,
     NodeStart,
     RankSpan,
     RankText,
@@ -140,12 +142,12 @@ def _exception() -> ReportData:
 
 def _resources(until: float) -> tuple[Series, ...]:
     steps = [(number, until * number / 40) for number in range(41)]
-    cpu = [tuple((at, 180.0 + 15 * node + 40 * (number % 3)) for number, at in steps) for node in (0, 1)]
+    cpu = [tuple((at, 40.0 + 5 * node + 12 * (number % 3)) for number, at in steps) for node in (0, 1)]
     memory = [tuple((at, (1 << 30) + at * (60 + 9 * rank) * (1 << 20)) for _, at in steps) for rank in range(4)]
     return (
-        *(Series(Resource.CPU, node, None, points) for node, points in enumerate(cpu)),
-        *(Series(Resource.MEMORY, rank // 2, rank, points) for rank, points in enumerate(memory)),
-        Series(Resource.GPU, 0, None, tuple((at, 50.0 + 30 * (number % 2)) for number, at in steps)),
+        *(Series(Resource.NODE_CPU, node, points=points) for node, points in enumerate(cpu)),
+        *(Series(Resource.MEMORY, rank // 2, rank, points=points) for rank, points in enumerate(memory)),
+        Series(Resource.GPU, 0, gpu=1, points=tuple((at, 50.0 + 30 * (number % 2)) for number, at in steps)),
     )
 
 
@@ -176,11 +178,8 @@ def _hang() -> ReportData:
     assert found.outcome is not None
     stopped = StopReason(StopKind.TIMEOUT, seconds=90.0)
     snapshot = Snapshot(90.1, SnapshotReason.STOP, 0, tuple(inspection(rank, rank == 3) for rank in range(4)))
-    verdict = (
-        "rank 3 on n2 has not entered all_reduce #1240 (train.py:88); ranks 0-2 have waited there for 64s",
-        "Rank 3 is in load at train.py:41, blocked in read() of a pipe.",
-    )
-    return found._replace(outcome=found.outcome._replace(stopped=stopped), snapshots=(snapshot,), verdict=verdict)
+    look = Look(snapshot, verdict(snapshot, world_size=4))
+    return found._replace(outcome=found.outcome._replace(stopped=stopped), looks=(look, look))
 
 
 def _signal() -> ReportData:
@@ -251,6 +250,7 @@ def many_ranks(count: int) -> ReportData:
     hosts = tuple(f"node{number:03d}" for number in range(count // 8))
     steps = found.startup[0].steps
     late = tuple(inspection(rank, rank == 517)._replace(node=rank // 8) for rank in range(count))
+    moment = Snapshot(60.1, SnapshotReason.FAILURE, 0, late)
     others = tuple(rank for rank in range(count) if rank != 517)
     more_nodes = [NODE._replace(node=node, packages={}) for node in range(1, len(hosts))]
     memory = [((0.0, 1e9), (60.0, 1e9 + rank * 1e6)) for rank in range(count)]
@@ -259,9 +259,9 @@ def many_ranks(count: int) -> ReportData:
         ranks=count,
         startup=tuple(NodeStart(node, steps) for node in range(len(hosts))),
         tracebacks=(RankText((517,), TRACEBACK), RankText(others, LOST)),
-        snapshots=(Snapshot(60.1, SnapshotReason.FAILURE, 0, late),),
+        looks=(Look(moment, verdict(moment, world_size=count)),),
         provenance=(NODE, *more_nodes),
-        resources=tuple(Series(Resource.MEMORY, rank // 8, rank, points) for rank, points in enumerate(memory)),
+        resources=tuple(Series(Resource.MEMORY, rank // 8, rank, points=points) for rank, points in enumerate(memory)),
     )
 
 

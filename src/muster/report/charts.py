@@ -68,10 +68,12 @@ def _total(start: NodeStart) -> float:
 # ---- resources ------------------------------------------------------------------------------------------------------
 
 _TITLES = {
-    Resource.CPU: "CPU, percent of a core",
-    Resource.MEMORY: "memory",
-    Resource.GPU: "GPU, percent",
-    Resource.GPU_MEMORY: "GPU memory",
+    Resource.CPU: "CPU of ranks, percent of a core",
+    Resource.NODE_CPU: "CPU of hosts, percent of all cores",
+    Resource.MEMORY: "memory of ranks",
+    Resource.NODE_MEMORY: "memory of hosts",
+    Resource.GPU: "GPUs, percent of the time",
+    Resource.GPU_MEMORY: "memory of GPUs",
 }
 
 
@@ -118,8 +120,12 @@ def _peak(series: Series) -> float:
 def _name(series: Series, hosts: Sequence[str]) -> str:
     if series.rank is not None:
         return f"rank {series.rank}"
-    return hosts[series.node] if series.node < len(hosts) else f"node {series.node}"
+    host = hosts[series.node] if series.node < len(hosts) else f"node {series.node}"
+    return f"GPU {series.gpu} of {host}" if series.gpu is not None else host
 
 
 def _value(resource: Resource, value: float) -> str:
-    return size_in_words(int(value)) if resource in (Resource.MEMORY, Resource.GPU_MEMORY) else f"{value:.0f}%"
+    return size_in_words(int(value)) if resource in _SIZES else f"{value:.0f}%"
+
+
+_SIZES = (Resource.MEMORY, Resource.NODE_MEMORY, Resource.GPU_MEMORY)

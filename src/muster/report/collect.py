@@ -10,16 +10,26 @@ from muster import __version__
 from muster.core.comparison import RunFacts, options_in_words, since
 from muster.core.env_forwarding import secrets_of, without_secrets
 from muster.core.fold import by_value
+from muster.core.inspection import Snapshot
 from muster.core.model import Job, Plan
 from muster.core.results import RankExit, RunResult, RunState
+from muster.core.verdict import Verdict
+from muster.diagnostics.hangs import verdict
 from muster.errors import MusterError
 from muster.report import logs
-from muster.report.data import NodeStart, RankText, ReportData
+from muster.report.data import Attempt, Look, NodeStart, RankText, ReportData
 from muster.report.history import attempts_of
+from muster.report.measured import series_of
 from muster.rundir.comparing import facts_for_comparison, last_success
-from muster.rundir.run import Run
+from muster.rundir.run import Run, Unreadable
+from muster.rundir.snapshots import snapshots
 from muster.ui.formatting import shell_word
 from muster.ui.summary import steps_of
+
+_SNAPSHOTS = 3
+"""Maximum number of snapshots on the page."""
+_AT_ONCE = 0.5
+"""Seconds by which the report of an exit may be later than a snapshot without that rank."""
 
 
 def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[Mapping[str, Any]] = ()) -> ReportData:
@@ -54,6 +64,8 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         attempts=attempts,
         startup=_startup(told, plan),
         tracebacks=_tracebacks(outcome, secrets),
+        looks=_looks(run, attempts, began),
+        resources=series_of(run, attempts[-1].number) if attempts else (),
         logs=logs.ends_of_logs(run, attempts[-1] if attempts else None, outcome, secrets),
         before=before,
         changes=since(before, facts) if before is not None else (),
@@ -102,6 +114,26 @@ def _startup(events: Sequence[Mapping[str, Any]], plan: Plan | None) -> tuple[No
             of_node[node].append(event)
     found = (NodeStart(node, tuple(steps_of(several))) for node, several in of_node.items())
     return tuple(start for start in found if start.steps)
+
+
+def _looks(run: Run, attempts: Sequence[Attempt], began: float) -> tuple[Look, ...]:
+    """Return what the ranks did at the last moments of the last attempt that has snapshots, the last one first."""
+    for attempt in reversed(attempts):
+        try:
+            found = snapshots(run, attempt.number)[-_SNAPSHOTS:]
+        except Unreadable:
+            continue
+        if found:
+            return tuple(Look(each, _judged(each, attempt, began)) for each in reversed(found))
+    return ()
+
+
+def _judged(snapshot: Snapshot, attempt: Attempt, began: float) -> Verdict:
+    """Return why the ranks stood still at that moment."""
+    there = {found.rank for found in snapshot.inspections}
+    ends = [span.end for span in attempt.ranks if span.end is not None and span.rank not in there]
+    before = [end for end in ends if end.when <= snapshot.when + _AT_ONCE]
+    return verdict(snapshot, before, len(attempt.ranks), began)
 
 
 def _tracebacks(outcome: RunResult | None, secrets: Iterable[str]) -> tuple[RankText, ...]:

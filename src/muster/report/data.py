@@ -8,6 +8,7 @@ from muster.core.comparison import Difference, RunFacts
 from muster.core.inspection import Snapshot
 from muster.core.provenance import Provenance
 from muster.core.results import RankExit, RunResult, TextEnum
+from muster.core.verdict import Verdict
 from muster.ui.summary import Step
 
 
@@ -67,9 +68,13 @@ class Resource(TextEnum):
     """What is measured over time."""
 
     CPU = "cpu"
-    """In percent of a core."""
+    """Of a rank with its descendants, in percent of a core."""
+    NODE_CPU = "node cpu"
+    """Of a machine, in percent of all its cores."""
     MEMORY = "memory"
-    """In bytes."""
+    """Resident memory of a rank with its descendants, in bytes."""
+    NODE_MEMORY = "node memory"
+    """Of a machine without caches, in bytes."""
     GPU = "gpu"
     """In percent."""
     GPU_MEMORY = "gpu memory"
@@ -77,14 +82,21 @@ class Resource(TextEnum):
 
 
 class Series(NamedTuple):
-    """A measured value over time: of a rank, or of all ranks of a node."""
+    """A measured value over time: of a rank, a GPU, or a whole node."""
 
     resource: Resource
     node: int
-    rank: int | None
-    """None for the whole node."""
-    points: tuple[tuple[float, float], ...]
+    rank: int | None = None
+    gpu: int | None = None
+    points: tuple[tuple[float, float], ...] = ()
     """(seconds since the start of the run, value)."""
+
+
+class Look(NamedTuple):
+    """What the ranks did at one moment, and what follows from it."""
+
+    snapshot: Snapshot
+    verdict: Verdict
 
 
 class ReportData(NamedTuple):
@@ -115,10 +127,8 @@ class ReportData(NamedTuple):
     startup: tuple[NodeStart, ...] = ()
     tracebacks: tuple[RankText, ...] = ()
     """What failed ranks wrote about their failures, the first failure first."""
-    snapshots: tuple[Snapshot, ...] = ()
+    looks: tuple[Look, ...] = ()
     """What the ranks did at some moments, the last one first."""
-    verdict: tuple[str, ...] = ()
-    """Why the ranks stood still, in words; empty if that was not asked."""
     logs: tuple[LogEnd, ...] = ()
     """The last lines of the ranks that matter."""
     resources: tuple[Series, ...] = ()

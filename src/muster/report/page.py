@@ -12,7 +12,7 @@ from muster.core.provenance import Provenance
 from muster.core.results import RunState
 from muster.report.charts import resources, startup
 from muster.report.data import LogEnd, RankText, ReportData
-from muster.report.snapshots import snapshots
+from muster.report.looks import looks, why_in_words
 from muster.report.style import STYLE
 from muster.report.timeline import timeline
 from muster.ui.diff_text import label_of_success, value_in_words
@@ -34,7 +34,7 @@ def report_page(data: ReportData) -> str:
         _verdict(data),
         _section("timeline", "Timeline", timeline(data)),
         _section("tracebacks", "What the failed ranks wrote", _texts(data.tracebacks)),
-        _section("snapshots", "What the ranks did", snapshots(data)),
+        _section("snapshots", "What the ranks did", looks(data)),
         _section("logs", "Last lines of output", _logs(data)),
         _section("changes", "Since the last successful run of this script", _changes(data)),
         _section("startup", "Start-up", startup(data)),
@@ -81,7 +81,8 @@ def _verdict(data: ReportData) -> str:
     else:
         lines = outcome_in_words(data.outcome, data.operand, data.ranks, data.hosts).split("\n")
     headline, rest = lines[0], lines[1:]
-    why = "".join(f"<p>{shown(line)}</p>" for line in data.verdict)
+    words = why_in_words(data)
+    why = f"<p>{shown(words)}</p>" if words else ""
     body = "".join(map(_line_of_result, rest))
     text = f'<div class="text">{body}</div>' if body else ""
     return (

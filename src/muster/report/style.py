@@ -41,5 +41,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem
 svg.curve { height: 7rem; overflow: hidden } svg.curve polyline { fill: none; stroke-width: 1.5;
   vector-effect: non-scaling-stroke; stroke-linejoin: round }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem }
+@media (max-width: 40rem) { .rows { column-gap: .5rem } .rows .name { max-width: 7rem }
+  dl { grid-template-columns: minmax(0, max-content) minmax(0, 1fr) } dt { max-width: 7rem; overflow-wrap: anywhere } }
 @media print { details > pre { max-height: none } body { max-width: none } }
 """
