@@ -167,3 +167,9 @@ def test_it_is_written_for_failures_only(run: Run) -> None:
         assert other is not None
         write_report(run, other, {})
         assert not (run.path / REPORT).exists()
+
+
+def test_a_lost_host_and_a_traceback_that_the_result_has() -> None:
+    assert "exit not observed" in words(report_page(KINDS["lost host"]))
+    page = report_page(KINDS["restart"])
+    assert "<details><summary>rank 3: " in page, "it stands in the result, so it is folded"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from muster.core.comparison import Difference
 from muster.core.hostlist import fold_hostlist
 from muster.core.layout import fold, named
 from muster.core.plurals import plural
+from muster.core.printable import lines as visible
 from muster.core.provenance import Provenance
 from muster.core.results import RunState
 from muster.report.charts import resources, startup
-from muster.report.data import LogEnd, RankText, ReportData
+from muster.report.data import LogEnd, ReportData
 from muster.report.looks import looks, why_in_words
 from muster.report.style import STYLE
 from muster.report.timeline import timeline
@@ -33,7 +35,7 @@ def report_page(data: ReportData) -> str:
         _head(data),
         _verdict(data),
         _section("timeline", "Timeline", timeline(data)),
-        _section("tracebacks", "What the failed ranks wrote", _texts(data.tracebacks)),
+        _section("tracebacks", "What the failed ranks wrote", _texts(data)),
         _section("snapshots", "What the ranks did", looks(data)),
         _section("logs", "Last lines of output", _logs(data)),
         _section("changes", "Since the last successful run of this script", _changes(data)),
@@ -76,11 +78,7 @@ def _head(data: ReportData) -> str:
 def _verdict(data: ReportData) -> str:
     """Return the result, with its first line as the headline."""
     kind = _kind(data)
-    if data.outcome is None:
-        lines = [data.state]
-    else:
-        lines = outcome_in_words(data.outcome, data.operand, data.ranks, data.hosts).split("\n")
-    headline, rest = lines[0], lines[1:]
+    headline, *rest = _result(data).split("\n")
     words = why_in_words(data)
     why = f"<p>{shown(words)}</p>" if words else ""
     body = "".join(map(_line_of_result, rest))
@@ -89,6 +87,13 @@ def _verdict(data: ReportData) -> str:
         f'<section id="verdict" class="verdict is-{kind}"><p class="all {kind}">{shown(headline)}</p>'
         f"{f'<div class=why>{why}</div>' if why else ''}{text}</section>"
     )
+
+
+def _result(data: ReportData) -> str:
+    """Return the result in words, or the state of a run without one."""
+    if data.outcome is None:
+        return data.state
+    return outcome_in_words(data.outcome, data.operand, data.ranks, data.hosts)
 
 
 def _kind(data: ReportData) -> str:
@@ -114,13 +119,16 @@ def _line_of_result(line: str) -> str:
 # ---- texts of ranks -------------------------------------------------------------------------------------------------
 
 
-def _texts(found: Sequence[RankText]) -> str:
-    """Return the tracebacks, each with the ranks that have it."""
-    parts = [
-        f"<details{' open' if number < _OPEN_TEXTS else ''}><summary>{shown(ranks_in_words(each.ranks))}"
-        f"{_last_line(each.text)}</summary><pre>{shown(each.text)}</pre></details>"
-        for number, each in enumerate(found[:_MOST_TEXTS])
-    ]
+def _texts(data: ReportData) -> str:
+    """Return the tracebacks, each with the ranks that have it; folded where the result has all of it."""
+    found = data.tracebacks
+    known = _result(data)
+    parts = []
+    for number, each in enumerate(found[:_MOST_TEXTS]):
+        lines = [line.strip() for line in each.text.split("\n") if line.strip()]
+        opened = " open" if number < _OPEN_TEXTS and not all(visible(line) in known for line in lines) else ""
+        head = f"{shown(ranks_in_words(each.ranks))}{_last_line(each.text)}"
+        parts.append(f"<details{opened}><summary>{head}</summary><pre>{shown(each.text)}</pre></details>")
     hidden = [rank for each in found[_MOST_TEXTS:] for rank in each.ranks]
     if hidden:
         other = plural(len(found) - _MOST_TEXTS, "other text")
@@ -201,7 +209,12 @@ def _node_row(node: Provenance) -> tuple[str, ...]:
     gpus = ", ".join(f"{node.gpus.count(kind)} × {kind}" for kind in kinds)
     torch = f"{node.torch} (CUDA {node.cuda})" if node.cuda else node.torch
     memory = size_in_words(node.memory) if node.memory else ""
-    return f"{node.cores} ({node.cpu})", memory, gpus, node.driver, node.kernel, node.python, torch
+    return f"{node.cores} ({_model(node.cpu)})", memory, gpus, node.driver, node.kernel, node.python, torch
+
+
+def _model(cpu: str) -> str:
+    """Return the model of a processor without words that tell nothing."""
+    return " ".join(re.sub(r"\((?:R|TM)\)|\d+-Core|\b(?:Processor|CPU)\b|@.*", "", cpu).split())
 
 
 def _software(node: Provenance) -> str:

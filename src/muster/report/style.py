@@ -33,7 +33,8 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem
   vertical-align: -1px }
 .c-start { background: var(--s0) } .c-run { background: var(--s1) } .c-good { background: var(--good) }
 .c-bad { background: var(--bad) } .c-warn { background: var(--warn) } .c-end { background: var(--s0) }
-.c-lost { background: var(--s3) }
+.c-unseen { background: repeating-linear-gradient(45deg, var(--bad) 0 2px, transparent 2px 4px) }
+.track i.c-unseen { width: 10px; margin-left: -10px } .c-lost { background: var(--s3) }
 .k0 { background: var(--s0) } .k1 { background: var(--s1) } .k2 { background: var(--s2) } .k3 { background: var(--s3) }
 .k4 { background: var(--s4) } .k5 { background: var(--good) } .k6 { background: var(--warn) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem }

@@ -30,6 +30,7 @@ _FAILED = _Kind("c-warn", "failed afterwards")
 _LOST_PEER = _Kind("c-lost", "lost a peer")
 _ENDED = _Kind("c-end", "terminated")
 _RUNS = _Kind("c-run", "running")
+_UNSEEN = _Kind("c-unseen", "exit not observed")
 
 
 class _Bar(NamedTuple):
@@ -86,7 +87,7 @@ def _legend(rows: Iterable[_Row]) -> str:
     """Return the meaning of the colors that occur."""
     kinds = {bar.kind for row in rows for bar in row.bars}
     entries = [_Kind("c-start", "until its first output"), _Kind("c-run", "after that")]
-    entries += [kind for kind in (_FIRST, _FAILED, _LOST_PEER, _ENDED, _SUCCEEDED) if kind in kinds]
+    entries += [kind for kind in (_FIRST, _FAILED, _LOST_PEER, _ENDED, _SUCCEEDED, _UNSEEN) if kind in kinds]
     return (
         '<div class="legend">'
         + "".join(f'<span><b class="{kind.style}"></b>{kind.label}</span>' for kind in entries)
@@ -114,6 +115,7 @@ def _rows(data: ReportData) -> list[_Row]:
     """Return the rows: one for each rank, or for ranks that fared alike if there are many."""
     if not data.attempts:
         return []
+    over = data.outcome is not None
     by_rank: dict[int, list[tuple[Attempt, RankSpan]]] = {}
     for attempt in data.attempts:
         for span in attempt.ranks:
@@ -122,13 +124,13 @@ def _rows(data: ReportData) -> list[_Row]:
     groups: dict[tuple[object, ...], list[int]] = {}
     fold_all = len(by_rank) > _MOST_ROWS
     for rank, lives in sorted(by_rank.items()):
-        kinds = tuple(_kind(attempt, span) for attempt, span in lives)
+        kinds = tuple(_kind(attempt, span, over) for attempt, span in lives)
         node = lives[-1][1].node
         groups.setdefault((node, *kinds) if fold_all else (rank,), []).append(rank)
     if len(groups) > _MOST_ROWS:  # many nodes
         groups = {}
         for rank, lives in sorted(by_rank.items()):
-            groups.setdefault(tuple(_kind(attempt, span) for attempt, span in lives), []).append(rank)
+            groups.setdefault(tuple(_kind(attempt, span, over) for attempt, span in lives), []).append(rank)
     return [_row(data, ranks, [by_rank[rank] for rank in ranks]) for ranks in list(groups.values())[:_MOST_ROWS]]
 
 
@@ -153,24 +155,26 @@ def _row(data: ReportData, ranks: Sequence[int], lives: Sequence[Sequence[tuple[
                 min(starts, default=attempt.began),
                 min(outputs, default=None),
                 end,
-                _kind(attempt, spans[0]),
-                _title(attempt, spans[0], len(data.attempts)),
+                _kind(attempt, spans[0], data.outcome is not None),
+                _title(attempt, spans[0], data),
             )
         )
     return _Row(name, tuple(bars))
 
 
-def _title(attempt: Attempt, span: RankSpan, attempts: int) -> str:
-    of = f"attempt {attempt.number}, " if attempts > 1 else ""
+def _title(attempt: Attempt, span: RankSpan, data: ReportData) -> str:
+    """Return what a bar tells when it is pointed at."""
+    of = f"attempt {attempt.number}, " if len(data.attempts) > 1 else ""
+    kind = _kind(attempt, span, data.outcome is not None)
     if span.end is None:
-        return f"{of}running"
-    return f"{of}{_kind(attempt, span).label} after {seconds(span.end.when)}: {ended_in_words(span.end)}"
+        return f"{of}{kind.label}"
+    return f"{of}{kind.label} after {seconds(span.end.when)}: {ended_in_words(span.end)}"
 
 
-def _kind(attempt: Attempt, span: RankSpan) -> _Kind:
+def _kind(attempt: Attempt, span: RankSpan, over: bool) -> _Kind:
     end = span.end
     if end is None:
-        return _RUNS
+        return _UNSEEN if over else _RUNS
     if end.ok:
         return _SUCCEEDED
     if attempt.root_cause is not None and attempt.root_cause.rank == span.rank:
