@@ -167,7 +167,10 @@ def inspection(rank: int, late: bool) -> Inspection:
     if not late:
         place = ("/venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", 2810, "all_reduce")
     seq = 1239 if late else 1240
-    records = tuple(CollectiveRecord("0", number, "all_reduce", ((1024,),), ("Float",)) for number in (1239, seq))
+    records = tuple(
+        CollectiveRecord("0", number, "all_reduce", ((1024,),), ("Float",), done=number < 1240)
+        for number in range(1239, seq + 1)
+    )
     group = GroupState("0", "default_pg", seq, 1239, (0, 1, 2, 3))
     return Inspection(rank, rank // 2, 100 + rank, STACK.format(*place), True, records, (group,))
 
