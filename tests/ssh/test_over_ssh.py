@@ -208,7 +208,7 @@ def test_a_frozen_node_ends_nothing(there: LabCluster) -> None:
     there.lab.fault("freeze", "n2")
     frozen = time.monotonic()
     shown = there.muster("show", "last").stdout  # in seconds, whichever is silent
-    assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]iB +[0-9]+%", shown, re.M), shown
+    assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]iB +[0-9.]+ [MG]iB +[0-9]+%", shown, re.M), shown
     assert "unknown: no answer from n2" in shown
     stacks = there.muster("stacks", "last")
     assert "warning: no answer from n2" in stacks.stderr
