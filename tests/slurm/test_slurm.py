@@ -19,6 +19,7 @@ from lab_cluster import EXAMPLE, TICK, LabCluster
 from waiting import until
 
 import muster
+from muster.core.layout import unfold
 
 
 def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster) -> None:
@@ -194,7 +195,13 @@ def test_from_the_login_node(there: LabCluster) -> None:
     assert "before it started: it was cancelled (CANCELLED)" in there.muster("show", "second").stdout
     first = next(path for path in (there.home / "runs").iterdir() if '"first"' in (path / "job.json").read_text())
     until(lambda: list(first.glob("attempt_0/*.out")), "the first one runs")
-    until(lambda: 3 == there.muster("stacks", "first").stdout.count("script.py"), "each rank says where it is")
+
+    def tell_stacks() -> bool:
+        text = there.muster("stacks", "first").stdout
+        heads = re.findall(r"^ranks? ([0-9,-]+)\b.*:$", text, re.M)
+        return "script.py" in text and [0, 1, 2] == sorted(rank for head in heads for rank in unfold(head))
+
+    until(tell_stacks, "each rank says where it is")
     now = json.loads(there.muster("show", "first", "--json").stdout)["now"]
     assert [(0, 0), (1, 1), (2, 2)] == [(rank["rank"], rank["node"]) for rank in now["ranks"]], now
     process = there.start("attach", "first")
