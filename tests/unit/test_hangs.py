@@ -366,6 +366,44 @@ def test_an_import() -> None:
     assert "blocked in recvfrom() of a socket 10.1.1.1:443" in words
 
 
+def joining(number: int, inner: tuple[str, int, str], target: str = "", **env: str) -> Inspection:
+    frames = (inner, (C10D, 1899, "init_process_group"), ("/home/ann/train.py", 37, "main"))
+    main = ThreadState(1, state="S", call="poll" if target else "clock_nanosleep", target=target)
+    return bare(number, frames, main)._replace(env=tuple(sorted(env.items())))
+
+
+CONNECTS = (f"{LIBRARY}/torch/distributed/rendezvous.py", 190, "_create_c10d_store")
+MISSES_KEYS = (C10D, 2169, "_new_process_group_helper")
+
+
+def test_a_rank_with_another_address_of_the_store() -> None:
+    others = [
+        joining(number, MISSES_KEYS, "socket 10.0.0.1:29500", MASTER_ADDR="10.0.0.1", MASTER_PORT="29500")
+        for number in range(3)
+    ]
+    odd = joining(3, CONNECTS, MASTER_ADDR="10.255.255.1", MASTER_PORT="29500")
+    found = judged(*others, odd)
+    assert (found.kind, found.odd, found.waiting) == (VerdictKind.NOT_CONNECTED, (3,), (0, 1, 2))
+    assert verdict_in_words(found) == (
+        "rank 3 cannot complete init_process_group (train.py:37): connecting to the store at 10.255.255.1:29500 "
+        "(MASTER_ADDR, MASTER_PORT); ranks 0-2 have got further. "
+        "Its MASTER_ADDR is 10.255.255.1; that of the others is 10.0.0.1."
+    )
+
+
+def test_no_rank_reaches_the_store() -> None:
+    found = judged(*(joining(number, CONNECTS, MASTER_ADDR="n9", MASTER_PORT="1") for number in range(3)))
+    assert (found.kind, found.odd) == (VerdictKind.NOT_CONNECTED, ())
+    assert "connecting to the store at n9:1 (MASTER_ADDR, MASTER_PORT)" in verdict_in_words(found)
+
+
+def test_a_rank_with_another_number_of_ranks() -> None:
+    ranks = [joining(number, MISSES_KEYS, "socket n1:1", WORLD_SIZE="8" if number == 1 else "4") for number in range(4)]
+    found = judged(*ranks)
+    assert (found.kind, found.odd) == (VerdictKind.NOT_CONNECTED, (1,))
+    assert "Its WORLD_SIZE is 8; that of the others is 4." in verdict_in_words(found)
+
+
 def test_as_json_and_back() -> None:
     found = judged(*(waiting(number) for number in range(3)), rank(3, None, AT_LOADER))
     assert verdict_from_json(verdict_as_json(found)) == found

@@ -81,7 +81,7 @@ def _differences(inspections: Mapping[int, Inspection], odd: tuple[int, ...]) ->
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
         here = {dict(one.env).get(name) for rank, one in inspections.items() if rank in odd and one.env}
         there = {dict(one.env).get(name) for rank, one in inspections.items() if rank not in odd and one.env}
-        if len(here) == len(there) == 1 and here != there:
+        if len(here) == len(there) == 1 and here != there and None not in here | there:
             found.append(f"Its {name} is {here.pop()}; that of the others is {there.pop()}.")
     return tuple(found)
 
