@@ -93,8 +93,8 @@ def origin(file: str) -> Origin:
         return Origin.TORCH
     if _STANDARD.search(file):
         return Origin.STANDARD
-    if file.startswith("<") and file not in ("<string>", "<stdin>") and not file.startswith("<ipython"):
-        return Origin.LIBRARY  # generated code
+    if file.startswith("<") and file != "<stdin>" and not file.startswith("<ipython"):
+        return Origin.LIBRARY  # generated code, or `python -c`
     return Origin.USER
 
 
