@@ -555,6 +555,7 @@ WORDS = [
         [],
     ),
     (UNREACHED, "no connection", []),
+    ("RuntimeError: [enforce fail at gloo/transport/tcp/pair.cc:456] op.preamble.length <= op.nbytes", "mismatch", []),
 ]
 
 

@@ -24,6 +24,7 @@ from muster.core.events import (
     OpenStore,
     PreemptionWarned,
     RankExited,
+    RanksMissed,
     RanksStarted,
     Replace,
     SignalRanks,
@@ -117,7 +118,7 @@ def missed(when: float, *blames: int) -> Failure:
 
 def absent(when: float) -> Failure:
     """What is reported about a rank that others waited for."""
-    return Failure(FailureKind.ABSENT, when, "RuntimeError: timed out")
+    return Failure(FailureKind.ABSENT, when, "RuntimeError: timed out", proven=False)
 
 
 def lost_peer(when: float) -> Failure:
@@ -532,6 +533,32 @@ CAUSES = [
             "state": "failed",
             "code": 1,
             "root_cause": RankExit(2, 0, 6.3, signal=15, by_muster=True, failure=absent(4.9)),
+        },
+    ),
+    History(
+        "An inspection at the first failure shows for which rank the others waited.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=missed(4.9)), []),
+            (RanksMissed(5.1, 0, (1,), "rank 1 has not entered barrier #3", "train.py:9 in read"), []),
+            (Tick(5.0 + OTHERS_WAIT), [SignalRanks(SIGTERM, (1, 2))]),
+            (RankExited(6.2, 1, 0, signal=15), []),
+            (RankExited(6.3, 2, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {
+            "state": "failed",
+            "code": 1,
+            "root_cause": RankExit(
+                *(1, 0, 6.2),
+                signal=15,
+                by_muster=True,
+                failure=Failure(
+                    *(FailureKind.ABSENT, 4.9, "rank 1 has not entered barrier #3", ("RuntimeError: timed out",)),
+                    place="train.py:9 in read",
+                ),
+            ),
         },
     ),
     History(

@@ -120,7 +120,9 @@ WAITED = RankExit(
     1,
     failure=Failure(FailureKind.TIMED_OUT, 41.8, "RuntimeError: Rank 2 failed to pass monitoredBarrier in 5000 ms"),
 )
-ABSENT = ended_by_us(2)._replace(failure=Failure(FailureKind.ABSENT, 41.8, WAITED.failure.summary, blames=(3,)))
+ABSENT = ended_by_us(2)._replace(
+    failure=Failure(FailureKind.ABSENT, 41.8, WAITED.failure.summary, proven=False, blames=(3,))
+)
 LONG = RAISED._replace(rank=9, failure=RAISED.failure._replace(frames=tuple(f"line {number}" for number in range(40))))
 
 

@@ -35,10 +35,8 @@ _TIMEOUT = re.compile(
     re.IGNORECASE,
 )
 _UNREACHED = re.compile(r"trying to connect to \(?([^\s,)]+,? ?\d*)\)?|connectFullMesh failed", re.IGNORECASE)
-_BLAMED = (
-    re.compile(r"Ranks? (\d+(?:, ?\d+)*) failed to pass monitoredBarrier"),
-    re.compile(r"received errors while waiting for send/recv from rank (\d+)"),
-)
+_MISMATCH = re.compile(r"op\.preamble\.length <= op\.nbytes|collective mismatch|Detected mismatch between collectives")
+_BLAMED = re.compile(r"Ranks? (\d+(?:, ?\d+)*) failed to pass monitoredBarrier")
 
 _LOSS = re.compile(r"\bloss\b\W{0,4}(?:is |of )?\W{0,3}([+-]?[\d.]+(?:e[+-]?\d+)?|nan|[+-]?inf)\b", re.IGNORECASE)
 _NOT_FINITE = ("nan", "inf", "-inf", "+inf")
@@ -84,7 +82,8 @@ def explain(evidence: Evidence) -> dict[str, Any]:
     """Return {kind, summary, frames, place, proven, blames} of a rank that has failed.
 
     `kind` is `raised` for a Python exception of the rank's own, `lost peer` for one caused by the end of another rank,
-    `timed out` if it waited for another rank in vain, and `ended` without an exception. `frames` are the lines to show,
+    `timed out` if it waited for another rank in vain, `no connection` if it did not reach the rendezvous, `mismatch` if
+    ranks called different collectives, and `ended` without an exception. `frames` are the lines to show,
     `place` is the line of code, and `proven` tells whether the exception was certainly uncaught.
     """
     lines, prefixed = _lines(evidence.stderr)
@@ -161,7 +160,7 @@ def _fatal(lines: Sequence[str], found: Found | None) -> dict[str, Any] | None:
             words = words if line.startswith("Fatal") else [line for line in words if not line.startswith("frame #")]
             told = words[1] if len(words) > 1 and "what():" in words[1] else line
             frames = list(lines[index : index + _MOST_LINES]) if line.startswith("Fatal") else words
-            return _verdict("ended", told.strip()[:500], _trimmed(frames))
+            return _verdict(_kind_of_words("\n".join(words)) or "ended", told.strip()[:500], _trimmed(frames))
     return None
 
 
@@ -280,6 +279,8 @@ def _kind_of_words(words: str, by_torch: bool = False) -> str | None:
     """Return what words of torch tell: a lost peer, a wait in vain; `by_torch`: torch.distributed raised them."""
     if not (by_torch or _OF_TORCH.search(words)):
         return None
+    if _MISMATCH.search(words):
+        return "mismatch"
     if _UNREACHED.search(words) and "connectFullMesh" not in words:
         return "no connection"
     if _TIMEOUT.search(words):
@@ -289,11 +290,8 @@ def _kind_of_words(words: str, by_torch: bool = False) -> str | None:
 
 def _blamed(words: str) -> list[int]:
     """Return the ranks that a message itself names as missing."""
-    for pattern in _BLAMED:
-        match = pattern.search(words)
-        if match:
-            return sorted({int(number) for number in re.findall(r"\d+", match[1])})
-    return []
+    match = _BLAMED.search(words)
+    return sorted({int(number) for number in re.findall(r"\d+", match[1])}) if match else []
 
 
 def _told(chain: Sequence[Link]) -> list[str]:

@@ -29,6 +29,7 @@ from muster.core.events import (
     NodeLost,
     OpenStore,
     RankExited,
+    RanksMissed,
     RanksStarted,
     Replace,
     SignalRanks,
@@ -40,7 +41,7 @@ from muster.core.events import (
     Tick,
 )
 from muster.core.fold import by_value
-from muster.core.inspection import Snapshot
+from muster.core.inspection import Snapshot, SnapshotReason
 from muster.core.json_records import (
     NOT_UNDERSTOOD,
     Malformed,
@@ -189,8 +190,16 @@ class Controller:
         return False
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
-        """Write a snapshot to the run directory."""
+        """Write a snapshot to the run directory; of a failure, find out for which ranks the others waited."""
         self.scribe.do(partial(write_snapshot, self.run, snapshot))
+        if snapshot.reason is SnapshotReason.FAILURE and snapshot.attempt == self.supervisor.attempt:
+            from muster.controller.missed_ranks import missed_ranks  # only failures need it
+
+            settings = self.supervisor.settings
+            hosts = {rank: self.links[node].host for rank, node in zip(settings.ranks, settings.node_of)}
+            found = missed_ranks(snapshot, self.supervisor.exits, self.world_size, hosts)
+            if found is not None:
+                self.handle(RanksMissed(self.now(), snapshot.attempt, *found))
 
     def keep_pace(self, attempt: int, pace: Pace) -> None:
         """Write the pace of an attempt to the run directory."""

@@ -81,6 +81,19 @@ class RankExited:
 
 
 @dataclass(frozen=True)
+class RanksMissed:
+    """The other ranks waited for these, as an inspection at the first failure of an attempt shows."""
+
+    t: float
+    attempt: int
+    ranks: tuple[int, ...]
+    words: str
+    """The verdict, in words."""
+    place: str = ""
+    """Where the first of these ranks is: `train.py:21 in check`."""
+
+
+@dataclass(frozen=True)
 class StoreDied:
     """The store process has exited unexpectedly."""
 
@@ -191,6 +204,7 @@ Event = Union[
     StoreOpened,
     RanksStarted,
     RankExited,
+    RanksMissed,
     StoreDied,
     StartFailed,
     NodeLost,
@@ -320,6 +334,7 @@ NAMES: Mapping[type[Any], str] = {
     StoreOpened: "listening",
     RanksStarted: "started",
     RankExited: "ended",
+    RanksMissed: "missed",
     StoreDied: "storeended",
     StartFailed: "unable",
     NodeLost: "lost",

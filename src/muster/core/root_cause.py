@@ -7,6 +7,7 @@ worked, or one that did not come to a collective.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from muster.core.results import SIGABRT, Failure, FailureKind, RankExit
 
@@ -19,6 +20,14 @@ ALIKE = 5.0
 """Seconds within which equal failures of several ranks are reported as one."""
 
 
+class Missed(NamedTuple):
+    """Ranks that others waited for when they failed, as an inspection shows."""
+
+    ranks: tuple[int, ...]
+    words: str
+    place: str = ""
+
+
 def is_own_failure(end: RankExit) -> bool:
     """Return whether a rank failed by itself: it neither missed a peer, nor was signalled to exit."""
     return not (_is_cascade(end) or end.by_muster or end.by_launcher or end.late)
@@ -29,8 +38,10 @@ def _is_cascade(end: RankExit) -> bool:
     return end.failure is not None and end.failure.kind in CASCADE and end.signal in (None, SIGABRT)
 
 
-def root_cause(ends: Iterable[RankExit]) -> RankExit | None:
+def root_cause(ends: Iterable[RankExit], missed: Missed | None = None) -> RankExit | None:
     """Return the rank that failed first, or that the others missed; None if none did.
+
+    `missed` are the ranks that the others waited for, as far as an inspection shows.
 
     Ranks that failed by themselves come before those that missed a peer, and these before those terminated by their
     launcher; then by time.
@@ -42,7 +53,7 @@ def root_cause(ends: Iterable[RankExit]) -> RankExit | None:
         return min(own, key=_order)
     cascade = [end for end in failed if not (end.by_launcher or end.late)]
     if cascade:
-        return _missed(cascade, everyone) or min(cascade, key=_order)
+        return _missed(cascade, everyone, missed) or min(cascade, key=_order)
     return min(failed, key=_order, default=None)
 
 
@@ -81,7 +92,7 @@ def _name(summary: str) -> str:
     return summary.partition(":")[0]
 
 
-def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit]) -> RankExit | None:
+def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit], seen: Missed | None) -> RankExit | None:
     """Return the rank that these missed, as far as it is known."""
     first = min(cascade, key=_order)
     replaced = [end for end in cascade if end.failure is not None and end.failure.own_before]
@@ -91,6 +102,13 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit]) -> RankEx
     if left:
         return min(left, key=lambda end: (end.when, end.rank))
     complaints = [end.failure for end in cascade if end.failure is not None]
+    if seen is not None and any(failure.kind is not FailureKind.PEER_LOST for failure in complaints):
+        odd = [end for end in everyone if end.rank in seen.ranks]
+        if odd and len(odd) < len(everyone):
+            others = tuple(end.rank for end in odd[1:])
+            summary = _failure_of(first).summary
+            told = Failure(FailureKind.ABSENT, _when(first), seen.words, (summary,), seen.place, blames=others)
+            return odd[0]._replace(failure=told)
     complaining = {end.rank for end in cascade}
     blamed = {rank for failure in complaints for rank in failure.blames} - complaining
     late = [failure for failure in complaints if failure.kind is FailureKind.TIMED_OUT]
@@ -102,10 +120,15 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit]) -> RankEx
     found = [end for end in everyone if end.rank in blamed]
     if not found or len(found) >= len(everyone):
         return None
-    told = next((failure for failure in complaints if failure.blames), (late or complaints)[0])
+    telling = (failure for failure in complaints if blamed & set(failure.blames))
+    told = next(telling, (late or complaints)[0])
     others = tuple(end.rank for end in found[1:])
-    failure = Failure(FailureKind.ABSENT, told.when, told.summary, told.frames, told.place, blames=others)
+    failure = Failure(FailureKind.ABSENT, told.when, told.summary, told.frames, proven=False, blames=others)
     return found[0]._replace(failure=failure)
+
+
+def _failure_of(end: RankExit) -> Failure:
+    return end.failure if end.failure is not None else Failure(FailureKind.EXIT, end.when)
 
 
 def _order(end: RankExit) -> tuple[float, int]:

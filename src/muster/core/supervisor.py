@@ -26,6 +26,7 @@ from muster.core.events import (
     OpenStore,
     PreemptionWarned,
     RankExited,
+    RanksMissed,
     RanksStarted,
     Replace,
     Restarting,
@@ -59,7 +60,7 @@ from muster.core.results import (
     TextEnum,
     Unlogged,
 )
-from muster.core.root_cause import CASCADE, explains, is_own_failure, root_cause, status_of
+from muster.core.root_cause import CASCADE, Missed, explains, is_own_failure, root_cause, status_of
 
 ROOT_CAUSE_WAIT = 10.0
 """Seconds to wait for the root cause after a rank failed because it lost a peer: the peer may still be cleaning up."""
@@ -155,6 +156,8 @@ class Supervisor:
         self._living: set[int] = set(settings.ranks)
         """The ranks of this attempt that have not exited, on nodes that are not lost."""
         self._exits: dict[int, RankExit] = {}
+        self._missed: RanksMissed | None = None
+        """The ranks of this attempt that others waited for when the first one failed."""
         self._one_failed = False
         """True if a rank of this attempt has failed by itself."""
         self._asked_at: dict[int, float] = {}
@@ -288,6 +291,21 @@ class Supervisor:
         elif self.phase is Phase.ATTRIBUTING and not end.ok and is_own_failure(end):
             self._fail(event.t, actions)
         self._clean_up_after_last(event.t, actions)
+
+    def _on_ranks_missed(self, event: RanksMissed, actions: list[Action]) -> None:
+        if event.attempt == self.attempt and self._missed is None:
+            self._missed = event
+
+    @property
+    def exits(self) -> tuple[RankExit, ...]:
+        """The exits of this attempt so far, by rank."""
+        return tuple(self._exits[rank] for rank in sorted(self._exits))
+
+    def _root_cause(self) -> RankExit | None:
+        """Return the rank of this attempt that failed first, or that the others missed."""
+        missed = self._missed
+        found = Missed(missed.ranks, missed.words, missed.place) if missed is not None else None
+        return root_cause(self._exits.values(), found)
 
     def _depart(self, ranks: set[int]) -> None:
         """Remove ranks that have exited, or whose node is lost."""
@@ -508,7 +526,7 @@ class Supervisor:
         restarts = self.attempt - self.settings.first_attempt - self._replacements
         again = self._termination.state is RunState.FAILED and restarts < self.settings.max_restarts
         if again and not self._lost_nodes and not wedged and self._is_worth_it(t):
-            first, wait = root_cause(self._exits.values()), delay(self._quick, self.settings.restart_delay)
+            first, wait = self._root_cause(), delay(self._quick, self.settings.restart_delay)
             reason = self._termination.reason
             actions.append(Restarting(first, reason, restarts + 1, self.settings.max_restarts, wait))
             self._begin_attempt(t, wait, actions)
@@ -544,7 +562,7 @@ class Supervisor:
     def _is_worth_it(self, t: float) -> bool:
         """Return whether to restart after this attempt: not if it failed early in the same way as the one before."""
         assert self._termination is not None
-        first = root_cause(self._exits.values()) if self._termination.reason is None else None
+        first = self._root_cause() if self._termination.reason is None else None
         now = Attempt(first, self._began, t)
         if not self.settings.always_restart:
             self._repeated = repeated(now, self._before)
@@ -562,6 +580,7 @@ class Supervisor:
         self._living, self._warned_living = set(self.settings.ranks), set(self._warned)
         self._exits, self._asked_at, self._signals_sent, self._leftovers = {}, {}, {}, []
         self._one_failed = self._left_when_warned = False
+        self._missed = None
         if wait:
             self._next_step = t + wait
         elif self.configured:
@@ -571,7 +590,7 @@ class Supervisor:
         assert self._termination is not None
         end = self._termination
         ends = tuple(self._exits[rank] for rank in sorted(self._exits))
-        first = root_cause(ends)
+        first = self._root_cause()
         if first is not None and first.late and end.state is not RunState.FAILED:
             first = None  # what happened to it during termination is not the reason for that
         by_a_rank = end.state is RunState.FAILED and end.reason is None
@@ -596,6 +615,7 @@ _HANDLERS: Mapping[type[Any], Callable[[Supervisor, Any, list[Action]], None]] =
     StoreOpened: Supervisor._on_store_opened,
     RanksStarted: Supervisor._on_ranks_started,
     RankExited: Supervisor._on_rank_exited,
+    RanksMissed: Supervisor._on_ranks_missed,
     StoreDied: Supervisor._on_store_died,
     StartFailed: Supervisor._on_start_failed,
     NodeLost: Supervisor._on_node_lost,

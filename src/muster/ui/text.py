@@ -196,7 +196,8 @@ def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
     if len(failed.alike) == len(outcome.exits) > 1:
         lines = [headline, f"exit status {first.status}, {after_start(first)}{attempt}"]
     elif caused_by_others_only(first):
-        lines = [f"no rank failed by itself; {_who(failed)} lost a peer first{attempt}, {after_start(first)}: {how}"]
+        what = _CASCADES.get(first.failure.kind, "failed") if first.failure is not None else "failed"
+        lines = [f"no rank failed by itself; {_who(failed)} {what} first{attempt}, {after_start(first)}: {how}"]
     else:
         lines = [headline] if headline else []
         lines.append(f"{_who(failed)} failed first{attempt}, {after_start(first)}: {how}")
@@ -216,6 +217,8 @@ def _headline(failed: FirstFailure, outcome: RunResult) -> str:
         return ""
     summary = safe(failure.summary.removeprefix("  what():").strip())
     place = f" ({safe(failure.place)})" if failure.place else ""
+    if failure.kind is FailureKind.ABSENT and failure.proven:
+        return summary  # a verdict, which names the rank
     if failure.kind is FailureKind.ABSENT:
         return f"{named(failed.missing)}: did not come to where others waited: {summary}{place}"
     if len(failed.alike) > 1:
@@ -226,6 +229,12 @@ def _headline(failed: FirstFailure, outcome: RunResult) -> str:
     return f"{rank}: {summary}{place}" if told else ""
 
 
+_CASCADES = {
+    FailureKind.PEER_LOST: "lost a peer",
+    FailureKind.TIMED_OUT: "waited for others in vain",
+    FailureKind.NO_CONNECTION: "did not reach the rendezvous",
+    FailureKind.MISMATCH: "met another collective than it called",
+}
 _FATAL = re.compile(r"\s*what\(\):|terminate called|Fatal Python error")
 
 
@@ -234,6 +243,8 @@ def _missed_in_words(failed: FirstFailure, outcome: RunResult) -> str:
     if failed.end.ok:
         return "exit status 0, too early"
     waited = [end.rank for end in outcome.exits if not end.ok and not end.by_muster and end.rank not in failed.missing]
+    if failed.end.failure is not None and failed.end.failure.proven and waited:
+        return f"{named(waited)} failed because of it"
     return f"did not come, {named(waited)} waited in vain" if waited else "did not come"
 
 
