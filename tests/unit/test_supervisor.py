@@ -494,7 +494,7 @@ CAUSES = [
         [
             *BEGUN,
             (RankExited(5.0, 2, 0, 0), []),
-            (RankExited(5.5, 0, 0, 4, failure=lost_peer(5.4)), []),
+            (RankExited(5.5, 0, 0, 4, failure=lost_peer(4.9)), []),
             (Tick(5.5 + OTHERS_WAIT), [SignalRanks(SIGTERM, (1,))]),
             (RankExited(6.6, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.7, 0), []),

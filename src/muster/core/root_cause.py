@@ -98,7 +98,8 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit], seen: Mis
     replaced = [end for end in cascade if end.failure is not None and end.failure.own_before]
     if replaced:
         return min(replaced, key=_order)
-    left = [end for end in everyone if end.ok and end.when <= _when(first)]
+    # by the times of exits: a peer may notice before the exit of the one that left is seen
+    left = [end for end in everyone if end.ok and end.when <= first.when]
     if left:
         return min(left, key=lambda end: (end.when, end.rank))
     complaints = [end.failure for end in cascade if end.failure is not None]
