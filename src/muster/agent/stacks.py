@@ -76,12 +76,13 @@ class StackRequest:
 
 def _receiver(pid: int) -> int | None:
     """Return the thread of a rank that is to get the signal; None if there is none that it does not disturb now."""
-    threads = kernel_waits.threads_of(pid)
+    threads, now = kernel_waits.threads_of(pid), kernel_waits.call_of(pid, pid)
+    if not now.call:
+        return pid  # It runs. Another thread would walk its frames while they change, which can crash the rank.
     for thread in reversed(threads[1:]):  # the first one accepts connections
         found = procfs.stat(pid, thread)
         if found is not None and found.name == THREAD:
             return thread
-    now = kernel_waits.call_of(pid, pid)
     # Python's own sleep has an absolute time of another clock, and is continued by Python
     fragile = now.call == "nanosleep" or (now.call == "clock_nanosleep" and now.args[:2] == (_REALTIME, 0))
     if not fragile:
