@@ -554,10 +554,10 @@ class Agent:
         else:
             tell([])
 
-    def on_get_usage(self, payload: bytes, number: int) -> None:
-        """Report the resource usage of the ranks."""
+    def on_get_usage(self, payload: bytes, number: int, progress: bool = False, tail_of: int | None = None) -> None:
+        """Report the resource usage of the ranks, their progress, and the last output of one of them."""
         if self.prepared:
-            self.ranks.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks))
+            self.ranks.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks), progress, tail_of)
         else:
             self.emit("rank_usage", number=number, ranks={})
 

@@ -106,9 +106,11 @@ class LocalRequests:
             lambda times: visitor.send(encode_frame("answer", times=times, version=VERSION)), _INSPECTED_WITHIN
         )
 
-    def visit_usage(self, visitor: Peer, payload: bytes) -> None:
-        """Report the resource usage of the ranks."""
-        self.ranks.tell_usage(lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)))
+    def visit_usage(self, visitor: Peer, payload: bytes, progress: bool = False, tail_of: int | None = None) -> None:
+        """Report the resource usage of the ranks, their progress, and the last output of one of them."""
+        self.ranks.tell_usage(
+            lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)), progress, tail_of
+        )
 
     def _external(self) -> ExternalRanks:
         """Return the ranks of the external launcher. Raises `Refused` if there is none."""

@@ -36,6 +36,7 @@ from muster.protocol.frames import Dispatcher, Refused, handlers, named
 from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
+    from muster.agent.progress import Progress
     from muster.agent.script_preamble import Preamble
     from muster.core.inspection import Inspection
 
@@ -620,16 +621,36 @@ class RankProcesses:
             self.subjects(), self.loop, lambda found: tell([inspection.as_fields(times) for times in found]), within
         )
 
-    def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
-        """Measure the resource usage of this node's ranks for a moment, and report it with their progress."""
-        from muster.agent.usage import progress_in, watch
+    def tell_usage(
+        self, tell: Callable[[dict[int, dict[str, Any]]], object], progress: bool = False, tail_of: int | None = None
+    ) -> None:
+        """Measure the resource usage of this node's ranks for a moment, and report it with the steps they reported.
 
-        def with_progress(ranks: dict[int, dict[str, Any]]) -> None:
+        `progress`: with the number of collectives that each rank has called. `tail_of`: with the end of the output of
+        this rank.
+        """
+        from muster.agent.usage import last_output, progress_in, watch
+
+        asked: Progress | None = None
+        if progress:
+            from muster.agent import progress as collectives
+
+            asked = collectives.Progress(self.subjects(), self.loop)
+
+        def measured(ranks: dict[int, dict[str, Any]]) -> None:
             for rank, use in ranks.items():
                 use.update(progress_in(rank_file(self.folder, rank, "progress")))
+            if asked is not None:
+                asked.stop()
+                for rank, groups in asked.called.items():
+                    if rank in ranks:
+                        ranks[rank]["groups"] = groups
+            if tail_of in self.ranks:
+                files = {stream: rank_file(self.folder, tail_of, stream) for stream in ("out", "err")}
+                ranks.setdefault(tail_of, {}).update(last_output(files))
             tell(ranks)
 
-        watch(self.pids, self.loop.call_later, with_progress)
+        watch(self.pids, self.loop.call_later, measured)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

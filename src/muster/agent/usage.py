@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from muster.agent import pressure
+from muster.agent.logfiles import tail
 from muster.linux import procfs
 
 WINDOW = 0.5
@@ -65,6 +66,22 @@ def progress_in(path: str) -> dict[str, int]:
     named = zip(("step", "steps"), words)
     found = {name: int(word) for name, word in named if word.isdigit() and int(word) < 1 << 31}
     return found if "step" in found else {}
+
+
+_TAIL = 2048
+"""Bytes of each stream that are sent as the last output of a rank."""
+
+
+def last_output(files: Mapping[str, str]) -> dict[str, Any]:
+    """Return the ends of a rank's log files, given by stream, as text; `newer` is the stream it wrote last."""
+    times = {}
+    for stream, path in files.items():
+        try:
+            times[stream] = os.stat(path).st_mtime_ns
+        except OSError:
+            continue
+    found: dict[str, Any] = {stream: tail(files[stream], _TAIL).decode(errors="replace") for stream in times}
+    return {"tail": found, "newer": max(times, key=lambda stream: times[stream], default="")}
 
 
 def _of(

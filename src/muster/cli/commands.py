@@ -87,10 +87,21 @@ COMMANDS: Mapping[str, Command] = {
         "since the last successful run, and the hosts. Values of environment variables, passwords and tokens are "
         "left out. A run that fails writes it by itself.",
     ),
+    "top": Command(
+        "watch a run live: its ranks, their memory and CPU, and what they wrote last",
+        ("[RUN]",),
+        ("muster top", "muster top night-train", "muster top n1:last --once"),
+        "docs/top.md",
+        "muster.cli.top",
+    ),
     "logs": Command(
         "print the output of ranks, in the order in which it was written",
         ("[RUN]",),
-        ("muster logs -f", "muster logs last --rank 0,4-7 --stderr", "muster logs --since 10m --timestamps"),
+        (
+            "muster logs -f",
+            "muster logs last --fold --stderr",
+            "muster logs --rank 0,4-7 --since 10m --timestamps",
+        ),
         "docs/guides/logs.md",
         "muster.cli.logs",
     ),

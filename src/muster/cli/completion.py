@@ -25,7 +25,7 @@ FILES = ":files"
 _NEWEST = 50
 """Maximum number of runs offered."""
 
-_OF_RUNS = ("show", "diff", "report", "logs", "attach", "wait", "kill", "why", "stacks", "rm")
+_OF_RUNS = ("show", "top", "diff", "report", "logs", "attach", "wait", "kill", "why", "stacks", "rm")
 """Commands whose operand is a run."""
 
 Fits = list[tuple[str, str]]

@@ -19,6 +19,7 @@ from muster.errors import InvalidRequest
 from muster.rundir.log_order import Ordered
 from muster.rundir.run import Run
 from muster.ui.color import use_color
+from muster.ui.folded_lines import FoldedLines
 from muster.ui.output_writer import reader_gone, write_all
 from muster.ui.terminal import TIMESTAMP, LinePrefixer, Where, prefixes
 from muster.ui.text import unlogged_in_words
@@ -62,9 +63,22 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, rest, store = asked
+    if options.fold:
+        _refuse_with_fold(options)
     run = find_operand_run(store, rest, "logs")
     with Client(run) as client:
         return _print(run, client, options, env)
+
+
+def _refuse_with_fold(options: LogsOptions) -> None:
+    """Raise `InvalidRequest` for an option that has no meaning for folded lines."""
+    for name, given in (
+        ("--follow", options.follow),
+        ("--timestamps", options.timestamps),
+        ("--prefix", options.prefix is not None),
+    ):
+        if given:
+            raise InvalidRequest(f"--fold cannot be combined with {name}", "leave out one of them")
 
 
 def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str]) -> int:
@@ -85,8 +99,13 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
         raise InvalidRequest(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
     keys = [(rank, stream) for rank in chosen for stream in streams]
     before = TIMESTAMP if options.timestamps else ""
-    stands = prefixes(_where(run, every), options.prefix, use_color(1, env), before)
-    lines, page, mirror = LinePrefixer(stands, False), _Page(options.tail), Mirror(run, chosen)
+    where, colour = _where(run, every), use_color(1, env)
+    page, mirror = _Page(options.tail if not options.fold else None), Mirror(run, chosen)
+    lines: LinePrefixer | FoldedLines
+    if options.fold:
+        lines = FoldedLines(where, colour, options.tail)
+    else:
+        lines = LinePrefixer(prefixes(where, options.prefix, colour, before), False)
     follower = Follower(run, client, tell_silence, mirror) if options.follow else None
     shown = [Ordered(run, attempt, keys, mirror.take)]
     if options.since is not None:

@@ -35,6 +35,21 @@ Output = Callable[[int, str, int, int, bytes], object]
 """Called with output of a rank: rank, stream, attempt, offset, bytes."""
 
 
+class Events:
+    """The lines of events.jsonl that a subscriber receives, each once, also after the connection broke."""
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
+        self.seen = 0
+        """The number of the last line."""
+
+    def put(self, number: int, line: bytes) -> None:
+        """Take in the line with this number."""
+        if number > self.seen:
+            self.seen = number
+            self._take(line)
+
+
 class Client:
     """A command's connection to the controller of one run that is elsewhere, or detached.
 
@@ -58,6 +73,7 @@ class Client:
         """
         self._answers: deque[dict[str, Any]] = deque()
         self._output: Output | None = None
+        self._events: Events | None = None
         self._replacement: Replacement | None = None
         """The file whose pieces are arriving."""
 
@@ -159,6 +175,8 @@ class Client:
             elif fields["kind"] == "done":
                 self._keep_replacement()
                 self._answers.append(fields)
+            elif fields["kind"] == "event" and self._events is not None:
+                self._events.put(told["number"], payload)
             elif fields["kind"] == "output" and self._output is not None:
                 self._output(told["rank"], told["stream"], told["attempt"], told["offset"], payload)
                 self._tell("credit", node=told["node"], count=len(payload))
@@ -248,16 +266,23 @@ class Client:
     # ---- subscription -----------------------------------------------------------------------------------------------
 
     def subscribe(
-        self, want: Sequence[int] = (), offsets: Mapping[str, int] | None = None, output: Output | None = None
+        self,
+        want: Sequence[int] = (),
+        offsets: Mapping[str, int] | None = None,
+        output: Output | None = None,
+        events: Events | None = None,
     ) -> bool:
-        """Subscribe to the end of the run, and to output of ranks from `offsets` on; return False if impossible.
+        """Subscribe to the end of the run, to output of ranks from `offsets` on, and to its events.
+
+        Returns False if that is impossible.
 
         The controller must have answered before.
         """
         if not self.connected or self._version is None or lacks(self._version, FROM_CLIENT["attach"]):
             return False
-        self._output = output
-        seen: dict[str, Any] = {"offsets": dict(offsets or {}), "tail": None, "events": _ALL_SEEN}
+        self._output, self._events = output, events
+        number = _ALL_SEEN if events is None else events.seen
+        seen: dict[str, Any] = {"offsets": dict(offsets or {}), "tail": None, "events": number}
         self._tell("attach", want=list(want), owner=False, version=VERSION, **seen)
         assert self._connection is not None
         self._connection.keep_alive()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from muster.agent.log_timeline import Grown
-from muster.client.client import Client
+from muster.client.client import Client, Events
 from muster.client.local import is_anothers
 from muster.client.reconcile import may_still_run, note_answer, reconcile
 from muster.client.remote import keep_piece
@@ -79,7 +79,8 @@ class Follower:
     """Tracks whether a run continues. It may be called often: it asks only if the controller does not report by itself.
 
     A host that does not answer may come back: `lost_sight` is called with the reason, once each time, and the host is
-    asked again for a minute before the run counts as `unknown`. `mirror` receives the output of its ranks.
+    asked again for a minute before the run counts as `unknown`. `mirror` receives the output of its ranks, and `events`
+    the events of the run, if its controller can be reached.
     """
 
     def __init__(
@@ -88,8 +89,9 @@ class Follower:
         client: Client,
         lost_sight: Callable[[str], object] = _say_nothing,
         mirror: Mirror | None = None,
+        events: Events | None = None,
     ) -> None:
-        self.run, self.client, self.mirror = run, client, mirror
+        self.run, self.client, self.mirror, self.events = run, client, mirror, events
         self._lost_sight = lost_sight
         self._silent_since: float | None = None
         self._final: RunStatus | None = None
@@ -163,9 +165,9 @@ class Follower:
             self._next_trial = time.monotonic() + self._trial_pause
         mirror = self.mirror if self.client.keeps_files else None
         if mirror is None:
-            self.client.subscribe()
+            self.client.subscribe(events=self.events)
         else:
-            self.client.subscribe(mirror.ranks, mirror.offsets(), mirror.put)
+            self.client.subscribe(mirror.ranks, mirror.offsets(), mirror.put, self.events)
 
     def _ended(self, outcome: RunResult) -> RunStatus:
         """Handle the end reported by the controller: fetch the files over the same connection."""

@@ -420,6 +420,12 @@ class ReportOptions(FindOptions):
     open = flag(("--open",), "open the report in a browser", group=OUTPUT)
 
 
+class TopOptions(FindOptions):
+    """Options of `muster top`."""
+
+    once = flag(("--once",), "print one screen and exit", "only without a terminal", group=OUTPUT)
+
+
 class LogsOptions(FindOptions):
     """Options of `muster logs`."""
 
@@ -438,6 +444,11 @@ class LogsOptions(FindOptions):
     )
     tail = optional(
         ("--tail",), "print only the last N lines, counted over all selected ranks", "N", values.whole, group=OUTPUT
+    )
+    fold = flag(
+        ("--fold",),
+        "print lines that several ranks wrote only once, also if numbers in them differ (marked with `…`)",
+        group=OUTPUT,
     )
     timestamps = flag(("--timestamps",), "print the time of each line before it", group=OUTPUT)
     attempt = optional(("--attempt",), "attempt to print", "N", values.whole, "the last", group=OUTPUT)
@@ -637,6 +648,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "show": ShowOptions,
     "diff": DiffOptions,
     "report": ReportOptions,
+    "top": TopOptions,
     "logs": LogsOptions,
     "wait": WaitOptions,
     "nodes": NodesOptions,

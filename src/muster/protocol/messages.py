@@ -337,7 +337,10 @@ MESSAGES: tuple[Message, ...] = (
                 {"ranks": or_null(NUMBERS), "number": WHOLE},
             ),
             "get_collectives": ("Asks when the ranks called their last collectives.", {"number": WHOLE}),
-            "get_usage": ("Asks for memory and CPU of the ranks.", {"number": WHOLE}),
+            "get_usage": (
+                "Asks for memory and CPU; `progress`: and collectives called; `tail_of`: and last output of a rank.",
+                {"number": WHOLE, "progress": maybe(FLAG), "tail_of": maybe(or_null(WHOLE))},
+            ),
             "clean_up": (
                 "Has the node end what is left of the attempt.",
                 {"patience": SECONDS, "well": maybe(FLAG)},
@@ -567,7 +570,10 @@ MESSAGES: tuple[Message, ...] = (
                 {"ranks": maybe(or_null(NUMBERS)), "keep": maybe(FLAG)},
             ),
             "collectives": ("Asks when the ranks called their last collectives.", _NO_FIELDS),
-            "usage": ("Asks for memory and CPU of the ranks.", _NO_FIELDS),
+            "usage": (
+                "Asks for memory and CPU; `progress`: and collectives called; `tail_of`: and last output of a rank.",
+                {"progress": maybe(FLAG), "tail_of": maybe(or_null(WHOLE))},
+            ),
         },
     ),
     *_leg(
@@ -624,7 +630,10 @@ MESSAGES: tuple[Message, ...] = (
                 {"ranks": maybe(or_null(NUMBERS)), "keep": maybe(FLAG)},
             ),
             "collectives": ("Asks when the ranks called their last collectives.", _NO_FIELDS),
-            "usage": ("Asks for memory and CPU of the ranks.", _NO_FIELDS),
+            "usage": (
+                "Asks for memory and CPU; `progress`: and collectives called; `tail_of`: and last output of a rank.",
+                {"progress": maybe(FLAG), "tail_of": maybe(or_null(WHOLE))},
+            ),
         },
     ),
     *_leg(

@@ -143,6 +143,21 @@ class Raw:
         return usual
 
 
+def keep_part(begun: bytearray, part: bytes) -> None:
+    """Append to an incomplete line, dropping what a progress bar has overwritten."""
+    again = part.rstrip(b"\r").rfind(b"\r")
+    if again >= 0:
+        begun.clear()
+    elif begun.endswith(b"\r") and part.strip(b"\r"):
+        del begun[:-1]
+    begun += part[max(0, again) :]
+
+
+def last_state(line: bytes) -> bytes:
+    """Return what a line shows at its end, if it was redrawn with carriage returns."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
 class LinePrefixer:
     """Splits the output of ranks into lines, and puts the prefix of its rank before each.
 
@@ -177,7 +192,7 @@ class LinePrefixer:
         begun = bytearray()
         if part:
             begun = self._parts[rank, stream] = self._parts.pop((rank, stream), begun)
-        self._keep(begun, part)
+        keep_part(begun, part)
         if text and self._open:
             text, self._open = b"\n" + text, False
         # nothing may be redrawn in place beside a prompt
@@ -186,16 +201,6 @@ class LinePrefixer:
         text = self._in_place(rank, text, begun)
         self.at = stream if text else self.at
         return text
-
-    @staticmethod
-    def _keep(begun: bytearray, part: bytes) -> None:
-        """Append to an incomplete line, dropping what a progress bar has overwritten."""
-        again = part.rstrip(b"\r").rfind(b"\r")
-        if again >= 0:
-            begun.clear()
-        elif begun.endswith(b"\r") and part.strip(b"\r"):
-            del begun[:-1]
-        begun += part[max(0, again) :]
 
     def _at_once(self, rank: int, data: bytes) -> bytes:
         if not data:
@@ -250,8 +255,7 @@ class LinePrefixer:
 
     def _prefixed(self, rank: int, text: bytes) -> bytes:
         if b"\r" in text:
-            lines = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
-            text = b"\n".join(lines)
+            text = b"\n".join(map(last_state, text.split(b"\n")))
         prefix = self._prefix(rank)
         if not prefix:
             return text
