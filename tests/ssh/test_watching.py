@@ -57,7 +57,7 @@ def test_a_run_on_hosts_is_watched_over_one_connection(there: LabCluster) -> Non
         assert time.monotonic() - began > 1
         assert logins.count() == before + 1
         terminal.press("s")
-        terminal.shows("script.py")
+        assert "ranks 0-3 on n[1-2]" in terminal.shows("most recent call first")
         terminal.press("\x1b")
         (Path(there.folder) / "go").touch()
         status, shown = terminal.end()
