@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -172,6 +173,11 @@ def test_detached_on_hosts_that_share_nothing(alone: LabCluster) -> None:
     assert 40 == shown.stdout.count("rank 2 step"), shown.stderr
     in_step(alone, late=5)
     alone.nothing_left()
+    outcome, used = alone.outcome(), [alone.run / "attempt_0" / f"resources_{node}.json" for node in range(3)]
+    assert [True] * 3 == [end["usage"]["peak_memory"] > 50 << 20 for end in outcome["exits"]]
+    for node, found in enumerate(map(json.loads, (path.read_text() for path in used))):
+        assert (node, [str(node)]) == (found["node"], list(found["ranks"]))
+        assert 0 < found["start"] < found["start"] + found["times"][-1] < outcome["duration"]
 
 
 MAIN = """

@@ -93,6 +93,11 @@ CASES: dict[str, tuple[RankExit, DeathCause, str]] = {
         DeathCause.OOM,
         "killed by the kernel's OOM killer (SIGKILL): its cgroup reached 8.0 of 8.0 GiB of memory",
     ),
+    "memory that counts for another cgroup, too": (
+        exit_of(facts=KNOWN._replace(cgroups=(TASK._replace(limit=GIB, peak=GIB, hits=1),), kernel=OOM_LINES[1:])),
+        DeathCause.OOM,
+        "killed by the kernel's OOM killer (SIGKILL): its cgroup reached 1.0 of 1.0 GiB of memory",
+    ),
     "by the log, and the cgroup is not visible": (
         exit_of(facts=KNOWN._replace(cgroups=())),
         DeathCause.OOM,
@@ -199,7 +204,9 @@ def test_a_child_that_the_oom_killer_has_killed() -> None:
     unlogged = end._replace(facts=KNOWN._replace(kernel_log=False, kernel=()))
     assert [f"the kernel's OOM killer had killed a process of its cgroup: {cgroup}"] == facts_in_words(unlogged)
     assert "RuntimeError, exit status 1" == ended_in_words(end)
-    assert [] == facts_in_words(end._replace(facts=QUIET))
+    (words,) = facts_in_words(end._replace(facts=QUIET))
+    assert "the kernel's OOM killer killed no process of this machine then: a process sent SIGKILL" == words
+    assert [] == facts_in_words(end._replace(facts=QUIET._replace(machine_kills=None)))
 
 
 @pytest.mark.parametrize(

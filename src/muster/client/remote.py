@@ -209,6 +209,7 @@ or killed, here.
 _SENT = re.compile(
     r"(events\.jsonl|outcome\.json|(controller|supervisor)\.log|(check|report)\.html"
     r"|attempt_[0-9]{1,9}/rank_[0-9]{5,9}\.(out|err|stack|error\.json|result)"
+    r"|attempt_[0-9]{1,9}/(resources|snapshot)_[0-9]{1,6}\.json"
     r"|node_[A-Za-z0-9:][A-Za-z0-9:._-]*/[A-Za-z0-9][A-Za-z0-9_-]*\.(log|jsonl|json))"
 )
 """Files that may be fetched from a host. Not those that say where a run is and how to reach it."""

@@ -87,7 +87,9 @@ def _own_memory(end: RankExit, death: Death) -> str:
     """Return how much of it the killed process had: a small share points at other processes."""
     own = death.killed.memory if death.killed is not None else 0
     own = own or (end.usage.peak_memory if end.usage is not None else 0)
-    return f", the process had {size_in_words(own)}" if own else ""
+    # pages that it shares with others may count for another cgroup
+    comparable = own and (death.cgroup is None or own <= death.cgroup.limit)
+    return f", the process had {size_in_words(own)}" if comparable else ""
 
 
 def facts_in_words(end: RankExit) -> list[str]:
@@ -102,6 +104,9 @@ def facts_in_words(end: RankExit) -> list[str]:
         what = f"{safe(killed.name)} (pid {killed.pid}{memory})" if killed is not None else "a process of its cgroup"
         lines.append(f"the kernel's OOM killer had killed {what}{_reached(death)}")
     said = end.failure.summary if end.failure is not None else ""
+    told = (said, *(end.failure.frames if end.failure is not None else ()))
+    if facts.machine_kills == 0 and any("is killed by signal: Killed" in line for line in told):
+        lines.append("the kernel's OOM killer killed no process of this machine then: a process sent SIGKILL")
     for limit in facts.limits:
         option, errors = _LIMITS.get(limit.name, ("", ()))
         if option and limit.soft is not None and any(error in said for error in errors):
