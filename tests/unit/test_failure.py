@@ -578,6 +578,12 @@ def test_frames_of_libraries_are_left_out_before_the_users() -> None:
     assert ("  ..." in found["frames"], "train.py:1 in f1") == (True, found["place"])
 
 
+def test_the_place_is_in_the_users_code_if_the_root_is_in_a_library() -> None:
+    found = note(("", "RuntimeError: unexpected pos 704 vs 598"), ("while handling", "RuntimeError: iostream error"))
+    found["chain"][1]["frames"] = [["/venv/lib/python3.11/site-packages/torch/serialization.py", 1312, "_save"]]
+    assert "train.py:9 in main" == verdict("", note=found)["place"]
+
+
 def test_notes_about_a_rank() -> None:
     atexit = f"Error in atexit._run_exitfuncs:\n{RAISED}"
     assert ["a function registered with atexit failed: ValueError: bad batch"] == notes_of(b"", atexit.encode())

@@ -238,7 +238,9 @@ def _of_chain(chain: Sequence[Link], shown: list[str], proven: bool) -> dict[str
         later = next((found for found in (_kind(link) for link in chain) if found != "raised"), None)
         if later is not None:
             kind, own_before = later, root.summary
-    place = (root if root.place else last).place
+    # of the links nearest to the root, the one with a line of the user's own code
+    placed = [link for link in (root, *reversed(chain)) if any(not frame.of_library for frame in link.frames)]
+    place = (placed or [root if root.place else last])[0].place
     summary = _summary(last)
     if root.how == "in a worker":
         summary = f"{_summary(root)} (in a DataLoader worker)"
