@@ -36,6 +36,7 @@ from muster.protocol.frames import Dispatcher, Refused, handlers, named
 from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
+    from muster.agent.progress import ProgressWatch
     from muster.agent.script_preamble import Preamble
     from muster.core.inspection import Inspection
 
@@ -93,6 +94,8 @@ class RankProcesses:
         self.killing = False
         """True once everything of this attempt is killed."""
         self.watch = RankWatch(run, self)
+        self.progress: ProgressWatch | None = None
+        """Measures whether ranks make progress, if that is wanted."""
         self.ends: dict[int, dict[str, int | None]] = {}
         known = handlers(self, "forker_")
         self.dispatch = Dispatcher(known, named(known), run.complain)
@@ -369,6 +372,8 @@ class RankProcesses:
         self.sent, self.killing = {}, False
         self.pending_start = None
         self.watch.begin(attempt)
+        if self.progress is not None:
+            self.progress.begin()
         warm = self.forkserver if self.forks else None
         if self.forks and (warm is None or not warm.connected):
             # it died since; its ranks did not
@@ -620,6 +625,19 @@ class RankProcesses:
             self.subjects(), self.loop, lambda found: tell([inspection.as_fields(times) for times in found]), within
         )
 
+    def watch_progress(self, patience: float, always: bool) -> None:
+        """From now on, report when no rank here makes progress for half of `patience`; see `progress.py`."""
+        from muster.agent.progress import ProgressWatch
+
+        def tell(since: float) -> None:
+            self.emit("no_progress", attempt=self.attempt, since=since)
+
+        def logs(rank: int) -> list[str]:
+            return [rank_file(self.folder, rank, kind) for kind in ("out", "err")]
+
+        reader = self.stdin_rank if self.stdin.fd is not None else None
+        self.progress = ProgressWatch(self.loop, patience, self.subjects, logs, reader, tell, always)
+
     def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
         """Measure the resource usage of this node's ranks for a moment, and report it with their progress."""
         from muster.agent.usage import progress_in, watch
@@ -650,6 +668,8 @@ class RankProcesses:
 
     def close(self) -> None:
         """End the processes that are not ranks."""
+        if self.progress is not None:
+            self.progress.end()
         for pid in [pid for pid, name in self.names.items() if name == "gpus"]:
             processes.send_signal(pid, signal.SIGKILL)
         self.recorder.end()
