@@ -3,8 +3,8 @@
     python bench/inspection.py [PAIRS] [--end]
 
 Each pair has a run with the server of torch in each rank, as always, and one in which the script takes it away before
-its process group is made, in turn. A third kind is inspected 5 times a second meanwhile. `--end` measures instead how
-much later a failing run ends because its other ranks are inspected first.
+its process group is made, in turn. On a busy machine only the CPU time tells something. A third kind is inspected
+5 times a second meanwhile. `--end` measures instead when muster has ended after a rank has failed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ x = torch.ones(1024)
 for _ in range(200):
     dist.all_reduce(x)
 dist.barrier()
-began = time.perf_counter()
+began, used = time.perf_counter(), time.process_time()
 for _ in range(4000):
     dist.all_reduce(x)
     x.div_(2)
 if dist.get_rank() == 0:
-    print(time.perf_counter() - began)
+    print("seconds", time.perf_counter() - began, time.process_time() - used)
 dist.destroy_process_group()
 """
 
@@ -45,15 +45,20 @@ dist.init_process_group("gloo")
 dist.barrier()
 if dist.get_rank() == 0:
     time.sleep(0.5)
-    print(time.time(), flush=True)
+    print("seconds", time.time(), flush=True)
     sys.exit(3)
 time.sleep(60)
 """
 
 
-def reduce_seconds(script: Path, kind: str) -> float:
-    """Run the script; return the seconds of its all-reduces."""
-    words = [str(MUSTER), "run", "-q", "-g", "2", str(script), kind]
+def numbers_of(output: str) -> list[float]:
+    """Return the numbers after the word `seconds`."""
+    return [float(word) for word in output.partition("seconds")[2].splitlines()[0].split()]
+
+
+def reduce_seconds(script: Path, kind: str) -> list[float]:
+    """Run the script; return the seconds of its all-reduces, and the CPU time of rank 0 meanwhile."""
+    words = [str(MUSTER), "run", "-g", "2", str(script), kind]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         if kind == "inspected":
             from muster.client.inspection import inspect
@@ -69,13 +74,13 @@ def reduce_seconds(script: Path, kind: str) -> float:
                 except (MusterError, IndexError):
                     continue
         assert process.stdout is not None
-        return float(process.stdout.read())
+        return numbers_of(process.stdout.read())
 
 
 def end_seconds(script: Path) -> float:
     """Run the script, whose rank 0 fails; return the seconds from then until muster has ended."""
-    done = subprocess.run([str(MUSTER), "run", "-q", "-g", "4", str(script)], capture_output=True, text=True)
-    return time.time() - float(done.stdout)
+    done = subprocess.run([str(MUSTER), "run", "-g", "4", str(script)], capture_output=True, text=True)
+    return time.time() - numbers_of(done.stdout)[0]
 
 
 def main() -> None:
@@ -91,14 +96,16 @@ def main() -> None:
             return
         script.write_text(SCRIPT)
         kinds = ("with", "without", "inspected")
-        found: dict[str, list[float]] = {kind: [] for kind in kinds}
+        found: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
         for pair in range(pairs):
             for kind in kinds if pair % 2 else reversed(kinds):
                 found[kind].append(reduce_seconds(script, kind))
-        for kind in kinds:
-            print(f"{kind:9} median {statistics.median(found[kind]):.3f} s, least {min(found[kind]):.3f} s")
-        ratios = [ours / plain for ours, plain in zip(found["with"], found["without"])]
-        print(f"with / without, in pairs: median {statistics.median(ratios):.3f}")
+        for at, what in enumerate(("wall", "CPU")):
+            for kind in kinds:
+                seconds = [times[at] for times in found[kind]]
+                print(f"{what:4} {kind:9} median {statistics.median(seconds):.3f} s, least {min(seconds):.3f} s")
+            ratios = [ours[at] / plain[at] for ours, plain in zip(found["with"], found["without"])]
+            print(f"{what:4} with / without, in pairs: median {statistics.median(ratios):.3f}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from muster.agent.flight_recorder import parse, parse_times, parse_waits
+from muster.agent.flight_recorder import parse, parse_times, parse_waits, progress
 from muster.agent.rank_server import body_of
 from muster.core.inspection import CollectiveRecord, GroupState
 
@@ -41,6 +41,13 @@ def test_only_the_last_ones_are_kept() -> None:
     found = parse(dump(0), last=2)
     assert found is not None and [3, 4] == [each.seq for each in found[0]]
     assert 4 == found[1][0].enqueued
+
+
+def test_progress_is_told_without_parsing() -> None:
+    """Record 3 is pending in rank 0; nothing is in rank 1, whose last record is 2."""
+    assert ((39999, True), (30000, False)) == (progress(dump(0)), progress(dump(1)))
+    assert None is progress(b"{}")
+    assert (10000, False) == progress(b'{"entries":[]}')
 
 
 def test_when_collectives_were_called() -> None:

@@ -312,6 +312,8 @@ class Agent:
         terminal: Mapping[str, Any] | None = None,
         trace: bool = False,
         script: str = "",
+        hang_timeout: float = 0.0,
+        hang_from_start: bool = False,
     ) -> None:
         """Prepare to start ranks: directories, the site hook, the fork server.
 
@@ -323,6 +325,8 @@ class Agent:
         seconds to add to this machine's monotonic clock for the time of day; None if it needs none. `terminal`: rows
         and columns of each rank's pseudo-terminal; None for none. `trace`: trace messages here (`protocol/trace.py`).
         `script`: the script of the ranks; empty if they run something else.
+        `hang_timeout`: report when ranks make no progress, with this time in view; 0 for never. `hang_from_start`: they
+        are watched even if torch in none of them has a process group.
         """
         self.trace = trace
         if self.survey.probe_port is not None and self.controller is None:
@@ -355,6 +359,8 @@ class Agent:
             *(run, commands, environment, preload, stdin_rank, self.hook, floor, rank_command, external_rendezvous),
             *(stdin, script),
         )
+        if hang_timeout:
+            self.ranks.watch_progress(hang_timeout, hang_from_start)
         self.cleanup = Cleanup(self.ranks)
         if visitors is not None:
             LocalRequests(run, self.ranks, self.lost, visitors)

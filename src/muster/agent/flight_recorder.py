@@ -8,6 +8,7 @@ the same collective; it is used only for groups without an entry. Seen with torc
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from muster.core.inspection import CollectiveRecord, CollectiveTimes, GroupState
 
 KEPT = 50
 """How many collectives an inspection has."""
+
+_RECORD = b'"record_id":'
 
 _PREFIX = "pytorch.wait_counter."
 
@@ -29,6 +32,18 @@ def parse(data: bytes, last: int = KEPT) -> tuple[tuple[CollectiveRecord, ...], 
         return collectives[-last:], _groups(dump, collectives)
     except _MALFORMED:
         return None
+
+
+def progress(data: bytes) -> tuple[int, bool] | None:
+    """Return a number that changes with each collective that is called or done, and whether one is pending.
+
+    None if this is no such dump. It is not parsed: a node has many ranks, and each dump up to 1 MB.
+    """
+    if b'"entries":' not in data:
+        return None
+    pending = data.count(b'"retired":false')
+    called = re.match(rb"\d+", data[data.rfind(_RECORD) + len(_RECORD) :]) if _RECORD in data else None
+    return (1 + int(called[0]) if called else 1) * 10000 - pending, pending > 0
 
 
 def parse_times(data: bytes, rank: int) -> tuple[CollectiveTimes, ...] | None:

@@ -16,9 +16,6 @@ from muster.linux.eventloop import File
 COLLECTIVES = "fr_trace_json"
 """The flight recorder; the other form is pickled, and symbolizing its C++ frames takes 2 s."""
 
-PROGRESS = "fr_trace_json?includecollectives=false"
-"""Only how far the groups are."""
-
 WAITS = "wait_counter_values"
 
 THREAD = "pt_workerserver"

@@ -36,7 +36,8 @@ from muster.protocol.frames import Dispatcher, Refused, handlers, named
 from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
-    from muster.agent.progress import Progress
+    from muster.agent.collective_counts import CollectiveCounts
+    from muster.agent.progress import ProgressWatch
     from muster.agent.script_preamble import Preamble
     from muster.core.inspection import Inspection
 
@@ -94,6 +95,8 @@ class RankProcesses:
         self.killing = False
         """True once everything of this attempt is killed."""
         self.watch = RankWatch(run, self)
+        self.progress: ProgressWatch | None = None
+        """Measures whether ranks make progress, if that is wanted."""
         self.ends: dict[int, dict[str, int | None]] = {}
         known = handlers(self, "forker_")
         self.dispatch = Dispatcher(known, named(known), run.complain)
@@ -370,6 +373,8 @@ class RankProcesses:
         self.sent, self.killing = {}, False
         self.pending_start = None
         self.watch.begin(attempt)
+        if self.progress is not None:
+            self.progress.begin()
         warm = self.forkserver if self.forks else None
         if self.forks and (warm is None or not warm.connected):
             # it died since; its ranks did not
@@ -621,6 +626,19 @@ class RankProcesses:
             self.subjects(), self.loop, lambda found: tell([inspection.as_fields(times) for times in found]), within
         )
 
+    def watch_progress(self, patience: float, always: bool) -> None:
+        """From now on, report when no rank here makes progress for half of `patience`; see `progress.py`."""
+        from muster.agent.progress import ProgressWatch
+
+        def tell(since: float) -> None:
+            self.emit("no_progress", attempt=self.attempt, since=since)
+
+        def logs(rank: int) -> list[str]:
+            return [rank_file(self.folder, rank, kind) for kind in ("out", "err")]
+
+        reader = self.stdin_rank if self.stdin.fd is not None else None
+        self.progress = ProgressWatch(self.loop, patience, self.subjects, logs, reader, tell, always)
+
     def tell_usage(
         self, tell: Callable[[dict[int, dict[str, Any]]], object], progress: bool = False, tail_of: int | None = None
     ) -> None:
@@ -631,11 +649,11 @@ class RankProcesses:
         """
         from muster.agent.usage import last_output, progress_in, watch
 
-        asked: Progress | None = None
+        asked: CollectiveCounts | None = None
         if progress:
-            from muster.agent import progress as collectives
+            from muster.agent import collective_counts
 
-            asked = collectives.Progress(self.subjects(), self.loop)
+            asked = collective_counts.CollectiveCounts(self.subjects(), self.loop)
 
         def measured(ranks: dict[int, dict[str, Any]]) -> None:
             for rank, use in ranks.items():
@@ -671,6 +689,8 @@ class RankProcesses:
 
     def close(self) -> None:
         """End the processes that are not ranks."""
+        if self.progress is not None:
+            self.progress.end()
         for pid in [pid for pid, name in self.names.items() if name == "gpus"]:
             processes.send_signal(pid, signal.SIGKILL)
         self.recorder.end()

@@ -35,6 +35,7 @@ _REFUSED: Mapping[Option[object], str] = {
     RunOptions.sync: "it runs a built-in script",
     RunOptions.no_code_check: "it runs a built-in script",
     RunOptions.snapshot: "it runs a built-in script",
+    RunOptions.on_hang: "a hang is a failed check",
     RunOptions.max_restarts: "a failed rank is a failed check",
     RunOptions.always_restart: "a failed rank is a failed check",
     RunOptions.restart_delay: "a failed rank is a failed check",

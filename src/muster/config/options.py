@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from muster.config import values
 from muster.config.record import LAUNCHER, WHERE, Included, Options, defaulted, flag, optional, repeated
 from muster.core.model import ENDING, GRACE, RESTART_DELAY, ROLE
+from muster.core.results import OnHang
 from muster.runtimes import RUNTIMES, runtime
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
@@ -261,6 +262,23 @@ class RunOptions(RunDirOptions):
         "terminate the run after this time, with exit code 124",
         "DURATION",
         values.some_seconds,
+        group=FAILURE,
+    )
+    hang_timeout = defaulted(
+        ("--hang-timeout",),
+        "report a hang when no rank makes progress for this time: no collectives, no output, no CPU time; 0 for never",
+        "DURATION",
+        values.seconds,
+        default="5m",
+        group=FAILURE,
+    )
+    on_hang = defaulted(
+        ("--on-hang",),
+        "what to do then: warn, kill the run with exit code 124, or restart all ranks, which counts as a failure",
+        "ACTION",
+        values.on_hang,
+        default="warn",
+        choices=dict.fromkeys(OnHang, ""),
         group=FAILURE,
     )
     detach = flag(

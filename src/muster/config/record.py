@@ -130,10 +130,13 @@ def defaulted(
     default_text: str = "",
     *,
     also: tuple[str, ...] = (),
+    choices: Mapping[str, str] = MappingProxyType({}),
     group: str = "",
 ) -> Option[T]:
     """An option with a default value, written as it would be typed; `default_text` replaces it in help."""
-    return Option(names, help, metavar, read, read(default), default_text or default, also=also, group=group)
+    return Option(
+        names, help, metavar, read, read(default), default_text or default, also=also, choices=choices, group=group
+    )
 
 
 def repeated(

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from muster.core.layout import unfold
+from muster.core.results import OnHang
 from muster.errors import InvalidRequest
 
 _LARGEST = 1_000_000
@@ -122,6 +123,13 @@ def binding(value: str) -> str:
     """Check one of `BINDINGS`."""
     if value not in BINDINGS:
         raise ValueError(", ".join(BINDINGS[:-1]) + f" or {BINDINGS[-1]}")
+    return value
+
+
+def on_hang(value: str) -> str:
+    """Check a value of `OnHang`."""
+    if value not in list(OnHang):
+        raise ValueError("warn, kill or restart")
     return value
 
 

@@ -296,6 +296,8 @@ def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any
         "brings": {job.program.argv[0]: job.program.source} if job.program.source else {},
         "path_first": first_on_path(job),
         "terminal": terminal_fields(plan, job.terminal),
+        "hang_timeout": job.hang_timeout,
+        "hang_from_start": job.hang_from_start,
         "trace": trace.wanted(),
         "script": job.program.path,
     }

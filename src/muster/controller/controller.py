@@ -13,6 +13,7 @@ from signal import Signals
 from typing import Any
 
 from muster.controller.connections import AgentConnection
+from muster.controller.hangs import Hangs
 from muster.controller.pace_watch import PaceWatch
 from muster.controller.snapshots import Snapshots
 from muster.core.controller_config import ControllerConfig
@@ -59,7 +60,17 @@ from muster.core.printable import line as safe
 from muster.core.provenance import PROVENANCE, provenance_as_json, provenance_from_json
 from muster.core.rank_env import late_values
 from muster.core.registrations import Registrations
-from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, Replaced, RunResult
+from muster.core.results import (
+    SIGKILL,
+    SIGTERM,
+    Failure,
+    FailureKind,
+    OnHang,
+    Problem,
+    ProblemKind,
+    Replaced,
+    RunResult,
+)
 from muster.core.supervisor import Phase, Supervisor, SupervisorConfig
 from muster.launchers import LAUNCHERS
 from muster.linux import processes
@@ -98,6 +109,7 @@ def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ..
         restart_delay=job.restart_delay,
         hosts=(*plan.hosts, *(host.name for host in plan.spares)),
         replaced=replaced,
+        on_hang=OnHang(job.on_hang),
         foreign=plan.rank_command is not None,
         first_attempt=first_attempt,
     )
@@ -157,6 +169,7 @@ class Controller:
         self.pace = PaceWatch(self, run.id)
         self._described: set[int] = set()
         """Nodes of which it is recorded what runs there."""
+        self.hangs = Hangs(self, plan.job.hang_timeout)
         self._full: dict[int, set[tuple[int, str]]] = {}
         """By node: (rank, stream) of logs that currently cannot be written."""
 
@@ -235,6 +248,7 @@ class Controller:
             self.listen(action)
         elif isinstance(action, StartRanks):
             self.registrations.begin()
+            self.hangs.begin()
             if not self.begun:
                 self.begun = True
                 self.begin()
@@ -596,6 +610,9 @@ class Controller:
     ) -> None:
         killed, alive = (tuple(map(leftover_from_json, several)) for several in (ended, left))
         self.handle(CleanedUp(t, link.node, killed, alive))
+
+    def _on_no_progress(self, link: AgentConnection, t: float, payload: bytes, attempt: int, since: float) -> None:
+        self.hangs.idle(link, attempt, self.when(link, since))
 
     def _on_rank_inspections(
         self, link: AgentConnection, t: float, payload: bytes, number: int, inspections: list[Any], epoch: float

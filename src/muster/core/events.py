@@ -17,6 +17,7 @@ from muster.core.results import (
     ExitFacts,
     Failure,
     Leftover,
+    OnHang,
     Problem,
     ProblemKind,
     RankExit,
@@ -183,6 +184,17 @@ class JobEnding:
 
 
 @dataclass(frozen=True)
+class HangDetected:
+    """No rank of the attempt has made progress for this many seconds."""
+
+    t: float
+    attempt: int
+    seconds: float
+    verdict: tuple[str, ...] = ()
+    """Why, in lines for the user; empty if it is not known."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -214,6 +226,7 @@ Event = Union[
     StopRequested,
     PreemptionWarned,
     JobEnding,
+    HangDetected,
     Tick,
 ]
 
@@ -227,7 +240,7 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
     for name, read in (("ended", leftover_from_json), ("left", leftover_from_json), ("problems", problem_from_json)):
         if name in fields:
             fields[name] = tuple(map(read, fields[name]))
-    for name in ("ranks", "notes"):
+    for name in ("ranks", "notes", "verdict"):
         if name in fields:
             fields[name] = tuple(fields[name])
     kind = EVENTS[data["event"]]
@@ -309,6 +322,15 @@ class Restarting:
 
 
 @dataclass(frozen=True)
+class Hanging:
+    """Tell the user that no rank makes progress, and what is done about it."""
+
+    seconds: float
+    verdict: tuple[str, ...]
+    on_hang: OnHang
+
+
+@dataclass(frozen=True)
 class Hurrying:
     """Tell the user that leftover processes are no longer waited for."""
 
@@ -320,10 +342,10 @@ class Finish:
     outcome: RunResult
 
 
-Notice = Union[Escalating, Restarting, Hurrying]
+Notice = Union[Escalating, Restarting, Hanging, Hurrying]
 """Messages to the user, worded by `reason_text.notice_in_words`."""
 
-NOTICES = (Escalating, Restarting, Hurrying)
+NOTICES = (Escalating, Restarting, Hanging, Hurrying)
 
 Action = Union[OpenStore, StartRanks, SignalRanks, Replace, CleanUp, Finish, Notice]
 
@@ -344,6 +366,7 @@ NAMES: Mapping[type[Any], str] = {
     StopRequested: "asked",
     PreemptionWarned: "warned",
     JobEnding: "jobends",
+    HangDetected: "hang",
     Tick: "tick",
     OpenStore: "listen",
     StartRanks: "start",
@@ -353,6 +376,7 @@ NAMES: Mapping[type[Any], str] = {
     Finish: "finish",
     Escalating: "escalating",
     Restarting: "restarting",
+    Hanging: "hanging",
     Hurrying: "hurrying",
 }
 """The names of events and actions in events.jsonl. They are stable: scripts read that file, and so does a controller

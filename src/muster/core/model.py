@@ -180,6 +180,12 @@ class Job(NamedTuple):
     """Seconds between SIGTERM and SIGKILL."""
     timeout: float | None = None
     """Maximum seconds for the whole run; None for no limit."""
+    hang_timeout: float = 0.0
+    """Seconds without progress of any rank after which the run counts as hanging; 0 for no limit."""
+    on_hang: str = "warn"
+    """What is done then: a value of `OnHang`."""
+    hang_from_start: bool = False
+    """True if that counts from the start of the ranks, and not only once torch in one of them has a process group."""
     script_spawns: bool = False
     """True if the script calls torch.multiprocessing.spawn by itself."""
     launcher_args: tuple[str, ...] = ()

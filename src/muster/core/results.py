@@ -305,6 +305,16 @@ class Problem(NamedTuple):
     """(host, version) pairs, if versions differ."""
 
 
+class OnHang(TextEnum):
+    """What is done when no rank makes progress: the values of --on-hang."""
+
+    WARN = "warn"
+    KILL = "kill"
+    """Terminate the run."""
+    RESTART = "restart"
+    """Terminate the attempt as after a failure, which --max-restarts may repeat."""
+
+
 class StopKind(TextEnum):
     """A cause that ends a run, other than the exit of its ranks."""
 
@@ -322,6 +332,8 @@ class StopKind(TextEnum):
     NODE_LOST = "node lost"
     SCHEDULER = "scheduler"
     """A scheduler ends the job."""
+    HANG = "hang"
+    """No rank made progress for the time of --hang-timeout."""
     OTHER = "other"
     """A sentence from elsewhere."""
 

@@ -19,6 +19,8 @@ from muster.core.events import (
     Escalating,
     Event,
     Finish,
+    HangDetected,
+    Hanging,
     Hurrying,
     JobEnding,
     LogIncomplete,
@@ -50,6 +52,7 @@ from muster.core.results import (
     FailureKind,
     Leftover,
     LostNode,
+    OnHang,
     RankExit,
     Repeated,
     Replaced,
@@ -118,6 +121,7 @@ class SupervisorConfig:
     """Hosts that were replaced before the run started."""
     foreign: bool = False
     """True if an external launcher starts the ranks, which terminates the others when one has failed."""
+    on_hang: OnHang = OnHang.WARN
     first_attempt: int = 0
     """The number of the first attempt; earlier ones belong to a controller that ended with its job."""
 
@@ -447,6 +451,17 @@ class Supervisor:
         ladder = [(SIGTERM, min(self.settings.grace, event.within)), (SIGKILL, 0.0)]
         self._terminate(event.t, _Termination(state, code, reason, ladder), actions)
 
+    def _on_hang_detected(self, event: HangDetected, actions: list[Action]) -> None:
+        if event.attempt != self.attempt or self.phase is not Phase.RUNNING:
+            return
+        how = self.settings.on_hang
+        actions.append(Hanging(event.seconds, event.verdict, how))
+        if how is OnHang.WARN:
+            return
+        state = RunState.TIMED_OUT if how is OnHang.KILL else RunState.FAILED
+        reason = StopReason(StopKind.HANG, seconds=event.seconds, message=event.verdict[0] if event.verdict else "")
+        self._terminate(event.t, _Termination(state, 124, reason, self._term_then_kill()), actions)
+
     def _term_then_kill(self) -> list[tuple[int, float]]:
         return [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
 
@@ -625,6 +640,7 @@ _HANDLERS: Mapping[type[Any], Callable[[Supervisor, Any, list[Action]], None]] =
     StopRequested: Supervisor._on_stop_requested,
     PreemptionWarned: Supervisor._on_preemption_warned,
     JobEnding: Supervisor._on_job_ending,
+    HangDetected: Supervisor._on_hang_detected,
     Tick: Supervisor._on_tick,
 }
 """The handler of each event."""

@@ -116,6 +116,7 @@ SINCE: Mapping[str, int] = {
             *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
             *("signal_forwarded", "warn_preemption", "preemption_handlers", "scheduler_signal", "exec_request"),
             *("exec", "exec_exited", "exec_result", "subscribe", "unsubscribe", "credit", "first_output"),
+            "no_progress",
             *("get_inspections", "rank_inspections", "get_collectives", "rank_collectives", "inspect", "collectives"),
             *(
                 "get_stacks",
@@ -285,6 +286,8 @@ MESSAGES: tuple[Message, ...] = (
                     "terminal": maybe(or_null(TABLE)),
                     "trace": maybe(FLAG),
                     "script": maybe(TEXT),
+                    "hang_timeout": maybe(SECONDS),
+                    "hang_from_start": maybe(FLAG),
                 },
             ),
             "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
@@ -479,6 +482,10 @@ MESSAGES: tuple[Message, ...] = (
             "rank_stacks": (
                 "The Python stacks of ranks, and the processes of ranks that cannot tell.",
                 {"number": WHOLE, "texts": STACKS, "mute": PIDS},
+            ),
+            "no_progress": (
+                "No rank of the node has made progress `since` this time on the agent's clock.",
+                {"attempt": WHOLE, "since": SECONDS},
             ),
             "rank_inspections": (
                 "What the ranks are doing (`core/inspection.py`); `epoch`: the time of day minus the monotonic clock.",

@@ -77,6 +77,8 @@ class RunKeywords(TypedDict, total=False):
     grace: float | str
     signals_to_handle: str | Sequence[str]
     timeout: float | str
+    hang_timeout: float | str
+    on_hang: str
     detach: bool
     name: str
     run_dir: str | os.PathLike[str]
@@ -152,6 +154,8 @@ def run(
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
+    hang_timeout: float | str | None = None,
+    on_hang: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -229,6 +233,8 @@ def run(
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
+    hang_timeout: float | str | None = None,
+    on_hang: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -326,6 +332,8 @@ def submit(
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
+    hang_timeout: float | str | None = None,
+    on_hang: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -403,6 +411,8 @@ def submit(
     grace: float | str | None = None,
     signals_to_handle: str | Sequence[str] | None = None,
     timeout: float | str | None = None,
+    hang_timeout: float | str | None = None,
+    on_hang: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,

@@ -17,6 +17,7 @@ from muster.core.results import (
     FailureKind,
     Leftover,
     LostNode,
+    OnHang,
     Problem,
     ProblemKind,
     RankExit,
@@ -28,10 +29,11 @@ from muster.core.results import (
 from muster.diagnostics.deaths import DeathCause, death_of, signal_of
 from muster.linux.processes import FEWER_PROCESSES
 from muster.ui.death_text import killed_in_words, signal_name
+from muster.ui.formatting import seconds as duration
 from muster.ui.summary import exception_of
 
 if TYPE_CHECKING:  # commands that only list runs do not need it
-    from muster.core.events import Escalating, Notice
+    from muster.core.events import Escalating, Hanging, Notice
 
 JOB_ENDS: Mapping[str, str] = {
     "time limit": "the job reached its time limit",
@@ -68,6 +70,9 @@ def _reason(reason: StopReason) -> str:
         return f"the terminal that started the run was gone for {reason.seconds:g}s (--lease)"
     if kind is StopKind.TIMEOUT:
         return f"reached --timeout of {reason.seconds:g}s"
+    if kind is StopKind.HANG:
+        why = f": {reason.message}" if reason.message else ""
+        return f"no rank made progress for {duration(reason.seconds)} (--hang-timeout){why}"
     if kind is StopKind.STORE:
         how = f"exit status {reason.code}" if number is None else f"killed by signal {number}"
         return f"the rendezvous store exited: {how}" + (f"; see {reason.log}" if reason.log else "")
@@ -120,8 +125,10 @@ _STATUSES: Mapping[int | None, str] = {
 
 def notice_in_words(notice: Notice) -> str:
     """Return the supervisor's message to the user."""
-    from muster.core.events import Escalating, Restarting
+    from muster.core.events import Escalating, Hanging, Restarting
 
+    if isinstance(notice, Hanging):
+        return _hang(notice)
     if isinstance(notice, Escalating):
         return _escalation(notice)
     if isinstance(notice, Restarting):
@@ -131,6 +138,12 @@ def notice_in_words(notice: Notice) -> str:
         when = f" in {notice.delay:g}s" if notice.delay else ""
         return f"{who or 'a rank failed'}; restarting all ranks{when} (restart {count})"
     return "not waiting for orphaned processes"
+
+
+def _hang(notice: Hanging) -> str:
+    then = {OnHang.KILL: "; terminating the run", OnHang.RESTART: "; terminating all ranks"}.get(notice.on_hang, "")
+    first = f"warning: no rank has made progress for {duration(notice.seconds)}{then}"
+    return "\n".join([first, *notice.verdict])
 
 
 def _end_in_brief(end: RankExit) -> str:
