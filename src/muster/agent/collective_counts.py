@@ -30,7 +30,7 @@ class CollectiveCounts:
                 groups = sorted(parsed[1], key=lambda group: -group.enqueued)[:_MOST_GROUPS]
                 self.called[subject.rank] = {group.group: group.enqueued for group in groups}
 
-        self._requests.append(Request(loop, subject.socket, rank_server.PROGRESS, answered))
+        self._requests.append(Request(loop, subject.socket, rank_server.COLLECTIVES, answered))
 
     def stop(self) -> None:
         """Stop waiting for answers."""

@@ -73,7 +73,7 @@ COMMANDS: Mapping[str, Command] = {
         "show what differs between two runs: code, packages, hosts, options, result",
         ("RUN1 RUN2", "[RUN]"),
         ("muster diff night-train last", "muster diff last", "muster diff night-train last --json"),
-        "docs/guides/failures.md",
+        "docs/reports.md",
         "muster.cli.diff",
         "With one run, it is compared with the last successful run of the same script before it.",
     ),
@@ -81,7 +81,7 @@ COMMANDS: Mapping[str, Command] = {
         "write a run as one HTML file, to read and to send to others",
         ("[RUN]",),
         ("muster report", "muster report last -o report.html", "muster report night-train --open"),
-        "docs/guides/failures.md",
+        "docs/reports.md",
         "muster.cli.report",
         "It contains the result, a timeline, what failed ranks wrote, stacks, the last lines of output, what changed "
         "since the last successful run, and the hosts. Values of environment variables, passwords and tokens are "
