@@ -563,6 +563,32 @@ CAUSES = [
         },
     ),
     History(
+        "Of the ranks that an inspection shows, those that then complain themselves are not the cause.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=missed(4.9)), []),
+            (RanksMissed(5.1, 0, (1, 2), "ranks 1-2 did not come", "train.py:9 in read"), []),
+            (RankExited(5.2, 1, 0, 1, failure=missed(5.0)), []),
+            (Tick(5.2 + OTHERS_WAIT), [SignalRanks(SIGTERM, (2,))]),
+            (RankExited(6.3, 2, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {
+            "code": 1,
+            "root_cause": RankExit(
+                *(2, 0, 6.3),
+                signal=15,
+                by_muster=True,
+                failure=Failure(
+                    *(FailureKind.ABSENT, 4.9, "RuntimeError: timed out", ("RuntimeError: timed out",)),
+                    place="train.py:9 in read",
+                    proven=False,
+                ),
+            ),
+        },
+    ),
+    History(
         "An exception of its own that was replaced in the clean-up makes a rank the cause, before plain lost peers.",
         ranks(2),
         [

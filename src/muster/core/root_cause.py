@@ -105,10 +105,16 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit], seen: Mis
     complaints = [end.failure for end in cascade if end.failure is not None]
     if seen is not None and any(failure.kind is not FailureKind.PEER_LOST for failure in complaints):
         odd = [end for end in everyone if end.rank in seen.ranks]
+        # some of them were about to complain themselves when they were inspected
+        silent = [end for end in odd if end not in cascade]
+        blamed_too_many = 0 < len(silent) < len(odd)
+        odd = silent or odd
         if odd and len(odd) < len(everyone):
             others = tuple(end.rank for end in odd[1:])
             summary = _failure_of(first).summary
             told = Failure(FailureKind.ABSENT, _when(first), seen.words, (summary,), seen.place, blames=others)
+            if blamed_too_many:
+                told = told._replace(summary=summary, proven=False)
             return odd[0]._replace(failure=told)
     complaining = {end.rank for end in cascade}
     blamed = {rank for failure in complaints for rank in failure.blames} - complaining
