@@ -27,6 +27,9 @@ _STYLE = """
 _DESC = re.compile(r"<title>(.*?)</title>\s*<desc>\n(.*?)</desc>", re.DOTALL)
 _SHOWN = re.compile(r"!\[[^\]]*\]\(([\w./-]+\.svg)\)")
 
+_FAILURE = re.compile(r" failed |^muster: (all \d+ )?ranks? [\d,-]+[^:]*: ")
+"""Lines of muster that say what failed."""
+
 
 def session(svg: str) -> tuple[str, str] | None:
     """Return (title, lines of the session) of a recording; None for any other image."""
@@ -94,7 +97,7 @@ def _parts(line: str, piece: str, command: bool) -> list[tuple[str, str]]:
     if rank and piece == line[: len(piece)]:
         return [("rank", rank[0]), ("", piece[rank.end() :])]
     if line.startswith("muster:"):
-        return [("failed" if " failed " in line else "muster", piece)]
+        return [("failed" if _FAILURE.search(line) else "muster", piece)]
     return [("", piece)]
 
 
