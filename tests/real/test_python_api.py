@@ -302,6 +302,31 @@ print(run.id)
 """
 
 
+def test_why_names_the_rank_that_does_not_come(program: Program) -> None:
+    text = """
+import time
+import muster
+
+def train():
+    with muster.init() as rank:
+        import torch.distributed as dist
+        if rank.rank == 1:
+            time.sleep(1000)
+        dist.barrier()
+
+run = muster.submit(train, np=2, grace=1)
+while not run.why().ranks:
+    time.sleep(0.2)
+why = run.why()
+assert why.ranks == (1,) and why.live and len(why.evidence) == 2, why
+assert "rank 1 has not entered barrier" in str(why), why
+run.kill()
+assert run.why().ranks == (1,) and not run.why().live
+print(run.id)
+"""
+    program(text)
+
+
 def test_show_has_the_step_that_ranks_report(program: Program) -> None:
     text = """
 import subprocess, sys, time

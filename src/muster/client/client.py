@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from muster.client.compat import HINT, lacks, version_of
-from muster.client.local import agent_of, is_anothers
+from muster.client.local import agent_of, is_anothers, may_start_its_agent
 from muster.client.remote import Replacement, connect, keep_piece, sizes_of
 from muster.core.json_records import NOT_UNDERSTOOD, outcome_from_json
 from muster.core.results import RunResult
@@ -346,14 +346,23 @@ def ask(
     return answer
 
 
+_STARTS_WITHIN, _PAUSE_AT_START = 3.0, 0.05
+"""Seconds to wait for the agent of a run that has just been started, and between attempts."""
+
+
 def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the agent of a run that is controlled from a terminal of this machine. Raises `ControlError`."""
     try:
-        link = agent_of(run)
+        link, deadline = agent_of(run), time.monotonic() + _STARTS_WITHIN
+        while link is None and may_start_its_agent(run) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_AT_START)
+            link = agent_of(run)
     except TimeoutError:
         raise ControlError(
             f"the agent of {run.id} accepts no connections", f"it may be stopped; see {run.path}/node_*/agent.log"
         ) from None
+    if link is None and may_start_its_agent(run):
+        raise ControlError(f"no answer from {run.id}: it is still starting", "try again in a moment")
     if link is None:
         raise ControlError(
             f"no answer from {run.id}: it is not running here", f"see its state: muster show {run.operand}"

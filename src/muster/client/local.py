@@ -42,6 +42,11 @@ def starter_lives(run: Run) -> bool:
     return lives and (is_anothers(run) or not _stopped_after_its_ranks(run, job["pid"]))
 
 
+def may_start_its_agent(run: Run) -> bool:
+    """Return whether the starting process is alive, and its agent has not ended: then it may not listen yet."""
+    return starter_lives(run) and run.outcome is None and not any(run.path.glob("node_*/ended.json"))
+
+
 def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
     """Return whether muster is stopped (Ctrl-Z) and has therefore not noticed that the agent killed the ranks."""
     found = procfs.stat(pid)

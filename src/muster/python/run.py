@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from muster import api
 from muster.client.client import Client, ask
 from muster.client.follow import Follower
 from muster.client.follow import wait as wait_for
+from muster.client.hangs import look_at
 from muster.client.reconcile import cancel, may_still_run, reconcile
 from muster.core.controller_config import RECORD
 from muster.core.results import SIGINT, RunResult, RunState
@@ -17,6 +18,7 @@ from muster.errors import ControlError, InvalidRequest, RemoteError, Unreachable
 from muster.linux import processes
 from muster.python import failures, log_lines
 from muster.runner.handle import RunHandle
+from muster.ui.hang_text import evidence_in_words, verdict_in_words
 
 T = TypeVar("T")
 
@@ -24,6 +26,21 @@ _ENDS_WITHIN = 90.0
 """Seconds for a run to end after it was asked to, in addition to what the ranks may take."""
 _TICK = 0.5
 """Seconds between chances for Ctrl-C while this program waits for a run to end."""
+
+
+class Why(NamedTuple):
+    """Why the ranks of a run wait. As a string it is the sentence that `muster why` prints first."""
+
+    sentence: str
+    ranks: tuple[int, ...]
+    """The ranks that keep the others waiting; empty if none does, or the cause is not known."""
+    evidence: tuple[str, ...]
+    """What each rank is doing: a line for all ranks that do the same."""
+    live: bool
+    """False if the run has ended."""
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 class Run(Generic[T]):
@@ -173,6 +190,15 @@ class Run(Generic[T]):
             int(rank): str(text)
             for rank, text in sorted(answer.get("texts", {}).items(), key=lambda item: int(item[0]))
         }
+
+    def why(self) -> Why:
+        """Return which ranks keep the others waiting: now, or for a run that has ended, when its last record was made.
+
+        Raises `muster.InvalidRequest` if the run is pending, or has ended without such a record.
+        """
+        look = look_at(self._run)
+        evidence = tuple(evidence_in_words(look.verdict, look.hosts))
+        return Why(verdict_in_words(look.verdict, look.hosts), look.verdict.odd, evidence, look.live)
 
     def kill(self) -> None:
         """Terminate the ranks as `muster kill` does, and wait until the run has ended. Does nothing if it has."""
