@@ -269,7 +269,9 @@ def _sides(verdict: Verdict, hosts: Hosts, ranks: Sequence[int], verb: bool = Tr
 def _mismatch(verdict: Verdict, hosts: Hosts) -> str:
     if not verdict.odd:
         return f"ranks call different collectives: {_sides(verdict, hosts, verdict.waiting)}."
-    return f"{_sides(verdict, hosts, verdict.odd)}, but {_sides(verdict, hosts, verdict.waiting)}."
+    # the call of a rank that has exited since then is not known
+    theirs = _sides(verdict, hosts, verdict.odd) or f"{who(verdict.odd, hosts)} called another collective"
+    return f"{theirs}, but {_sides(verdict, hosts, verdict.waiting)}."
 
 
 def _uneven(verdict: Verdict, hosts: Hosts) -> str:
