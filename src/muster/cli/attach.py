@@ -30,14 +30,14 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     options, rest, store = asked
     run = find_operand_run(store, rest, "attach")
     viewer = viewer_of(options, env)
-    if not run.job.get("served"):
-        raise InvalidRequest(
-            f"cannot attach to {run.id}: its controller is the terminal that started it",
-            "follow its output with `muster logs -f`; start runs that can be attached to with `muster run -d`",
-        )
     if run.outcome is not None and (ended := reconcile(run).outcome) is not None:
         print(f"{run.id}: {end_in_words(run, ended)}")
         return ended.code
+    if not run.job.get("served"):
+        raise InvalidRequest(
+            f"cannot attach to {run.id}: it was started without -d, and belongs to the terminal that started it",
+            f"follow its output: muster logs -f {run.operand}",
+        )
     if (scheduled := run.scheduled) is not None and not scheduled.allocated:
         from muster.cli.queued import follow
 

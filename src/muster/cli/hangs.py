@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from muster.cli.common import end_in_words, find_operand_run, parse_command
 from muster.client.hangs import Look, look_at
 from muster.config.options import StacksOptions, WhyOptions
 from muster.core.hostlist import fold_hostlist
 from muster.core.inspection import Snapshot, SnapshotReason
+from muster.core.layout import fold
 from muster.core.printable import line as safe
 from muster.core.results import RunState
 from muster.core.root_cause import is_own_failure
 from muster.core.verdict import verdict_as_json
-from muster.errors import MusterError
+from muster.errors import InvalidRequest, MusterError
 from muster.rundir.run import Run
 from muster.ui.formatting import seconds, shortened
 from muster.ui.hang_text import evidence_in_words, verdict_in_words
@@ -91,6 +92,7 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = find_operand_run(store, rest, "stacks")
+    _require_ranks(run, options.rank)
     look = look_at(run, old=True)
     if not look.live:
         print(f"{run.id} has ended; stacks as of {_moment(look.snapshot)}", file=sys.stderr)
@@ -98,6 +100,13 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     text = stacks_in_words(look.snapshot, look.verdict, look.hosts, options.rank, options.all_threads)
     print(text or "no ranks are running", file=sys.stdout if text else sys.stderr)
     return 0
+
+
+def _require_ranks(run: Run, ranks: Iterable[int] | None) -> None:
+    every = range(int(run.job.get("ranks") or 0))
+    wrong = [rank for rank in ranks or () if rank not in every]
+    if every and wrong:
+        raise InvalidRequest(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
 
 
 def _moment(snapshot: Snapshot) -> str:

@@ -231,8 +231,8 @@ class RunOptions(RunDirOptions):
     )
     restart_delay = defaulted(
         ("--restart-delay",),
-        "delay before the second restart in a row, which doubles up to 1m; the first restart, and one after a minute "
-        "or more, are immediate",
+        "delay before the second restart in a row, which doubles up to 1m; the first restart, and one after an attempt "
+        "that lasted a minute or more, are immediate",
         "DURATION",
         values.seconds,
         default=f"{RESTART_DELAY:g}s",
@@ -240,7 +240,8 @@ class RunOptions(RunDirOptions):
     )
     grace = defaulted(
         ("--grace", "--shutdown-timeout"),
-        "grace period between SIGTERM and SIGKILL when terminating ranks",
+        "grace period between SIGTERM and SIGKILL when terminating ranks; after Ctrl-C between SIGINT and "
+        "SIGTERM, and SIGKILL follows within 5s",
         "DURATION",
         values.seconds,
         default=f"{GRACE:g}s",
@@ -250,7 +251,7 @@ class RunOptions(RunDirOptions):
     signals_to_handle = defaulted(
         ("--signals-to-handle",),
         "signals to forward to ranks that handle them, in addition to SIGUSR1 and SIGUSR2; SIGINT, SIGTERM and SIGHUP "
-        "stop the run, and so does SIGQUIT, unless a list without SIGQUIT is given: then SIGQUIT kills muster",
+        "stop the run; without SIGQUIT in the list, SIGQUIT kills muster itself",
         "SIGNALS",
         values.signals,
         default=",".join(ENDING),
@@ -274,7 +275,8 @@ class RunOptions(RunDirOptions):
     )
     on_hang = defaulted(
         ("--on-hang",),
-        "what to do then: warn, kill the run with exit code 124, or restart all ranks, which counts as a failure",
+        "what to do after --hang-timeout: warn, kill the run with exit code 124, or restart all ranks, which counts as "
+        "a failure",
         "ACTION",
         values.on_hang,
         default="warn",

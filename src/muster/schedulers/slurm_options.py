@@ -44,7 +44,7 @@ class RUN(Options):
     mail_user = optional(("--mail-user",), "mail address for these events", "ADDRESS", values.text, group=_GROUP)
     cpus_per_task = optional(
         ("--cpus-per-task",),
-        "cores per node, as each node runs one Slurm task for all of its ranks",
+        "cores per node in total, not per rank: each node runs one Slurm task for all of its ranks",
         "N",
         values.positive,
         "one per rank",
