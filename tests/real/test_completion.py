@@ -53,7 +53,7 @@ def bash(muster: Any, *words: str) -> list[str]:
         (("logs", "--std"), ["--stderr", "--stdout"]),
         (("logs", "--attempt", ""), []),
         (("lab", "u"), ["up"]),
-        (("check", "--h"), ["--html", "--help", "--hosts", "--host", "--hostfile"]),
+        (("check", "--h"), ["--html", "--help", "--hosts", "--host", "--hostfile", "--hang-timeout"]),
         (("lab", "up", "--no"), ["--nodes", "--no-shared-home"]),
         (("lab", "fault", "par"), ["partition"]),
         (("nothing", "-"), []),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from running import RunProcesses, carriers, children, command, family, living, no_one_left, process, shared
+from running import RunProcesses, carriers, children, command, family, living, no_one_left, outcome, process, shared
 from waiting import until
 
 Script = Callable[..., Path]
@@ -184,7 +184,12 @@ if os.environ["RANK"] == "0":
 """
     done = muster("run", "-g", "2", "--grace", "1", "--launcher", launcher, str(script(text)))
     assert 0 == done.returncode, done.stderr
-    told = dict(re.findall(r"^orphaned process, killed by muster: sleep (\d+) \(pid (\d+)\)$", done.stderr, re.M))
+    line = r"^orphaned process, killed by muster: sleep (\d+) \(pid (\d+)\)$"
+    shown = dict(re.findall(line, done.stderr, re.M))
+    assert {"2000", "2001"} <= set(shown), done.stderr
+    assert re.search(r"^\.\.\. and \d more process(es)?$", done.stderr, re.M), done.stderr
+    leftovers = outcome(muster)["leftovers"]
+    told = {one["process"].split()[1]: one["pid"] for one in leftovers if one["process"].startswith("sleep")}
     assert {"2000", "2001", "2002", "2003"} == set(told)
     no_one_left([], muster.newest().name, timeout=0)
     assert [] == [seconds for seconds, pid in told.items() if f"sleep {seconds}" in command(int(pid))]
