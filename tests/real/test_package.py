@@ -69,6 +69,7 @@ def test_the_wheel_has_all_of_muster_and_nothing_else(built: Path):
         (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
         text = archive.read(metadata).decode()
     code = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src" / "muster").rglob("*.py")}
+    code.add("muster/py.typed")  # users' type checkers read the annotations
     assert code == {name for name in names if ".dist-info/" not in name}
     assert f"\nVersion: {__version__}\n" in text
     assert "\nLicense-Expression: Apache-2.0\n" in text
