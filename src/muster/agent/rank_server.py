@@ -68,7 +68,9 @@ class RankSockets:
         # imported late, while the fork server imports torch
         from muster.linux import private_tmp
 
-        for base in private_tmp.bases(os.environ):
+        # TMPDIR comes last: its path is often long, and a script may look at what is in it
+        bases = private_tmp.bases(os.environ)
+        for base in sorted(bases, key=lambda base: base not in private_tmp.USUAL):
             if len(base) + private_tmp.NAME_LENGTH + _ROOM > _LONGEST:
                 continue
             try:

@@ -150,15 +150,15 @@ def _end_in_brief(end: RankExit) -> str:
     return ended_in_words(end) if end.signal is None else f"killed by {signal_name(end.signal)}"
 
 
-def _is_hang(reason: StopReason | None) -> bool:
-    return reason is not None and reason.kind is StopKind.HANG
+def _without_verdict(reason: StopReason | None) -> StopReason | None:
+    """Return a reason without the verdict on a hang, which was told just before."""
+    return reason._replace(message="") if reason is not None and reason.kind is StopKind.HANG else reason
 
 
 def _escalation(notice: Escalating) -> str:
     ranks, number = notice.ranks, notice.number
     many = plural(len(ranks), "rank") if len(ranks) > 1 else f"rank {ranks[0]}"
-    # the verdict on a hang was told just before
-    reason = reason_in_words(notice.reason._replace(message="") if _is_hang(notice.reason) else notice.reason)
+    reason = reason_in_words(_without_verdict(notice.reason))
     if number == SIGKILL:
         return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many}, still running (SIGKILL)"
     if number == SIGQUIT:
