@@ -192,7 +192,7 @@ def test_from_the_login_node(there: LabCluster) -> None:
     assert 124 == there.muster("wait", "second", "--timeout", "1s").returncode
     assert 0 == there.muster("kill", "second").returncode
     assert 137 == there.muster("wait", "second").returncode
-    assert "before it started: it was cancelled (CANCELLED)" in there.muster("show", "second").stdout
+    assert "stopped before it started: it was cancelled (CANCELLED)" in there.muster("show", "second").stdout
     first = next(path for path in (there.home / "runs").iterdir() if '"first"' in (path / "job.json").read_text())
     until(lambda: list(first.glob("attempt_0/*.out")), "the first one runs")
 
