@@ -489,8 +489,10 @@ def test_proof_that_an_exception_was_uncaught(truth: str, stderr: str, evidence:
 
 def test_an_exception_that_was_logged_just_before_the_exit_is_why() -> None:
     """An older one was handled; so was one that the rank has written something after."""
-    assert "ValueError: bad batch" == verdict(RAISED, hooked=True, code=3, err_age=0.02)["summary"]
-    assert ("", []) == tuple(verdict(RAISED, hooked=True, code=3, err_age=2.0)[key] for key in ("summary", "frames"))
+    assert "ValueError: bad batch" == verdict(RAISED, hooked=True, code=1, err_age=0.02)["summary"]
+    for code, age in ((1, 2.0), (3, 0.0)):
+        found = verdict(RAISED, hooked=True, code=code, err_age=age)
+        assert ("ended", "", []) == (found["kind"], found["summary"], found["frames"])
     later = verdict(RAISED + "no room, giving up\n", hooked=True, code=3, err_age=0.0)
     assert ("ended", "no room, giving up") == (later["kind"], later["summary"])
 
@@ -501,6 +503,7 @@ def test_an_exception_that_was_logged_to_stdout_is_why() -> None:
     assert "ERROR no data" == verdict("", stdout=b"step 3\nERROR no data\n", out_age=0.05)["summary"]
     assert "" == verdict("", stdout=b"step 3\nsaved\n", out_age=0.05)["summary"]
     assert "" == verdict("", stdout=RAISED.encode(), hooked=True, out_age=4.0)["summary"], "it was handled"
+    assert "" == verdict("", stdout=RAISED.encode(), hooked=True, code=3, out_age=0.05)["summary"], "3 is its choice"
 
 
 def test_the_traceback_of_a_thread_or_a_worker_process_is_not_the_ranks() -> None:

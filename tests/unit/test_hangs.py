@@ -292,6 +292,14 @@ def test_ranks_that_failed_because_they_waited_in_vain() -> None:
     assert "Rank 1 is in load (data.py:41), sleeping." in verdict_in_words(found)
 
 
+def test_a_complaint_is_told_by_its_kind_not_by_its_words() -> None:
+    kind, words = FailureKind.TIMED_OUT, "RuntimeError: [Rank 0]: Rank 2 failed to pass monitoredBarrier in 5000 ms"
+    ends = tuple(RankExit(number, 0, 90.0, 1, failure=Failure(kind, 90.0, words)) for number in (0, 1, 3))
+    sleeping = bare(2, AT_LOADER, ThreadState(1, state="S", call="clock_nanosleep"))
+    found = judged(sleeping, exits=ends, size=4, reason=SnapshotReason.FAILURE)
+    assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISSING, (2,), (0, 1, 3))
+
+
 def test_a_rank_that_is_about_to_fail_is_not_blamed() -> None:
     """It writes its traceback, and answers nothing."""
     late = Failure(FailureKind.PEER_LOST, 99.9, "DistStoreError: wait timeout after 5000ms, keys: /default_pg/0//cpu")

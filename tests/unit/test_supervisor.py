@@ -434,6 +434,21 @@ CAUSES = [
         {"code": 1, "root_cause": RankExit(1, 0, 5.1, 1, failure=raised(4.9))},
     ),
     History(
+        "So had one that had lost its peer: it is reported with what it raised.",
+        ranks(2),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 3), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.1, 1, 0, signal=15, failure=lost_peer(4.99)), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
+        ],
+        {
+            "code": 3,
+            "root_cause": RankExit(0, 0, 5.0, 3),
+            "exits": (RankExit(0, 0, 5.0, 3), RankExit(1, 0, 5.1, 1, failure=lost_peer(4.99))),
+        },
+    ),
+    History(
         "A signal from outside is a cause of its own, whatever words about peers stand in the log.",
         ranks(2),
         [

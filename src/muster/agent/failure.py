@@ -106,7 +106,7 @@ def explain(evidence: Evidence) -> dict[str, Any]:
     words = [] if evidence.mixed else _last_words(_after(lines, found))
     if not words and evidence.out_age is not None and evidence.out_age <= _FRESH and not evidence.signalled:
         told = _from_stdout(evidence.stdout)
-        if told is not None:
+        if told is not None and (told["kind"] == "ended" or evidence.code == 1 or not evidence.hooked):
             return told
     kind = "ended"
     for line in words:
@@ -218,11 +218,14 @@ def _is_proven(evidence: Evidence, lines: Sequence[str], found: Found, prefixed:
 
 
 def _is_reason(evidence: Evidence, lines: Sequence[str], found: Found) -> bool:
-    """Return whether an exception that may have been handled is why the rank exited: it was logged just before."""
+    """Return whether an exception that may have been handled is why the rank exited: it was logged just before.
+
+    Any exit code other than 1 is the script's own choice, and what it logged before is no proof of the reason.
+    """
     after = [line for line in lines[found.last + 1 :] if line.strip() and not NOISE.match(line)]
     if evidence.signalled:
         return not (evidence.hooked or after)
-    if evidence.hooked and any(not line.startswith((" ", "\t")) for line in after):
+    if evidence.hooked and (evidence.code != 1 or any(not line.startswith((" ", "\t")) for line in after)):
         return False  # it continued after that one
     return evidence.err_age <= _FRESH if evidence.err_age is not None else not evidence.hooked
 

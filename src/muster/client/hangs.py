@@ -30,7 +30,7 @@ class Look(NamedTuple):
     hosts: Mapping[int, str]
     """The host of each rank."""
     live: bool
-    """False if the run has ended: the snapshot is its last one."""
+    """False if the ranks have exited: the snapshot is the last one of the run."""
 
 
 def look_at(run: Run, old: bool = False) -> Look:
@@ -44,6 +44,9 @@ def look_at(run: Run, old: bool = False) -> Look:
         if found.state is RunState.RUNNING:
             asked = time.monotonic()
             snapshot = _now(run, client, old)
+            before = None if snapshot.inspections or snapshot.silent else last_snapshot(run)
+            if before is not None and before.attempt == snapshot.attempt:
+                return _judged(run, before, live=False)  # all of its ranks have just exited
             look = _judged(run, snapshot, live=True)
             took = time.monotonic() - asked
             if look.verdict.kind is VerdictKind.PROGRESS and not old and took < _PATIENCE:

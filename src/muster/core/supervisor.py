@@ -80,6 +80,9 @@ CLOCK_SKEW = 0.05
 _ASKS = frozenset((SIGHUP, SIGINT, SIGTERM, SIGKILL))
 """The signals that launchers send to terminate ranks."""
 
+_RAISED = CASCADE | {FailureKind.EXCEPTION}
+"""The kinds of failures by a Python exception."""
+
 INTERRUPT_TO_KILL = 5.0
 """Maximum seconds between SIGTERM and SIGKILL if SIGINT was sent before."""
 
@@ -333,7 +336,7 @@ class Supervisor:
             return end._replace(by_muster=True) if self._left_when_warned and kind in CASCADE else end
         if end.ok or asked is None or event.t < asked - CLOCK_SKEW:
             return end
-        raised = event.failure is not None and event.failure.kind is FailureKind.EXCEPTION and event.failure.proven
+        raised = event.failure is not None and event.failure.proven and event.failure.kind in _RAISED
         if event.failure is not None and raised and event.failure.when < asked:
             # it had raised and was exiting; the signal only cut its exit short
             return end if event.signal is None else end._replace(code=1, signal=None)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from muster.core.inspection import CollectiveRecord, GroupState, Inspection, Snapshot
-from muster.core.results import FailureKind, RankExit
+from muster.core.results import RankExit
+from muster.core.root_cause import CASCADE
 from muster.core.verdict import Activity, Collective, Frame, Situation
 from muster.diagnostics.hangs import connecting
 from muster.diagnostics.hangs.activity import activity_of
@@ -126,7 +127,7 @@ def has_complained(end: RankExit | None) -> bool:
     if end is None or end.failure is None or end.ok:
         return False
     words = end.failure.summary.lower()
-    return end.failure.kind is FailureKind.PEER_LOST or any(known in words for known in _COMPLAINTS)
+    return end.failure.kind in CASCADE or any(known in words for known in _COMPLAINTS)
 
 
 def _exited(end: RankExit, when: float) -> Standing:
