@@ -29,6 +29,16 @@ RAISED = RankExit(2, 0, 5.0, 1, failure=raised())
 KILLED = RankExit(2, 0, 5.0, signal=9)
 
 
+def absent(place: str) -> Failure:
+    return Failure(FailureKind.ABSENT, 5.0, "rank 1 did not come", ("RuntimeError: Timed out",), place)
+
+
+ABSENT = RankExit(1, 0, 5.5, signal=15, by_muster=True, failure=absent("train.py:30 in tokenize"))
+MISMATCH = RankExit(
+    0, 0, 5.0, 1, failure=Failure(FailureKind.MISMATCH, 5.0, "RuntimeError: op.preamble.length <= op.nbytes", FRAMES)
+)
+
+
 @pytest.mark.parametrize(
     "before, now, found",
     [
@@ -56,6 +66,16 @@ KILLED = RankExit(2, 0, 5.0, signal=9)
             None,
             id="lost peers: the cause is unknown",
         ),
+        pytest.param(ABSENT, ABSENT, Repeated(1, 1, "", "train.py:30 in tokenize"), id="a rank that did not come"),
+        pytest.param(
+            ABSENT,
+            ABSENT._replace(code=3, signal=None),
+            Repeated(1, 1, "", "train.py:30 in tokenize"),
+            id="however it was terminated",
+        ),
+        pytest.param(ABSENT, ABSENT._replace(failure=absent("")), None, id="or at an unknown place"),
+        pytest.param(MISMATCH, MISMATCH, Repeated(0, 0, "RuntimeError", "train.py:21"), id="other collectives"),
+        pytest.param(MISMATCH, MISMATCH._replace(failure=raised()), None, id="an exception of its own at that place"),
         pytest.param(RAISED, RAISED._replace(when=61.5), None, id="later than the first minute"),
         pytest.param(RAISED._replace(when=61.5), RAISED, None, id="the first one later than that"),
     ],

@@ -34,6 +34,11 @@ class Cause(NamedTuple):
     """The file and line of the script where it was raised: `/home/ann/train.py:21`; empty if unknown."""
     code: int | None
     signal: int | None
+    kind: FailureKind = FailureKind.EXIT
+
+
+_BY_OTHERS = frozenset((FailureKind.MISMATCH, FailureKind.TIMED_OUT, FailureKind.ABSENT))
+"""Kinds of failures that involve other ranks, and have a place in the script where they come again."""
 
 
 class Attempt(NamedTuple):
@@ -57,9 +62,13 @@ def cause_of(end: RankExit) -> Cause | None:
 
     That is one of a rank that lost its peers, and one that the program itself calls temporary.
     """
+    failure = end.failure
+    if failure is not None and failure.kind in _BY_OTHERS:
+        # how it exited in the end depends on who noticed first
+        place = _place(failure) or failure.place
+        return Cause(_exception(failure), place, None, None, failure.kind) if place else None
     if not is_own_failure(end) or end.code == TEMPORARY:
         return None
-    failure = end.failure
     return Cause(_exception(failure), _place(failure), end.code, end.signal)
 
 
@@ -82,7 +91,7 @@ def delay(quick: int, first: float = RESTART_DELAY) -> float:
 
 
 def _exception(failure: Failure | None) -> str:
-    if failure is None or failure.kind is not FailureKind.EXCEPTION:
+    if failure is None or failure.kind not in (FailureKind.EXCEPTION, FailureKind.MISMATCH, FailureKind.TIMED_OUT):
         return ""
     name = failure.summary.partition(":")[0]
     return name if name.replace(".", "").isidentifier() else ""

@@ -147,6 +147,8 @@ def _hang(notice: Hanging) -> str:
 
 
 def _end_in_brief(end: RankExit) -> str:
+    if end.failure is not None and end.failure.kind is FailureKind.ABSENT:
+        return "did not come to where others waited"
     return ended_in_words(end) if end.signal is None else f"killed by {signal_name(end.signal)}"
 
 
