@@ -558,6 +558,12 @@ WORDS = [
         [],
     ),
     (UNREACHED, "no connection", []),
+    (
+        "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
+        "port: 45649, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use",
+        "raised",
+        [],
+    ),
     ("RuntimeError: [enforce fail at gloo/transport/tcp/pair.cc:456] op.preamble.length <= op.nbytes", "mismatch", []),
 ]
 

@@ -34,6 +34,8 @@ _TIMEOUT = re.compile(
     r"|Timed out after \d+ seconds|timed? ?out|timeout",
     re.IGNORECASE,
 )
+_NOT_SERVED = re.compile(r"EADDRINUSE|EADDRNOTAVAIL|[Aa]ddress already in use|failed to (listen|bind)")
+"""Words of a rank that cannot open a port of its own: no peer is involved."""
 _UNREACHED = re.compile(r"trying to connect to \(?([^\s,)]+,? ?\d*)\)?|connectFullMesh failed", re.IGNORECASE)
 _MISMATCH = re.compile(r"op\.preamble\.length <= op\.nbytes|collective mismatch|Detected mismatch between collectives")
 _BLAMED = re.compile(r"Ranks? (\d+(?:, ?\d+)*) failed to pass monitoredBarrier")
@@ -282,7 +284,7 @@ def _kind(link: Link) -> str:
 
 def _kind_of_words(words: str, by_torch: bool = False) -> str | None:
     """Return what words of torch tell: a lost peer, a wait in vain; `by_torch`: torch.distributed raised them."""
-    if not (by_torch or _OF_TORCH.search(words)):
+    if not (by_torch or _OF_TORCH.search(words)) or _NOT_SERVED.search(words):
         return None
     if _MISMATCH.search(words):
         return "mismatch"
