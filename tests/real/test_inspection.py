@@ -13,8 +13,10 @@ import pytest
 from running import RunProcesses
 from waiting import until
 
+from muster.agent.stacks import StackRequest
 from muster.client.inspection import collective_times, inspect
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
+from muster.protocol.paths import rank_file
 from muster.rundir.run import Run
 from muster.rundir.snapshots import last_snapshot, snapshots
 
@@ -222,3 +224,35 @@ def test_what_ranks_did_is_kept_when_the_run_is_stopped(muster: Any, script: Scr
         assert "in hold" in ranks[1].stacks
         for rank in range(3):
             assert "ready 1\n" == run.log(rank, "err")
+
+
+IMPORTS = """
+import importlib, os, sys, torch, torch.distributed as dist
+
+def deep(depth):
+    if depth:
+        return deep(depth - 1)
+    for name in ("decimal", "_pydecimal", "html.entities", "email.message", "xml.dom.minidom"):
+        sys.modules.pop(name, None)
+        importlib.import_module(name)
+
+dist.init_process_group("gloo")
+dist.barrier()
+print("ready", flush=True)
+while not os.path.exists("go"):
+    deep(100)
+"""
+
+
+def test_stacks_of_code_that_runs_do_it_no_harm(muster: Any, script: Script, tmp_path: Path) -> None:
+    """A thread that reads the frames of another one while they change crashes the process."""
+    with RunProcesses(muster, "run", "-g", "2", "--launcher", "torchrun", str(script(IMPORTS))) as run:
+        run.wrote("ready", range(2))
+        for _ in range(200):
+            for rank, pid in run.ranks().items():
+                request = StackRequest(pid, rank_file(str(run.path / "attempt_0"), rank, "stack"))
+                until(request.check, "it writes its stacks", 10)
+                assert "in deep" in request.text or "<module>" in request.text
+        (tmp_path / "go").touch()
+        code, _, err = run.end()
+    assert 0 == code, err

@@ -545,6 +545,10 @@ def test_of_a_group_the_first_exception_of_its_own_decides() -> None:
 
 
 UNREACHED = "DistNetworkError: The client socket has timed out after 9000ms while trying to connect to (10.9.9.1, 2)."
+NOT_SERVED = (
+    "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
+    "port: 45649, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use"
+)
 
 WORDS = [
     ("ConnectionRefusedError: [Errno 111] Connection refused", "raised", []),
@@ -558,12 +562,7 @@ WORDS = [
         [],
     ),
     (UNREACHED, "no connection", []),
-    (
-        "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
-        "port: 45649, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use",
-        "raised",
-        [],
-    ),
+    (NOT_SERVED, "raised", []),
     ("RuntimeError: [enforce fail at gloo/transport/tcp/pair.cc:456] op.preamble.length <= op.nbytes", "mismatch", []),
 ]
 

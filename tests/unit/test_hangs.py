@@ -187,6 +187,32 @@ def test_different_types() -> None:
     assert "float64 [8]" in verdict_in_words(found)
 
 
+TOO_MUCH = "what():  [enforce fail at pair.cc:456] op.preamble.length <= op.nbytes. 1000 vs 500."
+ABORTED = Failure(FailureKind.MISMATCH, WHEN, TOO_MUCH)
+LOST = Failure(FailureKind.PEER_LOST, WHEN, "RuntimeError: Read error: Connection reset by peer")
+
+
+def out_of(number: int, last: CollectiveRecord) -> Inspection:
+    """Return a rank whose collective has failed, and that runs its functions at exit."""
+    seen = rank(number, last, (("/usr/lib/python3.11/weakref.py", 666, "_exitfunc"),))
+    return seen._replace(collectives=(*seen.collectives[:-1], last))
+
+
+def test_different_types_of_ranks_that_have_failed_by_it() -> None:
+    """gloo aborts a rank that has received more than it expected; the others lose it."""
+    ends = (RankExit(1, 0, WHEN, None, 6, failure=ABORTED), RankExit(2, 0, WHEN + 1, 1, failure=LOST))
+    for third in (waiting(3), out_of(3, call(4))):
+        found = judged(out_of(0, call(4)), out_of(2, call(4, dtypes=("Double",))), third, exits=ends, size=4)
+        assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISMATCH, (2,), (0, 1, 3))
+        words = verdict_in_words(found)
+        assert words.startswith("rank 2 called all_reduce #4 (float64 [8]), but rank"), words
+        assert "float32 [8]" in words
+    # the one that was aborted is the only one that called with less
+    found = judged(out_of(0, call(4)), out_of(2, call(4)), waiting(3), exits=ends[:1], size=4)
+    assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISMATCH, (1,), (0, 2, 3))
+    assert verdict_in_words(found).startswith("rank 1 called another collective, but ranks 0,2")
+
+
 def test_of_two_ranks_that_differ_none_is_blamed() -> None:
     found = judged(waiting(0), rank(1, call(4, "barrier", (), dtypes=())))
     assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISMATCH, (), (0, 1))

@@ -1,8 +1,9 @@
 """Python stacks of ranks: requested by a signal, and read from the file to which `faulthandler` writes them.
 
-Any thread of a rank can write the stacks of all. So the signal goes to a thread that it does not disturb: that of
-torch's server in the rank, or the main thread. The sleeps of torch itself throw an exception when a signal ends them
-early (the back-off of a TCPStore whose server does not listen yet), so a thread in such a sleep never gets the signal.
+Any thread of a rank can write the stacks of all, but only those of a thread that stands still are safe to read: one
+whose frames change meanwhile can crash the rank. So the main thread writes them itself, unless it waits in a call that
+the signal would end early. The sleeps of torch, for example, throw an exception then (the back-off of a TCPStore whose
+server does not listen yet). In that case the signal goes to the thread of torch's server in the rank.
 """
 
 from __future__ import annotations
@@ -28,7 +29,27 @@ _ENDED = 1
 """The same for a text that does."""
 
 _RESTARTED = frozenset(("futex", "read", "wait4", "waitid", "accept", "accept4", "recvfrom", "flock"))
-"""Calls that the kernel continues after a handler: faulthandler installs it with SA_RESTART."""
+"""Calls that the kernel continues after a handler: faulthandler installs it with SA_RESTART (signal(7))."""
+
+_OF_FILES = frozenset(
+    (
+        *(
+            "open",
+            "openat",
+            "close",
+            "stat",
+            "newfstatat",
+            "fstat",
+            "lstat",
+            "statx",
+            "access",
+            "readlink",
+            "getdents64",
+        ),
+        *("lseek", "pread64", "write", "mmap", "munmap", "mprotect", "madvise", "brk", "ioctl"),
+    )
+)
+"""Calls that code makes all the time, such as an import: they have usually ended when the signal arrives."""
 
 _REALTIME = 0
 
@@ -77,8 +98,8 @@ class StackRequest:
 def _receiver(pid: int) -> int | None:
     """Return the thread of a rank that is to get the signal; None if there is none that it does not disturb now."""
     threads, now = kernel_waits.threads_of(pid), kernel_waits.call_of(pid, pid)
-    if not now.call:
-        return pid  # It runs. Another thread would walk its frames while they change, which can crash the rank.
+    if not now.call or now.call in _RESTARTED or now.call in _OF_FILES:
+        return pid
     for thread in reversed(threads[1:]):  # the first one accepts connections
         found = procfs.stat(pid, thread)
         if found is not None and found.name == THREAD:

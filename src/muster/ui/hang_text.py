@@ -257,12 +257,17 @@ def _ended(one: Situation) -> str:
 
 
 def _sides(verdict: Verdict, hosts: Hosts, ranks: Sequence[int], verb: bool = True) -> str:
-    """Return which of these ranks are in which call: `ranks 0-2 are in barrier #8 (train.py:20 in save)`."""
+    """Return which of these ranks are in which call: `ranks 0-2 are in barrier #8 (train.py:20 in save)`.
+
+    Those that are out of it already have called it.
+    """
     told = []
     for one in verdict.situations_of(tuple(ranks)):
         if one.collective is not None:
-            where = f"{_is(one.ranks)} in" if verb else "in"
-            told.append(f"{who(one.ranks, hosts)} {where} {call_in_words(one.collective, one.user, function=True)}")
+            is_there = one.activity in _IN_CALLS
+            where = (f"{_is(one.ranks)} in" if is_there else "called") if verb else "in"
+            call = call_in_words(one.collective, one.user if is_there else None, function=True)
+            told.append(f"{who(one.ranks, hosts)} {where} {call}")
     return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
 

@@ -36,7 +36,7 @@ def verdict(
     )
     world = _World(standings_of(snapshot, exits, size), snapshot, began + snapshot.when if began is not None else None)
     found = _decided(world, earlier)
-    return found._replace(situations=_situations(world, found.odd), silent=snapshot.silent)
+    return found._replace(situations=_situations(world, found), silent=snapshot.silent)
 
 
 class _World(NamedTuple):
@@ -268,14 +268,17 @@ def _advanced(earlier: Snapshot, later: Snapshot) -> bool:
 # ---- the evidence ---------------------------------------------------------------------------------------------------
 
 
-def _situations(world: _World, odd: Collection[int]) -> tuple[Situation, ...]:
+def _situations(world: _World, verdict: Verdict) -> tuple[Situation, ...]:
     """Return what each rank does, equal situations together, those of the odd ranks first."""
+    odd, call = verdict.odd, verdict.collective
     alone = Situation((), Activity.UNKNOWN)
     pairs = []
     for rank, one in world.standings.items():
         found = one.situation
         if found.collective is not None:
             found = found._replace(uses_cpu=False)
+        elif verdict.kind is VerdictKind.MISMATCH and call is not None:
+            found = found._replace(collective=one.calls.get((call.group, call.seq)))  # it is out of it already
         pairs.append((rank, (rank in odd, found._replace(ranks=alone.ranks, seconds=None, pid=0))))
     groups = [(not is_odd, ranks, found) for (is_odd, found), ranks in by_value(pairs).items()]
     made = []

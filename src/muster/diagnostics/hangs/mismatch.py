@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from muster.core.fold import by_value
+from muster.core.results import FailureKind
 from muster.core.verdict import Collective, Frame, Verdict, VerdictKind
-from muster.diagnostics.hangs.standing import Standing, is_of_user
+from muster.diagnostics.hangs.standing import Standing, has_complained, is_of_user
 
 _ALIKE_ON_ALL_RANKS = ("all_reduce", "broadcast", "reduce", "all_gather", "_all_gather_base", "reduce_scatter")
 """Operations whose tensors must have the same shape and type on all ranks."""
@@ -15,16 +17,50 @@ _ALIKE_ON_ALL_RANKS = ("all_reduce", "broadcast", "reduce", "all_gather", "_all_
 def mismatched(standings: Mapping[int, Standing], members: Callable[[Collective], Sequence[int]]) -> Verdict | None:
     """Return the verdict if ranks have called different collectives where some of them wait; None if they have not."""
     pending = {wait.collective for one in standings.values() for wait in one.waits if wait.collective.seq}
-    for group, seq in sorted({(call.group, call.seq) for call in pending}):
+    numbers = {(call.group, call.seq) for call in pending}
+    if any(has_complained(one.exit) for one in standings.values()):
+        # those about to fail are out of it already
+        numbers |= {(group, seq) for one in standings.values() for group, seq in one.entered.items()}
+    for group, seq in sorted(numbers):
         calls, ranks = {}, members(Collective("", group, seq))
         for rank in ranks:
             call = standings[rank].calls.get((group, seq))
             if call is not None:
                 calls[rank] = call
-        sides = by_value((rank, _likeness(call)) for rank, call in calls.items())
+        sides = list(by_value((rank, _likeness(call)) for rank, call in calls.items()).values())
+        gone = [rank for rank in ranks if rank not in calls and _got_too_much(standings[rank])]
+        if len(sides) == 1 and gone and 2 * len(sides[0]) > len(ranks):
+            return Verdict(VerdictKind.MISMATCH, tuple(gone), tuple(sides[0]), calls[sides[0][0]])
         if len(sides) > 1:
-            return _verdict(standings, calls, list(sides.values()), len(ranks))
+            # who received more than it expected has called with less
+            small = min(sides, key=lambda side: _size(calls[side[0]]))
+            sides = [side + gone if side is small else side for side in sides]
+            return _verdict(standings, calls, sides, len(ranks))
     return None
+
+
+_TOO_MUCH = "op.preamble.length <= op.nbytes"
+"""gloo's words of a rank that has received more than its tensor can hold."""
+
+_WIDTHS: Mapping[str, int] = {
+    **dict.fromkeys(("float64", "int64", "complex64"), 8),
+    **dict.fromkeys(("float32", "int32"), 4),
+    **dict.fromkeys(("float16", "bfloat16", "int16"), 2),
+    "complex128": 16,
+}
+"""Bytes of an element; others have 1."""
+
+
+def _got_too_much(one: Standing) -> bool:
+    """Return whether a rank failed because a peer sent more than it expected: gloo aborts it."""
+    failure = one.exit.failure if one.exit is not None else None
+    return failure is not None and failure.kind is FailureKind.MISMATCH and _TOO_MUCH in failure.summary
+
+
+def _size(call: Collective) -> int:
+    """Return the bytes of the tensors of a call."""
+    width = _WIDTHS.get(call.dtypes[0], 1) if call.dtypes else 1
+    return sum(math.prod(size) for size in call.sizes) * width
 
 
 def _likeness(call: Collective) -> tuple[object, ...]:
@@ -39,6 +75,7 @@ def _verdict(
     if 2 * len(most) <= members:  # what the others have called may not be known
         return Verdict(VerdictKind.MISMATCH, (), tuple(sorted(calls)))
     odd = tuple(rank for rank in sorted(calls) if rank not in most)
+    most = [rank for rank in most if rank in calls] + [rank for rank in most if rank not in calls]
     kind = VerdictKind.MISMATCH
     if all(_has_left_loop(standings[rank], standings[most[0]], calls[rank], calls[most[0]]) for rank in odd):
         kind = VerdictKind.UNEVEN
