@@ -425,6 +425,17 @@ def test_a_rank_with_another_address_of_the_store() -> None:
     )
 
 
+def test_a_rank_that_has_the_number_of_another() -> None:
+    names = ["0", "1", "1", "3"]
+    found = judged(
+        *(joining(number, MISSES_KEYS, "socket 10.0.0.1:29500", RANK=name) for number, name in enumerate(names))
+    )
+    assert (found.kind, found.odd) == (VerdictKind.NOT_CONNECTED, (2,))
+    words = verdict_in_words(found)
+    assert words.startswith("rank 2 cannot complete init_process_group (train.py:37): connected to the store")
+    assert words.endswith("are missing. RANK of rank 2 is 1.")
+
+
 def test_no_rank_reaches_the_store() -> None:
     found = judged(*(joining(number, CONNECTS, MASTER_ADDR="n9", MASTER_PORT="1") for number in range(3)))
     assert (found.kind, found.odd) == (VerdictKind.NOT_CONNECTED, ())

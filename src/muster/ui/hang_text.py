@@ -354,8 +354,8 @@ def _not_connected(verdict: Verdict, hosts: Hosts) -> str:
         return f"all ranks are in {_call(verdict)}, and it does not complete{how}."
     frames = [one.user for one in verdict.situations_of(odd) if one.user is not None]
     call = call_in_words(Collective("init_process_group"), frames[0] if frames else None)
-    rest = f"{who(verdict.waiting, hosts)} {_has(verdict.waiting)} got further"
-    return f"{who(odd, hosts)} cannot complete {call}{how}; {rest}."
+    rest = f"; {who(verdict.waiting, hosts)} {_has(verdict.waiting)} got further" if verdict.waiting else ""
+    return f"{who(odd, hosts)} cannot complete {call}{how}{rest}."
 
 
 _SENTENCES: Mapping[VerdictKind, Callable[[Verdict, Hosts], str]] = {

@@ -17,6 +17,9 @@ from muster.diagnostics.stack_text import threads_of
 _RENDEZVOUS = "torch/distributed/rendezvous.py"
 _SOCKET = "socket "
 
+_SHOWN = 3
+"""Ranks that have a sentence of their own."""
+
 
 class Phase(IntEnum):
     """How far a rank is in init_process_group."""
@@ -47,6 +50,10 @@ def have_all_joined(snapshot: Snapshot, ranks: tuple[int, ...]) -> bool:
 def verdict(snapshot: Snapshot, ranks: tuple[int, ...], others: tuple[int, ...], call: Collective) -> Verdict:
     """Return the verdict about ranks that are in init_process_group; `others` are past it."""
     inspections = {found.rank: found for found in snapshot.inspections if found.rank in ranks}
+    renamed = tuple(rank for rank, found in inspections.items() if dict(found.env).get("RANK", str(rank)) != str(rank))
+    if renamed and 2 * len(renamed) < len(inspections):
+        notes = tuple(f"RANK of rank {rank} is {dict(inspections[rank].env)['RANK']}." for rank in renamed[:_SHOWN])
+        return Verdict(VerdictKind.NOT_CONNECTED, renamed, (), call, notes=notes)
     phases = {rank: phase_of(found) for rank, found in inspections.items()}
     for phase in (Phase.STORE, Phase.KEYS):
         odd = tuple(rank for rank in ranks if phases.get(rank) is phase)
