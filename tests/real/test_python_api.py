@@ -230,6 +230,14 @@ async def fails():
 
 assert isinstance(asyncio.run(fails()).__cause__, muster.RemoteError)
 
+async def stops():
+    try:
+        await asyncio.wait_for(muster.submit(lambda: next(iter(()))), 60)
+    except muster.RemoteError as error:
+        return str(error)
+
+assert "StopIteration" in asyncio.run(stops())
+
 async def too_long():
     run = muster.submit(time.sleep, 100, grace=1)
     try:
@@ -251,6 +259,16 @@ with muster.Executor(np=1, show_output=False) as executor:
     assert executor.run_of(futures[1]).results() == [1]
     failing = executor.submit(pow, 0, -1)
     assert isinstance(failing.exception(), ZeroDivisionError)
+
+for begins in (True, False):
+    try:
+        with muster.Executor(np=1, grace=1) as executor:
+            sleeping, waiting = executor.submit(time.sleep, 1000), executor.submit(time.sleep, 1000)
+            if begins:
+                executor.run_of(sleeping)
+            raise KeyError("mine")
+    except KeyError:
+        assert sleeping.done() and waiting.cancelled()
 
 run = muster.submit(rank, np=2)
 try:

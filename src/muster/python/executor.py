@@ -6,6 +6,7 @@ import threading
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from weakref import WeakKeyDictionary
 
 from muster.python import starting
 from muster.python.run import Run
@@ -39,9 +40,11 @@ class Executor(futures.Executor):
         self._options: dict[str, Any] = dict(options)
         scheduled = any(self._options.get(name) for name in ("scheduler", *SCHEDULERS))
         self._pool = ThreadPoolExecutor(max_workers or (1024 if scheduled else 1), thread_name_prefix="muster")
-        self._runs: dict[futures.Future[Any], Run[Any]] = {}
+        self._runs: WeakKeyDictionary[futures.Future[Any], Run[Any]] = WeakKeyDictionary()
         self._known = threading.Condition()
         self._waiting: set[futures.Future[Any]] = set()
+        self._left_by: BaseException | None = None
+        """The exception that has left the block: it ends the runs."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Start a run that calls the function with these arguments on each rank; return the future of its result."""
@@ -70,7 +73,10 @@ class Executor(futures.Executor):
             run = starting.submit(function, (), keywords)
             with self._known:
                 self._runs[future] = run
+                left_by = self._left_by
                 self._known.notify_all()
+            if left_by is not None:  # while it was being started
+                run.end_with(left_by)
             result = run.result()
         except BaseException as error:
             future.set_exception(error)
@@ -91,6 +97,7 @@ class Executor(futures.Executor):
         if kind is not None:
             self.shutdown(False, cancel_futures=True)
             with self._known:
+                self._left_by = error
                 runs = list(self._runs.values())
             for run in runs:
                 run.end_with(error)

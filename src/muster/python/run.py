@@ -142,7 +142,9 @@ class Run(Generic[T]):
         def tell(found: list[T] | None, error: BaseException | None) -> None:
             if done.done():
                 return
-            if error is not None:
+            if isinstance(error, StopIteration):  # a future refuses it, and nobody would wake up
+                done.set_exception(error.__cause__ or RuntimeError(f"a rank raised {error!r}"))
+            elif error is not None:
                 done.set_exception(error)
             else:
                 done.set_result(found or [])
