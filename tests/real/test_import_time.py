@@ -247,7 +247,7 @@ print(json.dumps(sorted({*sys.stdlib_module_names} & {*sys.modules} - before - f
 
 def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: Any, tmp_path: Path) -> None:
     """A file for each module name: those count that plain Python would import instead of what torch has loaded."""
-    from muster.agent.bootstrap import text_of
+    from muster.agent.bootstrap import hook_sources
     from muster.agent.forkserver import CAUGHT_UP, READ_AT_LOAD, READ_AT_LOAD_PREFIXES, HookedPython, write_hook
 
     taken = json.loads(subprocess.check_output([sys.executable, "-c", LOOK], env=muster.env, text=True))
@@ -257,7 +257,7 @@ def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: A
     for name in sys.stdlib_module_names:
         (folder / f"{name}.py").write_text("")
     (folder / "train.py").write_text("")
-    write_hook(str(tmp_path / "hook"), text_of("muster.agent.sitecustomize"))
+    write_hook(str(tmp_path / "hook"), hook_sources())
     warm = HookedPython()
     counting = {"names": READ_AT_LOAD, "prefixes": READ_AT_LOAD_PREFIXES, "caught_up": CAUGHT_UP, "threads": 1}
     with open("/dev/null", "r+") as null:

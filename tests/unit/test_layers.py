@@ -56,12 +56,15 @@ def read(module: str, path: Path) -> list[Import]:
         if isinstance(node, ast.Import):
             found += [Import(module, node.lineno, alias.name, node in for_types) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            # on a host, the site hook is a package of another name
+            of_hook = module.startswith("agent.hook.") and node.level == 1
+            assert node.level == 0 or of_hook, f"{path}:{node.lineno}: imports are absolute here"
+            base = f"muster.agent.hook.{node.module}" if of_hook else str(node.module)
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
+                whole = f"{base}.{alias.name}"
                 inner = SRC.joinpath(*whole.split("."))
                 is_module = inner.is_dir() or inner.with_suffix(".py").exists()
-                found.append(Import(module, node.lineno, whole if is_module else str(node.module), node in for_types))
+                found.append(Import(module, node.lineno, whole if is_module else base, node in for_types))
     return found
 
 
@@ -116,7 +119,7 @@ def test_the_pure_parts_touch_nothing() -> None:
 def test_code_that_is_sent_to_nodes_stands_alone() -> None:
     """Only the standard library, itself and a few records: an agent's source is sent to nodes without muster.
 
-    `sitecustomize` may look for torch, in a process of the ranks.
+    The site hook may look for torch, in a process of the ranks.
     """
     allowed = set(sys.stdlib_module_names)
     broken = [
@@ -126,7 +129,7 @@ def test_code_that_is_sent_to_nodes_stands_alone() -> None:
         and top(item.ours) not in SENT
         and item.ours not in SENT_RECORDS
         and top(item.what) not in allowed
-        and not (item.module == "agent.sitecustomize" and top(item.what) == "torch")
+        and not (part_of_hook(item.module) and top(item.what) == "torch")
     ]
     assert not broken, wrong(broken)
 
@@ -157,6 +160,21 @@ def test_the_agent_is_sent_whole() -> None:
     assert "muster.controller" not in sources("from muster.agent.join import join")
 
 
+def part_of_hook(module: str) -> bool:
+    return module.startswith("agent.hook.")
+
+
+def test_the_site_hook_stands_alone() -> None:
+    """It runs where nothing else of muster is, and all its modules are sent."""
+    from muster.agent.bootstrap import HOOK_PARTS, hook_sources
+
+    there = {name for name in layers.modules() if part_of_hook(name)}
+    assert {"agent.hook.sitecustomize", *(f"agent.hook.{name}" for name in HOOK_PARTS)} == there
+    assert len(hook_sources()) == len(there)
+    broken = [item for item in IMPORTS if part_of_hook(item.module) and item.ours and not part_of_hook(item.ours)]
+    assert not broken, wrong(broken)
+
+
 def test_launchers_do_not_know_each_other() -> None:
     """Only the shared `_python` and `_external`; the table in `launchers/__init__.py` names them all."""
     broken = [
@@ -176,7 +194,8 @@ def test_torch_is_imported_by_the_site_hook_alone() -> None:
         item
         for item in IMPORTS
         if top(item.what) in heavy
-        and item.module not in ("agent.sitecustomize", "python.rank")
+        and item.module != "python.rank"
+        and not part_of_hook(item.module)
         and top(item.module) != "payloads"
     ]
     assert not broken, wrong(broken)

@@ -32,7 +32,7 @@ ELSEWHERE = {
     ),
     "core/layout.py": (1, "the row of srun among the programs that start muster several times"),
     "agent/rank_info.py": (10, "the row of srun among the launchers that tell a rank who it is"),
-    "agent/sitecustomize.py": (1, "the variables by which srun tells ranks apart"),
+    "agent/hook/fitness.py": (1, "the variables by which srun tells ranks apart"),
     "core/env_forwarding.py": (1, "a row among prefixes of variables that hold no secret"),
     "rundir/job_record.py": (4, "the keys of job.json of the version before this one"),
     "diagnostics/machine_checks.py": (1, "advice: slurmd may have limits of its own"),

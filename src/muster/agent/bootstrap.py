@@ -42,6 +42,13 @@ class Sent:
 sys.meta_path.insert(0, Sent)
 """
 
+HOOK_ENTRY = "sitecustomize.py"
+"""The module of the site hook that Python imports, or runs."""
+HOOK_PARTS = (
+    *("fitness", "fork_server", "messages", "probe", "rank", "store", "torch_server", "uncaught", "withheld"),
+)
+"""Its other modules, in a package of their own, whose name no module of a user has."""
+
 SETUP_FAILED, NO_PYTHON = 97, 96
 """Exit statuses of a command that starts an agent."""
 
@@ -131,10 +138,15 @@ def _add_imports(text: str, found: dict[str, str]) -> None:
                 _add_imports(found[module], found)
 
 
+def hook_sources() -> dict[str, str]:
+    """Return the sources of the site hook, by their paths in its directory on a host."""
+    names = {name: f"_muster_hook/{name}.py" for name in HOOK_PARTS}
+    return {path: text_of(f"muster.agent.hook.{name}") for name, path in {"sitecustomize": HOOK_ENTRY, **names}.items()}
+
+
 def agent_source() -> bytes:
     """Return the program text of an agent, with its length in front."""
-    hook = text_of("muster.agent.sitecustomize")
-    return _source(f"HOOK={hook!r}\nfrom muster.agent.main import main\nmain(f, HOOK)")
+    return _source(f"HOOK={hook_sources()!r}\nfrom muster.agent.main import main\nmain(f, HOOK)")
 
 
 def calls_source() -> bytes:

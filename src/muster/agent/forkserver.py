@@ -1,6 +1,6 @@
 """The agent's side of the fork server: it checks that the site hook works, starts the server, and requests forks.
 
-The other side is `sitecustomize.py`, which runs inside that interpreter.
+The other side is `hook/fork_server.py`, which runs inside that interpreter.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ def inspection_conf(folder: str, rank: int, socket_path: str) -> dict[str, Any]:
     return {"path": stack, "signal": int(STACKS_SIGNAL), "socket": socket_path, "note": note}
 
 
-def write_hook(folder: str, source: str) -> None:
-    """Write the site hook to a directory of its own."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    with open(os.path.join(folder, "sitecustomize.py"), "w") as file:
-        file.write(source)
+def write_hook(folder: str, sources: Mapping[str, str]) -> None:
+    """Write the site hook to a directory of its own; `sources` is what `bootstrap.hook_sources` returns."""
+    for name, source in sources.items():
+        path = os.path.join(folder, name)
+        for directory in (folder, os.path.dirname(path)):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        with open(path, "w") as file:
+            file.write(source)
 
 
 class HookedPython:

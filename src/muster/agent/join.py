@@ -10,7 +10,7 @@ from typing import Any
 
 from muster.agent import code_tree, facts
 from muster.agent.agent import Agent
-from muster.agent.bootstrap import text_of
+from muster.agent.bootstrap import hook_sources
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.protocol.channel import Channel
@@ -31,7 +31,7 @@ def step(words: list[str]) -> int:
     task = where["task"]
     for name in [name for name in os.environ if re.fullmatch(task["unset"], name)]:
         del os.environ[name]
-    agent = Agent(EventLoop(), text_of("muster.agent.sitecustomize"))
+    agent = Agent(EventLoop(), hook_sources())
     agent.wire, agent.lease, agent.scheduled = Channel(keeps=True), where["lease"], True
     agent.begin()
     processes.hear_signals()

@@ -1,7 +1,7 @@
 """Logs that cannot be written (full disk, quota, file size limit): their ranks write into pipes instead.
 
 Usually descriptors 1 and 2 of a rank are its log files, and nothing passes through this process. There is also a pipe
-for each log, which this process reads. A Python rank switches to it when a write fails (`sitecustomize.py`); if the
+for each log, which this process reads. A Python rank switches to it when a write fails (`hook/rank.py`); if the
 disk has little space from the start, all ranks write into pipes, in any language; and if a rank has a pseudo-terminal
 (`pseudo_terminal.py`), that is read instead of the pipe of its stdout. What arrives is written to the log as far as
 possible. The rest is counted and lost: a rank never sees that the disk is full, and never waits for space.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from muster.agent.agent import Agent
@@ -13,7 +14,7 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import read_call
 
 
-def main(stdin: BinaryIO, hook: str) -> None:
+def main(stdin: BinaryIO, hook: Mapping[str, str]) -> None:
     """Run the agent of this node, with the arguments of the message `call`; `hook` is the source of the site hook."""
     open_standard_descriptors()
     # the program that started this may ignore SIGCHLD, or block signals in its threads

@@ -1,7 +1,7 @@
 """Requests to the server that torch has in a rank: HTTP over a local socket, answered without the rank's Python.
 
-The site hook starts it (`sitecustomize.py`). It answers within milliseconds while the rank is blocked in a collective,
-and not at all if the process is stopped.
+The site hook starts it (`hook/torch_server.py`). It answers within milliseconds while the rank is blocked in a
+collective, and not at all if the process is stopped.
 """
 
 from __future__ import annotations

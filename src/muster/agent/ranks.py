@@ -60,7 +60,7 @@ class RankProcesses:
         environment: Mapping[str, Any],
         preload: Iterable[str],
         stdin_rank: int | None,
-        hook: str,
+        hook: Mapping[str, str],
         floor: str,
         rank_command: Mapping[str, Any] | None = None,
         external_rendezvous: bool = False,

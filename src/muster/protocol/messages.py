@@ -96,7 +96,7 @@ LEGS: Mapping[str, str] = {
     "local socket.",
     PROXY_LEG: "A small program that a command sends to a host, where it connects to the controller "
     "(`agent/proxy.py`). It is sent by the command that it answers, so both are of one version.",
-    FORK_LEG: "The interpreter that has imported torch and forks ranks (`agent/sitecustomize.py`), over a pair of "
+    FORK_LEG: "The interpreter that has imported torch and forks ranks (`agent/hook/fork_server.py`), over a pair of "
     "sockets. Its "
     "framing is its own: 4 bytes of length, then JSON, in which the kind is named `op`.",
 }
