@@ -138,6 +138,25 @@ def test_secrets_do_not_reach_the_page(run: Run) -> None:
     assert "loss=0.25 lr=1e-3 PATH=/bin" in words(page)
 
 
+def test_secrets_in_an_exception_do_not_reach_the_page(run: Run) -> None:
+    """Its text is in the headline, in the result, in the timeline and in the tracebacks."""
+    for name in ("outcome.json", "events.jsonl"):
+        path = run.path / name
+        path.write_text(
+            path.read_text().replace("ValueError: bad", "ValueError: bad login-secret at ftp://a:pw-of-a@b")
+        )
+    page = make_report(run, {"HF_TOKEN": "login-secret"})
+    assert "ValueError: bad (hidden) at ftp://(hidden)@b" in words(page)
+    assert "login-secret" not in page and "pw-of-a" not in page
+
+
+def test_a_mistake_in_the_report_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = run.outcome
+    assert outcome is not None
+    monkeypatch.setattr("muster.report.make_report", lambda *_: {}["mistake"])
+    assert f"warning: cannot write {run.path / REPORT}: 'mistake'" == write_report(run, outcome, {})
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

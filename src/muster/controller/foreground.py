@@ -96,7 +96,9 @@ class ForegroundController(Controller):
             if self.keyboard is not None:
                 self.keyboard.leave()
         self.view.finish(self.outcome)
-        if why := write_report(self.run, self.outcome, os.environ):  # while the terminal shows the result
+        if why := write_report(
+            self.run, self.outcome, {**os.environ, **self.plan.job.env}
+        ):  # while the terminal shows the result
             self.view.say(why)
         self.pen.close(lambda: self.hurry)
         return self.outcome

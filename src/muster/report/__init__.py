@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from muster.core.results import RunResult, RunState
-from muster.errors import MusterError
 from muster.linux.processes import reason
 
 if TYPE_CHECKING:
@@ -38,6 +37,6 @@ def write_report(run: Run, outcome: RunResult, env: Mapping[str, str]) -> str:
         return ""
     try:
         run.replace(REPORT, make_report(run, env).encode("utf-8", "replace"))
-    except (OSError, MusterError) as error:
+    except Exception as error:  # whatever is wrong with the report must not change how the run ends
         return f"warning: cannot write {run.path / REPORT}: {reason(error)}"
     return ""

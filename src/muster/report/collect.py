@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, Callable, TypeVar
 
 from muster import __version__
 from muster.core.comparison import RunFacts, options_in_words, since
@@ -28,6 +29,8 @@ from muster.ui.summary import steps_of
 
 _SNAPSHOTS = 3
 """Maximum number of snapshots on the page."""
+T = TypeVar("T")
+
 _AT_ONCE = 0.5
 """Seconds by which the report of an exit may be later than a snapshot without that rank."""
 
@@ -45,6 +48,7 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
     now = outcome.duration if outcome is not None else max(0.0, time.time() - began)
     attempts = attempts_of(told, plan, outcome)
     secrets = secrets_of(env)
+    clean = lru_cache(None)(partial(without_secrets, values=secrets))  # ranks that fail alike write the same
     before = _before(run, outcome)
     return ReportData(
         run_id=run.id,
@@ -59,12 +63,12 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         launcher=str(job.get("job", {}).get("launcher", "")),
         hosts=run.hosts,
         ranks=plan.world_size if plan is not None else job.get("ranks", 0),
-        outcome=outcome,
+        outcome=_cleaned(outcome, clean),
         now=now,
-        attempts=attempts,
+        attempts=_cleaned(attempts, clean),
         startup=_startup(told, plan),
-        tracebacks=_tracebacks(outcome, secrets),
-        looks=_looks(run, attempts, began),
+        tracebacks=_tracebacks(outcome, clean),
+        looks=tuple(look._replace(verdict=_cleaned(look.verdict, clean)) for look in _looks(run, attempts, began)),
         resources=series_of(run, attempts[-1].number) if attempts else (),
         logs=logs.ends_of_logs(run, attempts[-1] if attempts else None, outcome, secrets),
         before=before,
@@ -72,6 +76,18 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         provenance=facts.provenance,
         options=_options(facts),
     )
+
+
+def _cleaned(value: T, clean: Callable[[str], str]) -> T:
+    """Return a record with all texts in it cleaned: what ranks wrote stands in several of its fields."""
+    found: Any = value
+    if type(found) is str:  # not a member of an enumeration
+        found = clean(found)
+    elif isinstance(found, tuple):
+        items = [_cleaned(item, clean) for item in found]
+        found = type(found)(*items) if hasattr(found, "_fields") else tuple(items)
+    cleaned: T = found
+    return cleaned
 
 
 def _moment(at: float) -> str:
@@ -136,7 +152,7 @@ def _judged(snapshot: Snapshot, attempt: Attempt, began: float) -> Verdict:
     return verdict(snapshot, before, len(attempt.ranks), began)
 
 
-def _tracebacks(outcome: RunResult | None, secrets: Iterable[str]) -> tuple[RankText, ...]:
+def _tracebacks(outcome: RunResult | None, clean: Callable[[str], str]) -> tuple[RankText, ...]:
     """Return what failed ranks wrote about their failures, equal texts once, the first failure first."""
     if outcome is None:
         return ()
@@ -146,7 +162,7 @@ def _tracebacks(outcome: RunResult | None, secrets: Iterable[str]) -> tuple[Rank
     texts: dict[int, str] = {}
     for end in failed:
         assert end.failure is not None
-        texts.setdefault(end.rank, without_secrets("\n".join(end.failure.frames), secrets))
+        texts.setdefault(end.rank, clean("\n".join(end.failure.frames)))
     return tuple(RankText(tuple(ranks), text) for text, ranks in by_value(texts.items()).items())
 
 
