@@ -153,7 +153,11 @@ def test_secrets_in_an_exception_do_not_reach_the_page(run: Run) -> None:
 def test_a_mistake_in_the_report_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = run.outcome
     assert outcome is not None
-    monkeypatch.setattr("muster.report.make_report", lambda *_: {}["mistake"])
+
+    def mistaken(*_: object) -> str:
+        raise KeyError("mistake")
+
+    monkeypatch.setattr("muster.report.make_report", mistaken)
     assert f"warning: cannot write {run.path / REPORT}: 'mistake'" == write_report(run, outcome, {})
 
 

@@ -27,6 +27,9 @@ _PAUSE = 0.005
 _MOST_THREADS, _MOST_CHILDREN = 64, 64
 """Threads of a rank, and processes that it has started, that are looked at."""
 
+_LONGEST_STACKS = 1 << 16
+"""Characters of the stacks of a rank: all ranks of a node must fit into one message."""
+
 
 _OF_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 """Variables that init_process_group reads."""
@@ -42,19 +45,14 @@ class Loop(rank_server.Loop, Protocol):
 class _Pending:
     """The inspection of one rank, whose answers are still coming."""
 
-    def __init__(self, loop: Loop, node: int, subject: Subject, machine: kernel_waits.Machine) -> None:
-        self._rank = subject
-        self.found = Inspection(
-            subject.rank,
-            node,
-            subject.pid,
-            threads=tuple(_threads(subject.pid, machine)),
-            children=tuple(_children(subject.pid, machine)),
-        )
+    def __init__(self, loop: Loop, node: int, subject: Subject, deadline: float) -> None:
+        self._deadline = deadline
+        self.found = Inspection(subject.rank, node, subject.pid)
         self._requests: list[rank_server.Request] = []
         self._awaited = 0
         self._stacks: StackRequest | None = None
-        if not self.found.threads or self.found.threads[0].state in ("T", "t", "Z", "X"):
+        seen = procfs.stat(subject.pid)
+        if seen is None or seen.state in ("T", "t", "Z", "X"):
             return  # it cannot answer
         self._stacks = StackRequest(subject.pid, subject.stack_file)
         if subject.socket and os.path.exists(subject.socket):
@@ -62,9 +60,16 @@ class _Pending:
                 self._awaited += 1
                 self._requests.append(rank_server.Request(loop, subject.socket, handler, partial(self._answered, keep)))
 
+    def look(self, machine: kernel_waits.Machine, until: float) -> None:
+        """Read what is in /proc: all of it until this moment, and the main thread in any case."""
+        pid = self.found.pid
+        whole = time.monotonic() < until
+        threads = tuple(_threads(pid, machine, _MOST_THREADS if whole else 1))
+        self.found = self.found._replace(threads=threads, children=tuple(_children(pid, machine)) if whole else ())
+
     def _answered(self, keep: Callable[[bytes], None], body: bytes | None) -> None:
         self._awaited -= 1
-        if body is not None:
+        if body is not None and time.monotonic() < self._deadline:  # many ranks may answer at once: 10 ms for each
             keep(body)
 
     def _collectives(self, body: bytes) -> None:
@@ -83,7 +88,8 @@ class _Pending:
 
     def _keep_stacks(self) -> None:
         if self._stacks is not None:
-            self.found = self.found._replace(stacks=self._stacks.text.replace("\0", ""))
+            # faulthandler writes the main thread last
+            self.found = self.found._replace(stacks=self._stacks.text.replace("\0", "")[-_LONGEST_STACKS:])
             self._stacks = None
             if " in init_process_group" in self.found.stacks:
                 values = environment.current(self.found.pid, _OF_RENDEZVOUS)
@@ -104,8 +110,11 @@ def collect(
     within: float = WITHIN,
 ) -> None:
     """Inspect these ranks, and call `then` once with the result: when all have answered, at most after `within` s."""
-    machine, deadline = kernel_waits.Machine(), time.monotonic() + within
-    pending = [_Pending(loop, node, subject, machine) for subject in subjects]
+    machine, began = kernel_waits.Machine(), time.monotonic()
+    deadline = began + within
+    pending = [_Pending(loop, node, subject, deadline) for subject in subjects]
+    for rank in pending:
+        rank.look(machine, began + within / 2)
 
     def look() -> None:
         # all of them, each time: the stacks of one are read while another is waited for
@@ -172,8 +181,8 @@ def as_fields(value: Any) -> Any:
 # ---- /proc ----------------------------------------------------------------------------------------------------------
 
 
-def _threads(pid: int, machine: kernel_waits.Machine) -> Iterable[ThreadState]:
-    for thread in kernel_waits.threads_of(pid)[:_MOST_THREADS]:
+def _threads(pid: int, machine: kernel_waits.Machine, most: int) -> Iterable[ThreadState]:
+    for thread in kernel_waits.threads_of(pid)[:most] if most > 1 else [pid]:
         seen = procfs.stat(pid, thread)
         if seen is not None and seen.name != rank_server.THREAD:
             yield _state(pid, thread, seen, machine)
