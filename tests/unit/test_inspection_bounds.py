@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +61,40 @@ def test_without_time_the_main_thread_of_each_rank_is_seen(busy: int) -> None:
     assert [0, 1, 2] == [one.rank for one in found]
     for one in found:
         assert [busy] == [thread.pid for thread in one.threads] and not one.children
+
+
+SERVER = """
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(600)
+print("up", flush=True)
+while True:
+    client, _ = listener.accept()
+    client.recv(1000)
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    client.close()
+"""
+
+
+def test_there_may_be_more_ranks_than_open_files(tmp_path: Path) -> None:
+    """An agent that meets its limit would end all ranks."""
+    path = str(tmp_path / "socket")
+    with subprocess.Popen([sys.executable, "-c", SERVER, path], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None and b"up" in server.stdout.readline()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        found: list[Inspection] = []
+        times: list[bool] = []
+        try:
+            used = len(os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 150, limits[1]))
+            subjects = [Subject(rank, server.pid, "", path) for rank in range(300)]
+            with EventLoop() as loop:
+                inspection.collect(subjects, 0, loop, found.extend, 60)
+                inspection.collect_times(subjects, loop, lambda told: times.append(True), 60)
+                while not (found and times):
+                    loop.run_once()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            server.kill()
+    assert [True] * 300 == [one.recorder for one in found]

@@ -34,5 +34,5 @@ class CollectiveCounts:
 
     def stop(self) -> None:
         """Stop waiting for answers."""
-        for request in self._requests:
+        for request in reversed(self._requests):  # so that none starts because another one ends
             request.cancel()

@@ -98,7 +98,7 @@ class _Pending:
     def stop(self) -> None:
         """Stop waiting for answers."""
         self._keep_stacks()
-        for request in self._requests:
+        for request in reversed(self._requests):
             request.cancel()
 
 
@@ -120,7 +120,7 @@ def collect(
         # all of them, each time: the stacks of one are read while another is waited for
         waiting = [rank for rank in pending if not rank.check()]
         if not waiting or time.monotonic() >= deadline:
-            for rank in pending:
+            for rank in reversed(pending):  # so that no request starts because another one ends
                 rank.stop()
             then(tuple(rank.found for rank in pending))
         else:
@@ -145,7 +145,7 @@ def collect_times(
         nonlocal told
         if not told:
             told = True
-            for request in requests:
+            for request in reversed(requests):
                 request.cancel()
             then(tuple(sorted(found)))
 

@@ -132,7 +132,7 @@ class ProgressWatch:
             if awaited and time.monotonic() < deadline:
                 self._loop.call_later(0.02, look)
                 return
-            for request in requests:
+            for request in reversed(requests):
                 request.cancel()
             if attempt == self._attempt:
                 self._judge(subjects, answers, grouped)
@@ -208,8 +208,7 @@ def _bytes_moved(pid: int) -> int:
 
 
 def _everybody() -> Iterable[tuple[int, procfs.Stat]]:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            seen = procfs.stat(int(entry))
-            if seen is not None:
-                yield int(entry), seen
+    for pid in procfs.pids():
+        seen = procfs.stat(pid)
+        if seen is not None:
+            yield pid, seen

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from muster.linux.eventloop import File
 
@@ -22,6 +24,9 @@ THREAD = "pt_workerserver"
 """The name of the server's threads: a signal that one of them gets disturbs nobody."""
 
 _MOST = 64 << 20
+
+_MOST_ACTIVE = 128
+"""Requests at the same time; each has an open file, of which an agent may often have 1,024."""
 
 
 class Loop(Protocol):
@@ -95,28 +100,65 @@ class RankSockets:
             self._lock = None
 
 
+class _Queue:
+    """The requests of one loop. A node may have more ranks than a process may have open files."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Request] = deque()
+        self.active = 0
+        self._starting = False
+
+    def start(self) -> None:
+        """Start requests that wait, as far as others have ended."""
+        if self._starting:
+            return  # a request that fails at once ends in the loop below
+        self._starting = True
+        try:
+            while self.waiting and self.active < _MOST_ACTIVE:
+                self.waiting.popleft().start()
+        finally:
+            self._starting = False
+
+
+_QUEUES: WeakKeyDictionary[Loop, _Queue] = WeakKeyDictionary()
+
+
 class Request:
     """One request. `then` is called once with the body of the answer, or None if there is none, unless `cancel`."""
 
     def __init__(self, loop: Loop, path: str, handler: str, then: Callable[[bytes | None], object]) -> None:
-        self._loop, self._then, self._data = loop, then, bytearray()
-        self._sock: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.setblocking(False)
-        head = f"POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self._loop, self._path, self._then, self._data = loop, path, then, bytearray()
+        self._head = f"POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self._sock: socket.socket | None = None
+        self._over = False
+        self._queue = _QUEUES.setdefault(loop, _Queue())
+        self._queue.waiting.append(self)
+        self._queue.start()
+
+    def start(self) -> None:
+        """Send the request."""
+        if self._over:
+            return
         try:
-            self._sock.connect(path)
-            self._sock.sendall(head.encode())
-        except OSError:  # the rank has no server (yet), or has exited
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._queue.active += 1
+            self._sock.setblocking(False)
+            self._sock.connect(self._path)
+            self._sock.sendall(self._head.encode())
+        except OSError:  # the rank has no server (yet), or has exited; or too many files are open
             self._finish(None)
             return
-        loop.add_reader(self._sock, self._read)
+        self._loop.add_reader(self._sock, self._read)
 
     def cancel(self) -> None:
         """Stop waiting for the answer."""
+        self._over = True
         if self._sock is not None:
             self._loop.remove_reader(self._sock)
             self._sock.close()
             self._sock = None
+            self._queue.active -= 1
+            self._queue.start()
 
     def _read(self) -> None:
         assert self._sock is not None

@@ -130,10 +130,10 @@ class Sampler:
     def _scan(self, pids: Mapping[int, int]) -> None:
         """Look for the descendants of the ranks."""
         children: dict[int, list[int]] = {}
-        for entry in os.listdir("/proc"):
-            seen = procfs.stat(int(entry)) if entry.isdigit() else None
+        for pid in procfs.pids():
+            seen = procfs.stat(pid)
             if seen is not None and seen.lives:
-                children.setdefault(seen.parent, []).append(int(entry))
+                children.setdefault(seen.parent, []).append(pid)
         self._descendants = {}
         for rank, pid in pids.items():
             found, waiting = [], children.get(pid, [])[:]

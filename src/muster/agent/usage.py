@@ -113,8 +113,8 @@ def _processes() -> dict[int, _Process]:
     """Return all visible processes on this machine that are alive, without zombies."""
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     found = {}
-    for entry in os.listdir("/proc"):
-        seen = procfs.stat(int(entry)) if entry.isdigit() else None
+    for pid in procfs.pids():
+        seen = procfs.stat(pid)
         if seen is not None and seen.lives:
-            found[int(entry)] = _Process(seen.parent, seen.cpu / tick, seen.memory * page)
+            found[pid] = _Process(seen.parent, seen.cpu / tick, seen.memory * page)
     return found

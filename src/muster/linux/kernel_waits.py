@@ -266,5 +266,4 @@ def children_of(pid: int) -> list[int]:
 
 
 def _everybody() -> list[tuple[int, procfs.Stat]]:
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    return [(pid, seen) for pid in pids if (seen := procfs.stat(pid)) is not None]
+    return [(pid, seen) for pid in procfs.pids() if (seen := procfs.stat(pid)) is not None]

@@ -49,6 +49,14 @@ class Account(NamedTuple):
     """Seconds that its main thread was runnable and waited for a core; None if the kernel does not count it."""
 
 
+def pids() -> list[int]:
+    """Return all processes that are visible; none if there is no file left to look."""
+    try:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return []
+
+
 def stat(pid: int, thread: int | None = None) -> Stat | None:
     """Return the state of a process, or of one of its threads; None if it does not exist or is not visible."""
     found = _fields(f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat")
