@@ -49,3 +49,27 @@ def test_stacks_are_those_of_now_and_who_cannot_say_is_named(
     texts, mute = told[0]
     assert {1: os.getpid()} == mute
     assert "most recent call first" in texts[0] and "of before" not in texts[0]
+
+
+CLOSED = """
+import os, sys, time
+os.closerange(3, 300)
+files = [open(f"{sys.argv[1]}/{number}", "w") for number in range(250)]
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_stacks_are_written_to_a_file_of_the_script(tmp_path: Path) -> None:
+    """A program that becomes a daemon closes all files, and its own get their numbers."""
+    path = rank_file(str(tmp_path), 0, "stack")
+    start = f"import faulthandler, os; fd = os.open({path!r}, 0o102); os.dup2(fd, 200)"
+    start += f"; faulthandler.register({int(STACKS_SIGNAL)}, 200)\n"
+    (tmp_path / "own").mkdir()
+    argv = [sys.executable, "-c", start + CLOSED, str(tmp_path / "own")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and b"ready\n" == process.stdout.readline()
+        assert os.readlink(f"/proc/{process.pid}/fd/200").startswith(str(tmp_path / "own"))
+        assert has_handler(process.pid, STACKS_SIGNAL)
+        assert not stacks.StackRequest(process.pid, path).possible
+        process.kill()

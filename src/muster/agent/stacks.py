@@ -53,6 +53,9 @@ _OF_FILES = frozenset(
 
 _REALTIME = 0
 
+_DESCRIPTOR = 200
+"""The descriptor to which a rank writes its stacks (`hook/rank.py`)."""
+
 _OUTERMOST = (" in <module>", " in _run_module_as_main", "<no Python frame>")
 """How the last line about a main thread ends, which faulthandler writes last."""
 
@@ -68,7 +71,7 @@ class StackRequest:
         self._asked = False
         self._unchanged = 0
         try:
-            if processes.has_handler(pid, processes.STACKS_SIGNAL):
+            if processes.has_handler(pid, processes.STACKS_SIGNAL) and not _is_reused(pid, path):
                 self._offset = os.stat(path).st_size
         except OSError:  # it was deleted
             pass
@@ -93,6 +96,15 @@ class StackRequest:
         # a dump that is being written may end like that after the frames of any thread but the last one
         ends = self.text.endswith("\n") and self.text.rstrip().endswith(_OUTERMOST)
         return (ends and self._unchanged >= _ENDED) or self._unchanged >= _STILL
+
+
+def _is_reused(pid: int, path: str) -> bool:
+    """Return whether a script that closed all files has another one where the rank would write its stacks."""
+    try:
+        link = os.readlink(f"/proc/{pid}/fd/{_DESCRIPTOR}")
+    except OSError:  # it was closed: nothing is written. Or the limit was lower, and it has another number
+        return False
+    return os.path.basename(path) not in link
 
 
 def _receiver(pid: int) -> int | None:

@@ -136,11 +136,13 @@ def _mark_exit(fd: int) -> None:
 
     if not loaded:
         del sys.modules["atexit"]
-    utime, getpid, pid = os.utime, os.getpid, os.getpid()
+    utime, fstat, getpid, pid = os.utime, os.fstat, os.getpid, os.getpid()
+    own = fstat(fd).st_dev, fstat(fd).st_ino
 
     def touch() -> None:
         try:
-            if getpid() == pid:
+            now = fstat(fd)
+            if getpid() == pid and (now.st_dev, now.st_ino) == own:  # the script may have closed it, and reused it
                 utime(fd)
         except OSError:
             pass  # the script has closed it
