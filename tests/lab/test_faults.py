@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from waiting import until
 
 from muster.errors import InvalidRequest
-from muster.lab import Lab
+from muster.lab import Lab, namespaces
 from muster.lab.faults import FAULTS
 from muster.lab.spec import SWITCH_ADDRESS
 
@@ -170,6 +172,27 @@ def test_without_its_controller_slurm_does_not_answer(lab: Lab) -> None:
     assert 0 != done.returncode and "Unable to contact slurm controller" in done.stderr
     lab.clear()
     assert 0 == lab.run("head", ["sinfo"]).returncode
+
+
+def test_nodes_have_registered_when_slurmctld_is_back(lab: Lab) -> None:
+    """It remembers that nodes run a job, and would allocate no GPUs on them, whatever another job requests."""
+    lab.run("head", ["sbatch", "-N3", "-o", "/dev/null", "--wrap", "sleep 300"], check=True)
+    until(lambda: "R" in lab.run("head", ["squeue", "-h", "-o", "%t"]).stdout, "the job runs")
+    began, state = time.time(), Path(lab.folder.slurm, "state", "job_state")
+    until(lambda: state.stat().st_mtime > began, "slurmctld has written down that the job runs", 60)
+    daemons = [pid for node in ("n1", "n2", "n3") for pid in namespaces.running(lab.status()["hosts"][node], "slurmd")]
+    lab.fault("slurmctld-down")
+    for pid in daemons:
+        os.kill(pid, signal.SIGSTOP)
+    late = threading.Timer(2.0, lambda: [os.kill(pid, signal.SIGCONT) for pid in daemons])
+    late.start()
+    lab.clear()
+    nodes = lab.run("head", ["scontrol", "--oneliner", "show", "nodes"], check=True).stdout
+    late.join()
+    assert 3 == nodes.count("BootTime=") and "BootTime=None" not in nodes
+    seen = lab.run("head", ["srun", "--gpus=6", "-N2", "-n2", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES"])
+    lab.run("head", ["scancel", "--user=root"], check=True)
+    assert "0,1,2,3" in seen.stdout.split(), (seen.stdout, seen.stderr)
 
 
 def test_faults_hold_together_and_are_undone_one_by_one(lab: Lab) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -220,18 +221,25 @@ class LabDaemon:
         return self._lost_nodes() == []
 
     def _lost_nodes(self) -> list[str] | None:
-        """Return the nodes that slurmctld considers down; None if it does not report all nodes."""
+        """Return the nodes that slurmctld considers down or that have not registered; None unless it reports all nodes.
+
+        A restarted slurmctld remembers that a node was idle, and gives jobs its cores before it has registered again:
+        their number of GPUs is 0 then, whatever they requested (Slurm 22.05).
+        """
         done = files.in_host(self.folder, self.hosts[HEAD].pid, ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"])
         states = dict(line.split() for line in done.stdout.splitlines())
-        if len(states) != self.shape.nodes:
+        done = files.in_host(self.folder, self.hosts[HEAD].pid, ["scontrol", "--oneliner", "show", "nodes"])
+        booted = dict(re.findall(r"^NodeName=(\S+) .*?\bBootTime=(\S+)", done.stdout, re.M))
+        if not len(states) == len(booted) == self.shape.nodes:
             return None
         # `*` marks a node that does not respond; drained nodes are intended
-        return [node for node, state in states.items() if state.endswith("*") or state.startswith(("down", "unk"))]
+        down = {node for node, state in states.items() if state.endswith("*") or state.startswith(("down", "unk"))}
+        return [node for node, time in booted.items() if node in down or time == "None"]
 
     def _register_lost_nodes(self, end: float) -> None:
         """Send SIGHUP to the slurmd of each node that slurmctld considers down, to make it register again.
 
-        slurmctld checks such nodes only rarely: 55 s were measured after a partition.
+        slurmctld checks such nodes only rarely: 55 s were measured after a partition, 8 s after its own restart.
         """
         self._until(lambda: self._lost_nodes() is not None, HEAD, "slurmctld", end - time.monotonic())
         for node in self._lost_nodes() or []:
