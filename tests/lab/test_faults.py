@@ -184,7 +184,12 @@ def test_nodes_have_registered_when_slurmctld_is_back(lab: Lab) -> None:
     lab.fault("slurmctld-down")
     for pid in daemons:
         os.kill(pid, signal.SIGSTOP)
-    late = threading.Timer(2.0, lambda: [os.kill(pid, signal.SIGCONT) for pid in daemons])
+
+    def resume() -> None:
+        for pid in daemons:
+            os.kill(pid, signal.SIGCONT)
+
+    late = threading.Timer(2.0, resume)
     late.start()
     lab.clear()
     nodes = lab.run("head", ["scontrol", "--oneliner", "show", "nodes"], check=True).stdout

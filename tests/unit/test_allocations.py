@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, Unreachable
 from muster.schedulers import client, slurm_jobs
 from muster.schedulers.scheduler import Allocation
 
@@ -104,23 +104,111 @@ def test_a_job_that_is_absent_and_an_answer_that_does_not_come(
     assert ABSENT == refused(tmp_path)
 
 
-def test_the_gpus_of_a_job_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slurm may be busy for a moment; steps would be started without any, and ranks would compute on the CPU."""
-    (tmp_path / "scontrol").write_text(
-        """#!/bin/sh
-if [ -e "$0.asked" ]; then
-    printf 'Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:2\\nNodes=n2 CPU_IDs=0 Mem=0 GRES=gpu:4\\n'
-    exit
-fi
-touch "$0.asked"
-echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2
-exit 1
-"""
-    )
-    (tmp_path / "scontrol").chmod(0o755)
+RECORD = "JobId=7 JobName=six\n{request}     Nodes=n[1-2] CPU_IDs=0 Mem=0 GRES={gres}\n"
+"""What scontrol prints of a job, as far as it is read."""
+NO_CONTACT = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Install an scontrol that fails in this way so many times before it prints this; returns the file of its calls."""
+    monkeypatch.setattr(client, "_AGAIN", 0.01)
+    monkeypatch.setattr(client, "_GPUS_WITHIN", 0.5)
+    monkeypatch.setattr(client, "_GPUS_AGAIN", 2.0)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    asks = client.SchedulerClient("slurm")
-    assert {"n1": 2, "n2": 4} == asks.gpus_by_host(FOUND)
-    (tmp_path / "scontrol").unlink()
+
+    def install(record: str, times: int = 0, failing: str = "") -> Path:
+        calls, answer = tmp_path / "calls", tmp_path / "answer"
+        calls.write_text("")
+        answer.write_text(record)
+        (tmp_path / "scontrol").write_text(
+            f"#!/bin/sh\necho >>'{calls}'\n[ $(wc -l <'{calls}') -gt {times} ] || {{ {failing or ':'}; }}\n"
+            f"exec cat '{answer}'\n"
+        )
+        (tmp_path / "scontrol").chmod(0o755)
+        return calls
+
+    return install
+
+
+TWO = RECORD.format(request="   TresPerJob=gres:gpu:4\n", gres="gpu:2(IDX:0-1)")
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        f"echo '{NO_CONTACT}' >&2; exit 1",
+        "exec sleep 60",
+        "echo nonsense; exit 0",
+        "echo 'JobId=7'; exit 0",
+        f"cat <<'END'\n{RECORD.format(request='TresPerJob=gres:gpu:4', gres='gpu:0(IDX:)')}END\nexit 0",
+    ],
+)
+def test_the_gpus_of_a_job_are_asked_for_again(scontrol: Callable[..., Path], failing: str) -> None:
+    """Slurm may be busy for a moment; steps would be started without any, and ranks would compute on the CPU."""
+    calls = scontrol(TWO, 1, failing)
+    assert {"n1": 2, "n2": 2} == client.SchedulerClient("slurm").gpus_by_host(FOUND, {"SLURM_GPUS": "4"})
+    assert 2 == len(calls.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("record", "failing", "env", "says"),
+    [
+        (
+            RECORD.format(request="   TresPerJob=gres:gpu:6\n", gres="gpu:toy:0(IDX:)"),
+            "",
+            {},
+            "Slurm allocated no GPU to job 7, which requested gres:gpu:6",
+        ),
+        (
+            "JobId=7 JobName=six\n",
+            "",
+            {"SLURM_JOB_GPUS": "0,1"},
+            "cannot determine the GPUs of job 7: scontrol lists none, but the job requested SLURM_JOB_GPUS=0,1",
+        ),
+        (
+            "",
+            f"echo '{NO_CONTACT}' >&2; exit 1",
+            {"SLURM_GPUS": "6"},
+            "cannot determine the GPUs of job 7: scontrol gave no answer, but SLURM_GPUS=6 is set",
+        ),
+        (
+            "",
+            "exec sleep 60",
+            {"SLURM_GPUS_ON_NODE": "4"},
+            "cannot determine the GPUs of job 7: scontrol gave no answer, but SLURM_GPUS_ON_NODE=4 is set",
+        ),
+    ],
+)
+def test_a_job_that_requested_gpus_does_not_start_without(
+    scontrol: Callable[..., Path], record: str, failing: str, env: dict[str, str], says: str
+) -> None:
+    calls = scontrol(record, 10**6 if failing else 0, failing)
+    with pytest.raises(Unreachable) as refused:
+        client.SchedulerClient("slurm").gpus_by_host(FOUND, env)
+    assert says == refused.value.message
+    assert "`scontrol show job --details 7`" in (refused.value.hint or "")
+    assert len(calls.read_text().splitlines()) > 1
+
+
+@pytest.mark.parametrize(
+    ("record", "failing", "env", "found"),
+    [
+        (RECORD.format(request="", gres=""), "", {}, 0),
+        (RECORD.format(request="", gres=""), "", {"SLURM_JOB_GPUS": "0,1"}, 0),  # left from another job
+        (RECORD.format(request="   TresPerNode=gres:gpu:0\n", gres=""), "", {}, 0),
+        ("JobId=7\n", "", {}, None),
+        ("", "exit 1", {}, None),
+    ],
+)
+def test_a_job_without_gpus(
+    scontrol: Callable[..., Path], record: str, failing: str, env: dict[str, str], found: int | None
+) -> None:
+    calls = scontrol(record, 10**6 if failing else 0, failing)
+    assert {"n1": found, "n2": found} == client.SchedulerClient("slurm").gpus_by_host(FOUND, env)
+    assert bool(failing) == (len(calls.read_text().splitlines()) > 1)
+
+
+def test_without_scontrol_the_gpus_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert {"n1": None, "n2": None} == asks.gpus_by_host(FOUND)
+    assert {"n1": None, "n2": None} == client.SchedulerClient("slurm").gpus_by_host(FOUND, {})

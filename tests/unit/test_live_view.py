@@ -10,7 +10,7 @@ from muster.client.top import _answer
 from muster.core.json_records import Malformed
 from muster.core.live_view import Collectives, RankState, RankTracker, RankUsage, RankView, Tail, TopView, slowest
 from muster.core.results import RunState
-from muster.ui.top_text import KEYS, Row, Style, condition, grid, head, neighbour, plain, screen
+from muster.ui.top_text import KEYS, Row, Style, condition, grid, head, narrowed, neighbour, plain, screen
 
 
 def tracked(*events: dict[str, Any]) -> RankTracker:
@@ -216,3 +216,14 @@ def test_keys_select_ranks() -> None:
     assert [after for *_, after in presses] == [neighbour(run, before, key) for key, before, _ in presses]
     assert 0 == neighbour(TopView("x", "", RunState.PENDING, "", 0.0), 0, "right")
     assert 3 == neighbour(view(1, 7), 0, "down")
+
+
+def test_a_long_path_of_a_stack_is_shortened_from_its_front() -> None:
+    line = '  File "/tmp/pytest-of-root/pytest-1234/popen-gw3/test_keys_show_stacks_0/held.py", line 2 in <module>'
+    short = narrowed(line, 80)
+    assert 80 == len(short)
+    assert short.startswith('  File "…') and short.endswith('/test_keys_show_stacks_0/held.py", line 2 in <module>')
+    assert line == narrowed(line, len(line))
+    assert '  File "…/held.py", line 2 in <module>' == narrowed(line, 10), "the name stays, whatever the width"
+    assert "x" * 100 == narrowed("x" * 100, 80)
+    assert '  File "held.py", line 2 in ' + "f" * 80 == narrowed('  File "held.py", line 2 in ' + "f" * 80, 80)

@@ -80,7 +80,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     ] or [common]
     if around is not None:
         name, allocation = around
-        gpus = client.client(name).gpus_by_host(allocation)
+        gpus = client.client(name).gpus_by_host(allocation, env)
         common = common._replace(scheduler=name, allocation=allocation.job)
         chosen = allocation.hosts[: options.nnodes]
         targets = [common._replace(host=host, gpus=gpus[host] or 0) for host in chosen]

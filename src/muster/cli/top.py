@@ -26,7 +26,7 @@ from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError
 from muster.rundir.run import Run
 from muster.ui.color import use_color
-from muster.ui.top_text import HELP, KEYS, Style, head, neighbour, plain, screen, tail_of
+from muster.ui.top_text import HELP, KEYS, Style, head, narrowed, neighbour, plain, screen, tail_of
 
 if TYPE_CHECKING:
     from muster.ui.top_screen import Screen
@@ -195,7 +195,7 @@ class _Live:
         if self._text is not None:
             lines = self._text.lines
             self._offset = max(0, min(self._offset, len(lines) - (height - 2)))
-            rows = [row(self._text.title, Style.TITLE), *(row(line) for line in lines[self._offset :])]
+            rows = [row(self._text.title, Style.TITLE), *(row(narrowed(line, width)) for line in lines[self._offset :])]
             foot = row("arrows scroll  q back", Style.FAINT)
         elif self._logs:
             rows = [*head(view, width)[:2], *tail_of(view, height - 4)]

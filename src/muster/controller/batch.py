@@ -70,7 +70,7 @@ class AgentSteps:
     def start(self) -> None:
         """Start one task per node in a single step; in one step per node if their numbers of GPUs differ."""
         command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
-        gpus = self.client.gpus_by_host(self.allocation)
+        gpus = self.client.gpus_by_host(self.allocation, self.env)
         together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
         for hosts in together:
             job, each = self.allocation.job, gpus[hosts[0]]

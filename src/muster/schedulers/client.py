@@ -8,7 +8,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,13 +18,26 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
 from muster.rundir.run import Run
 from muster.schedulers import SCHEDULERS, get_scheduler, typed
-from muster.schedulers.scheduler import Allocation, Answer, Argv, Ask, Final, JobRecord, JobStatus, Phase, Request
+from muster.schedulers.scheduler import (
+    Allocation,
+    Answer,
+    Argv,
+    Ask,
+    Final,
+    JobGpus,
+    JobRecord,
+    JobStatus,
+    Phase,
+    Request,
+)
 
 T = TypeVar("T")
 
 _WITHIN, _SOON = 15.0, 4.0
 _AGAIN = 0.5
 """Seconds before a question is asked again that failed."""
+_GPUS_WITHIN, _GPUS_AGAIN = 8.0, 10.0
+"""Seconds for an answer about a job's GPUs, and for asking again: an answer is worth some seconds of a start."""
 _FRESH = 2.0
 """Seconds for which an answer is cached, for all runs and processes of a user together."""
 _SEEN = "{name}-queue-{host}.json"
@@ -61,14 +74,34 @@ class SchedulerClient:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def _asked(self, ask: Ask[T] | None, otherwise: T, within: float = _WITHIN) -> T:
-        """Return the answer to a question; `otherwise` if the scheduler has no such command, or does not answer."""
+    def _asked(
+        self,
+        ask: Ask[T] | None,
+        otherwise: T,
+        within: float = _WITHIN,
+        again: float = 0.0,
+        accepted: Callable[[T], bool] = lambda found: True,
+    ) -> T:
+        """Return the answer to a question; `otherwise` if the scheduler has no such command, or does not answer.
+
+        For `again` seconds the question is asked again if there was no answer, or it was not `accepted`. The last
+        answer is returned even if it was not.
+        """
         if ask is None:
             return otherwise
-        try:
-            return ask.read(self._answer(ask.argv, within))
-        except (OSError, subprocess.TimeoutExpired):
-            return otherwise
+        found, deadline = otherwise, time.monotonic() + again
+        while True:
+            try:
+                found = ask.read(self._answer(ask.argv, within))
+                if accepted(found):
+                    return found
+            except FileNotFoundError:
+                return found  # the command is not installed
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+            if time.monotonic() >= deadline:
+                return found
+            time.sleep(_AGAIN)
 
     def ask(self, ask: Ask[T]) -> T:
         """Return the answer to a question that must be answered. Raises `InvalidRequest`, `Unreachable`."""
@@ -168,21 +201,41 @@ class SchedulerClient:
         except (OSError, subprocess.TimeoutExpired):
             raise LookupError from None
 
-    def gpus_by_host(self, allocation: Allocation) -> dict[str, int | None]:
-        """Return the job's number of GPUs on each of its nodes, in their order; None where it is unknown."""
+    def gpus_by_host(self, allocation: Allocation, env: Mapping[str, str]) -> dict[str, int | None]:
+        """Return the job's number of GPUs on each of its nodes, in their order; None where it is unknown.
+
+        `env`: the environment of a process of the job. Raises `Unreachable` if a job that requested GPUs seems to have
+        none: ranks would silently compute without any.
+        """
         if self.scheduler.gpus is None:
             return dict.fromkeys(allocation.hosts)
+        claim = self.scheduler.gpus_claimed(env)
+
+        def accepted(found: JobGpus | None) -> bool:
+            """Return whether the record has the GPUs that were requested."""
+            if found is None or any(found.by_host.values()):
+                return found is not None
+            # a complete record is right where a variable is left from another job
+            return not found.requested and (bool(found.by_host) or not claim)
+
         ask = self.scheduler.gpus(allocation.job, dict(zip(allocation.hosts, allocation.tasks)))
-        deadline = time.monotonic() + _SOON
-        while True:
-            try:
-                answer = self._answer(ask.argv)
-            except (OSError, subprocess.TimeoutExpired):
-                return dict.fromkeys(allocation.hosts)
-            if answer.code == 0 or time.monotonic() > deadline:
-                found = ask.read(answer)
-                return {host: found.get(host) for host in allocation.hosts}
-            time.sleep(_AGAIN)  # else a moment in which it is busy would cost the ranks their GPUs
+        found = self._asked(ask, None, _GPUS_WITHIN, _GPUS_AGAIN if claim else _SOON, accepted)
+        by_host = {} if found is None else found.by_host
+        if not accepted(found) and (claim or found is not None):
+            look = f"look at it with `{shlex.join(ask.argv)}`, and submit it again"
+            what = f"the GPUs of job {allocation.job}"
+            if found is None:
+                raise Unreachable(f"cannot determine {what}: {ask.argv[0]} gave no answer, but {claim} is set", look)
+            if not by_host:
+                said = found.requested or claim
+                raise Unreachable(
+                    f"cannot determine {what}: {ask.argv[0]} lists none, but the job requested {said}", look
+                )
+            raise Unreachable(
+                f"{self.title} allocated no GPU to job {allocation.job}, which requested {found.requested}",
+                f"its nodes may not have registered after a restart of the controller; {look}",
+            )
+        return {host: by_host.get(host) for host in allocation.hosts}
 
     def record(self, job: str) -> JobRecord | None:
         """Return the scheduler's record of a running job; None if it does not answer soon."""

@@ -173,6 +173,15 @@ class Final(NamedTuple):
     """Uid of the user who cancelled it; empty if unknown."""
 
 
+class JobGpus(NamedTuple):
+    """The GPUs of a running job, as the scheduler records them."""
+
+    by_host: Mapping[str, int]
+    """Number of GPUs on each node; empty if the record has none of the lines that tell."""
+    requested: str = ""
+    """The request for GPUs in the scheduler's own words, such as `gres:gpu:6`; empty if none were requested."""
+
+
 class JobRecord(NamedTuple):
     """The scheduler's record of a running job; times are Unix times, None if unknown."""
 
@@ -372,8 +381,10 @@ class Scheduler(NamedTuple):
     """Returns how often a job was requeued."""
     record: Callable[[str], Ask[JobRecord | None]] | None = None
     """Returns the record of a running job."""
-    gpus: Callable[[str, Mapping[str, int]], Ask[dict[str, int]]] | None = None
-    """Returns a job's number of GPUs on each of its nodes, given its number of tasks there."""
+    gpus: Callable[[str, Mapping[str, int]], Ask[JobGpus | None]] | None = None
+    """Returns a job's GPUs on each of its nodes, given its number of tasks there; None if the answer has no record."""
+    gpus_claimed: Callable[[Env], str] = lambda env: ""
+    """Returns the environment variable that says that the job has GPUs, as `NAME=VALUE`; empty if none does."""
     cpus: Callable[[Env, Sequence[str]], dict[str, int]] = lambda env, hosts: {}
     """Returns the job's number of CPUs on each of these nodes, if CPUs per task were requested; otherwise empty."""
     failed_steps: Callable[[str], dict[str, str]] = lambda said: {}

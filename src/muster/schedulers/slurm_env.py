@@ -123,13 +123,28 @@ def clean_env(env: Mapping[str, str]) -> dict[str, str]:
 
 def for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for sbatch: `clean_env` and the defaults that the user set for all jobs."""
-    return {**clean_env(env), **{name: value for name, value in env.items() if re.fullmatch(_FOR_SBATCH, name)}}
+    own = {name: value for name, value in env.items() if re.fullmatch(_FOR_SBATCH, name)}
+    # a job without GPUs would keep those of the job from which it is submitted
+    return {**{name: value for name, value in clean_env(env).items() if name not in _GPUS_OF_JOB}, **own}
 
 
 def exported(env: Mapping[str, str]) -> dict[str, str]:
     """Return variables that `clean_env` drops and scripts may need: the request, and options for their own srun."""
     ours = clean_env(env)
     return {name: value for name, value in env.items() if name not in ours and not re.fullmatch(_OF_TASKS, name)}
+
+
+_GPUS_OF_JOB = (
+    *("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_SOCKET"),
+    *("SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"),
+)
+"""Variables of a job with GPUs. The first ones repeat the request; salloc and sbatch 22.05 set these even where the job
+got no GPU. The last two are those of the node on which a batch script or a step runs."""
+
+
+def gpus_claimed(env: Mapping[str, str]) -> str:
+    """Return the variable that says that the job has GPUs, such as `SLURM_GPUS=6`; empty if there is none."""
+    return next((f"{name}={env[name]}" for name in _GPUS_OF_JOB if env.get(name, "0") not in ("", "0")), "")
 
 
 def cpus_by_host(env: Mapping[str, str], hosts: Sequence[str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from muster.schedulers.scheduler import (
     Ask,
     FileNames,
     Final,
+    JobGpus,
     JobRecord,
     JobStatus,
     Machines,
@@ -75,8 +76,13 @@ def _record(job: str) -> Ask[JobRecord | None]:
     return Ask(slurm_jobs.record(job), lambda answer: slurm_jobs.record_of(answer.out) if answer.code == 0 else None)
 
 
-def _gpus(job: str, tasks: Mapping[str, int]) -> Ask[dict[str, int]]:
-    return _ask(slurm_step.details(job), lambda out: slurm_step.gpus_there(out, tasks))
+def _gpus(job: str, tasks: Mapping[str, int]) -> Ask[JobGpus | None]:
+    def read(answer: Answer) -> JobGpus | None:
+        if answer.code != 0 or "JobId=" not in answer.out:
+            return None
+        return JobGpus(slurm_step.gpus_there(answer.out, tasks), slurm_step.gpus_requested(answer.out))
+
+    return Ask(slurm_step.details(job), read)
 
 
 def _left_over(found: Allocation) -> tuple[str, str]:
@@ -133,6 +139,7 @@ SCHEDULER = Scheduler(
     restarts=lambda job: _ask(slurm_step.details(job), slurm_step.restarts),
     record=_record,
     gpus=_gpus,
+    gpus_claimed=slurm_env.gpus_claimed,
     cpus=slurm_env.cpus_by_host,
     failed_steps=slurm_step.ended_tasks,
     signals=SignalRules(

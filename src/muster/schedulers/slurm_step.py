@@ -75,6 +75,12 @@ def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, in
     return found
 
 
+def gpus_requested(out: str) -> str:
+    """Return the job's request for GPUs, `gres:gpu:6` from `TresPerJob=gres:gpu:6`; empty if there is none."""
+    said = re.findall(r"\bTresPer(Job|Node|Socket|Task)=(\S+)", out)
+    return next((words for of, words in said if _gpus_asked(out, of)), "")
+
+
 def _gpus_asked(out: str, of: str) -> int:
     """Return 2 from `TresPerNode=gres:gpu:a100:2`, or newer Slurm's `gres/gpu:a100=2`; 0 if there is none."""
     said = re.search(rf"\bTresPer{of}=(\S+)", out)

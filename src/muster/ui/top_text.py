@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -271,6 +272,21 @@ def screen(view: TopView, width: int, height: int, selected: int) -> list[Row]:
 def plain(rows: Iterable[Row], width: int) -> str:
     """Return rows as text, each cut to this width."""
     return "\n".join(shortened("".join(piece.text for piece in row).rstrip(), width) for row in rows)
+
+
+def narrowed(line: str, width: int) -> str:
+    """Return a line of a stack in at most `width` characters, if leaving out the front of its path makes it fit.
+
+    The end of a path, with the name of the file, tells more than its front.
+    """
+    found = re.fullmatch(r'(.*File ")([^"]+)(".*)', line)
+    excess = len(line) - width
+    if found is None or excess <= 0:
+        return line
+    before, path, after = found.groups()
+    name = path[max(0, path.rfind("/")) :]
+    kept = path[excess + 1 :] if excess + 1 < len(path) - len(name) else name
+    return f"{before}…{kept}{after}" if kept != path else line
 
 
 def neighbour(view: TopView, selected: int, key: str) -> int:
