@@ -35,6 +35,20 @@ dist.destroy_process_group()
 """
 """STEPS SECONDS: so many sums, with a pause after each."""
 
+WHERE = """
+import os, socket, sys, time
+import torch.distributed as dist
+dist.init_process_group("gloo")
+names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+values = [os.environ[name] for name in (*names, "TORCHELASTIC_RESTART_COUNT")]
+print(socket.gethostname(), *values, flush=True)
+dist.barrier()
+while os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(sys.argv) > 1:
+    time.sleep(0.1)
+    dist.barrier()
+"""
+"""With an argument: the first attempt goes on until a rank is lost."""
+
 
 def in_step(there: LabCluster, late: int = 1) -> None:
     """Check that the logs of a run of TICK are in step order, up to `late` lines, and each line has its time."""
@@ -170,6 +184,11 @@ class LabCluster:
             return self.log(rank).count("\n")
         except (OSError, IndexError):
             return 0
+
+
+def where(there: LabCluster, ranks: int, attempt: int = 0) -> list[str]:
+    """Return what each rank of WHERE has printed."""
+    return [there.log(rank, attempt=attempt).strip() for rank in range(ranks)]
 
 
 @pytest.fixture

@@ -288,7 +288,7 @@ def test_a_job_to_which_slurm_gave_no_gpu_does_not_start(there: LabCluster) -> N
     (programs / "scontrol").chmod(0o755)
     setup = ("--setup", f"export PATH={shlex.quote(str(programs))}:$PATH")
     done = there.muster("run", "--slurm", "--gpus", "6", *setup, "--", "true")
-    assert 3 == done.returncode, done.stderr
+    assert 125 == done.returncode, done.stderr
     job = json.loads((there.run / "job.json").read_text())["scheduler"]["job"]
     assert f"error: Slurm allocated no GPU to job {job}, which requested gres:gpu:6" in done.stderr
     assert f"look at it with `scontrol show job --details {job}`" in done.stderr

@@ -6,28 +6,10 @@ import os
 import signal
 
 import pytest
-from lab_cluster import TICK, LabCluster
+from lab_cluster import TICK, WHERE, LabCluster, where
 from waiting import until
 
-WHERE = """
-import os, socket, sys, time
-import torch.distributed as dist
-dist.init_process_group("gloo")
-names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
-values = [os.environ[name] for name in (*names, "TORCHELASTIC_RESTART_COUNT")]
-print(socket.gethostname(), *values, flush=True)
-dist.barrier()
-while os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(sys.argv) > 1:
-    time.sleep(0.1)
-    dist.barrier()
-"""
-"""With an argument: the first attempt goes on until a rank is lost."""
-
 FOUR = ("--spare-nodes", "1", "-g", "2", "--lease", "3s", "--grace", "1")
-
-
-def where(there: LabCluster, ranks: int, attempt: int = 0) -> list[str]:
-    return [there.log(rank, attempt=attempt).strip() for rank in range(ranks)]
 
 
 def test_without_a_failure_a_spare_host_does_nothing(there: LabCluster) -> None:

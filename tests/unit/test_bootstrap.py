@@ -261,10 +261,14 @@ class Joiner:
             if dialer._sock is not None:
                 dialer._sock.close()
 
-    def check(self, missing: Sequence[str], late: bool) -> None:
+    def check(self, missing: Sequence[str], late: bool, spares: int = 0) -> Mapping[str, str]:
         self.looks_left -= 1
         if not self.looks_left:
             raise Unreachable(f"no agent on {missing[0]}", None)
+        return {}
+
+    def leave_out(self, hosts: Sequence[str]) -> None:
+        raise AssertionError(hosts)
 
 
 class Joining:

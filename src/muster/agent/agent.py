@@ -332,6 +332,8 @@ class Agent:
         if self.survey.probe_port is not None and self.controller is None:
             self.survey.probe_port.close()
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
+        if self.dialer is not None and not self.places:
+            self.dialer.node = node  # a spare keeps its number, also in the place of a node
         if terminal is not None:
             self.logs.terminal = {"rows": terminal["rows"], "columns": terminal["columns"]}
         if clock is not None:
@@ -367,8 +369,9 @@ class Agent:
         self.prepared = True
         self.ranks.prepare()
 
-    def stand_by(
+    def on_stand_by(
         self,
+        payload: bytes,
         run_dir: str,
         run_id: str,
         token: str,
@@ -381,6 +384,8 @@ class Agent:
             self.survey.probe_port.close()
         self.run_dir, self.run_id, self.node, self.own_run_dir = run_dir, run_id, node, own_run_dir
         self.places = parts
+        if self.dialer is not None:
+            self.dialer.node = node
 
     def on_take_place(self, payload: bytes, node: int) -> None:
         """Take the place of a node; a new controller repeats the request."""

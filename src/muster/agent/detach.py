@@ -94,7 +94,7 @@ def _settle(
                 file.write(data)
     if port:
         if "parts" in configuration:
-            agent.stand_by(**configuration)
+            agent.on_stand_by(b"", **configuration)
         else:
             agent.on_configure(b"", **configuration)
         agent.dial(address, port, Terms(secret, configuration["run_id"]), configuration["node"])

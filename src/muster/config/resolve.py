@@ -170,8 +170,17 @@ def _spare_nodes(options: RunOptions, launcher: str) -> int:
     """Return the number of spare hosts. Raises `InvalidRequest` where a host cannot be replaced."""
     if not options.spare_nodes:
         return 0
-    if not options.elsewhere:
-        raise InvalidRequest("--spare-nodes requires hosts", "name hosts with --hosts or --hostfile")
+    if options.scheduled:
+        if options.nodes is None:
+            raise InvalidRequest("--spare-nodes requires the number of nodes", "add -N NODES")
+        if options.np is not None or options.gpus is not None:
+            total = "--gpus" if options.gpus is not None else "-n"
+            raise InvalidRequest(
+                f"--spare-nodes cannot be combined with {total}: the scheduler would give spares a part of the total",
+                "use -g RANKS_PER_NODE" + (" and --gpus-per-node" if options.gpus is not None else ""),
+            )
+    elif not options.elsewhere:
+        raise InvalidRequest("--spare-nodes requires hosts", "name hosts with --hosts or --hostfile, or use --slurm")
     if LAUNCHERS[launcher].foreign:
         hint = "use `--launcher fork` or `--launcher exec`"
         raise InvalidRequest(f"--spare-nodes cannot be combined with --launcher {launcher}", hint)

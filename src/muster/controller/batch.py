@@ -22,16 +22,20 @@ from muster.agent.controller_process import ARCHIVE
 from muster.code_sync import Tree
 from muster.config.nodes import nodes_of
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
+from muster.controller.connections import TcpConnection
 from muster.controller.detached import DetachedController
 from muster.controller.job_time import BatchJob
 from muster.controller.joining_agents import PATIENCE, JoiningAgents
 from muster.core.controller_config import RECORD, config_as_json
 from muster.core.env_forwarding import redact
 from muster.core.events import Configured
-from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist
+from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist, fold_reasons
 from muster.core.json_records import job_from_json
 from muster.core.model import Host, Job, Plan, as_json
+from muster.core.plurals import plural
 from muster.core.printable import guard
+from muster.core.results import Replaced
+from muster.core.spares import arrange, unfit_hosts
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.launchers import make_plan
 from muster.linux import processes
@@ -60,24 +64,35 @@ class AgentSteps:
         client: SchedulerClient,
         allocation: Allocation,
         env: Mapping[str, str],
+        apart: bool = False,
     ):
+        """`apart`: each host has a step of its own, which the loss of another host does not end."""
         self.signals, self.run, self.client, self.allocation, self.env = signals, run, client, allocation, env
+        self.apart = apart
         self.steps: list[subprocess.Popen[bytes]] = []
+        self.hosts: list[tuple[str, ...]] = []
+        """The hosts of each step."""
+        self.left_out: list[subprocess.Popen[bytes]] = []
+        """The steps of hosts that were left out."""
         self.log = run.path / "agents.log"
         self.said_before = self.log.stat().st_size if self.log.exists() else 0
         """Size of the log before this attempt, in bytes."""
 
     def start(self) -> None:
-        """Start one task per node in a single step; in one step per node if their numbers of GPUs differ."""
+        """Start one task per node in a single step; in one step per node if they are apart or have unequal GPUs."""
         command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
         gpus = self.client.gpus_by_host(self.allocation, self.env)
-        together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
-        for hosts in together:
+        alike = len(set(gpus.values())) == 1 and not self.apart
+        self.hosts = [tuple(gpus)] if alike else [(host,) for host in gpus]
+        for hosts in self.hosts:
             job, each = self.allocation.job, gpus[hosts[0]]
             self.steps.append(self.client.start_step(job, hosts, command, self.log, self.env, each))
 
-    def check(self, missing: Sequence[str], late: bool) -> None:
-        """Raise `Unreachable` if the job, or a step, has ended before the agents joined."""
+    def check(self, missing: Sequence[str], late: bool, spares: int = 0) -> Mapping[str, str]:
+        """Raise `Unreachable` if the job, or a step, has ended before the agents joined.
+
+        With `spares`, return instead why agents will not join, by host, if they are not more than these.
+        """
         if signal.SIGTERM in self.signals.pending:
             what = f"{self.client.title} ended job {self.allocation.job}"
             raise Unreachable(f"{what} before the ranks started", None)
@@ -85,6 +100,10 @@ class AgentSteps:
         said = self._said()
         scheduler = self.client.scheduler
         failed = {host: how for host, how in scheduler.failed_steps(said).items() if host in missing}
+        if spares:
+            failed = {**self._not_joining(missing, late), **failed}
+            if len(failed) <= spares:
+                return failed
         if failed or ended is not None or late:
             how = f"{scheduler.task.program} exited with status {ended}"
             how = f"not connected within {PATIENCE:g}s" if ended is None else how
@@ -92,6 +111,26 @@ class AgentSteps:
                 missing, how = list(failed), "; ".join(dict.fromkeys(failed.values()))
             words = said.strip().splitlines()[-3:]
             raise Unreachable(f"no agent on {fold_hostlist(missing)}: {how}", "; ".join(words) or None)
+        return {}
+
+    def _not_joining(self, missing: Sequence[str], late: bool) -> dict[str, str]:
+        """Return why agents will not join, by host, where each host has its own step."""
+        program, found = self.client.scheduler.task.program, {}
+        for (host, *_), step in zip(self.hosts, self.steps):
+            if host in missing and (code := step.poll()) is not None:
+                found[host] = f"{program} exited with status {code}"
+            elif host in missing and late:
+                found[host] = "its agent did not connect"
+        return found
+
+    def leave_out(self, hosts: Sequence[str]) -> None:
+        """End the steps of these hosts."""
+        for (host, *_), step in [*zip(self.hosts, self.steps)]:
+            if host in hosts:
+                step.terminate()
+                self.left_out.append(step)
+                self.hosts.remove((host,))
+                self.steps.remove(step)
 
     def _said(self) -> str:
         """Return the output of this attempt's steps and agents."""
@@ -111,9 +150,9 @@ class AgentSteps:
         A step may wait for a crashed node until the scheduler notices it, which can take minutes, and the job would
         keep its nodes.
         """
-        for step in self.steps:
+        for step, most in (*((step, within) for step in self.steps), *((step, _STEPS_END) for step in self.left_out)):
             try:
-                step.wait(within)
+                step.wait(most)
             except subprocess.TimeoutExpired:
                 step.kill()
                 step.wait()
@@ -154,16 +193,53 @@ class BatchRun:
             ],
         )
         task = self.scheduler.task._asdict()
-        self.agents = JoiningAgents(loop, run, allocation.hosts, self.job.lease, task, steps, _complain)
+        hosts = allocation.hosts
+        self.spares = max(0, len(hosts) - asked["nodes"]) if self.job.spare_nodes else 0
+        """The number of nodes that get no ranks at first: the last ones."""
+        self.replaced: tuple[Replaced, ...] = ()
+        self.warnings: list[str] = []
+        """What to tell once the run has begun."""
+        self.agents = JoiningAgents(loop, run, hosts, self.job.lease, task, steps, _complain, self.spares)
         self.bootstrap = Bootstrap(self.agents, need_of(self.job))
 
     def bring_agents(self) -> None:
         """Start agents on all nodes, and check that the run can start there. Raises `Unreachable`, `InvalidRequest`."""
         self._list_code()
         self.bootstrap.facts(str(self.run.path))
+        if self.spares:
+            self._choose_nodes()
         self.bootstrap.check_storage(str(self.run.path))
         self.take_code()
         self.bootstrap.check()
+
+    def _choose_nodes(self) -> None:
+        """Leave out the nodes that cannot be used, and give their places to spares. Raises `Unreachable`."""
+        path, links = self.job.program.path, self.agents.links
+        told = {link.host: link.facts for link in links if link.facts}
+        own = facts.file_digest(os.path.join(self.job.cwd, path)) if path else ""
+        ranks = int(self.each) if self.each is not None and self.each.isdigit() else None
+        unfit = {
+            **self.agents.failed,
+            **unfit_hosts(told, path, own, dict.fromkeys(told, ranks), self.sync is not None),
+        }
+        hosts, count = [link.host for link in links], len(links) - self.spares
+        if hosts[0] in unfit:
+            raise Unreachable(f"cannot use {hosts[0]}, on which the controller runs: {unfit[hosts[0]]}", None)
+        found = arrange(hosts, count, unfit)
+        if found is None:
+            usable, reasons = len(hosts) - len(unfit), fold_reasons(unfit.items())
+            raise Unreachable(
+                f"{plural(count, 'usable node')} required, {usable} found: {reasons}", "use a larger --spare-nodes"
+            )
+        self.warnings = [f"warning: {one.host} left out: {one.why}; {one.by} takes its place" for one in found.replaced]
+        self.warnings += [f"warning: spare node {host} left out: {why}" for host, why in found.unused]
+        self.agents.arrange(found.order)
+        self.replaced, self.spares = found.replaced, len(found.order) - count
+
+    @property
+    def _links(self) -> Sequence[TcpConnection]:
+        """The agents of the nodes that get ranks."""
+        return self.agents.links[: len(self.agents.links) - self.spares]
 
     def _list_code(self) -> None:
         """Write the list of files that agents compare."""
@@ -205,7 +281,7 @@ class BatchRun:
 
     def _counts(self) -> Sequence[int | None]:
         """Return the number of ranks on each node; None where it follows from the GPUs. Raises `InvalidRequest`."""
-        links = self.agents.links
+        links = self._links
         tasks = tuple(self.asked["tasks"] or self.allocation.tasks)[: len(links)]
         number = int(self.each) if self.each is not None and self.each.isdigit() else None
         counts: Sequence[int | None] = [None] * len(links)
@@ -226,10 +302,11 @@ class BatchRun:
 
     def _plan(self) -> Plan:
         """Return the plan for the nodes, given their facts. Raises `InvalidRequest`."""
-        hosts = [Host(link.host, cpus_of_tasks=self.cpus.get(link.host)) for link in self.agents.links]
+        every = [Host(link.host, cpus_of_tasks=self.cpus.get(link.host)) for link in self.agents.links]
+        hosts, spares = every[: len(self._links)], every[len(self._links) :]
         told = self.bootstrap.told
         nodes = nodes_of(self.job, hosts, self._counts(), self.each, told, threads_chosen=self.threads_chosen)
-        return make_plan(self.job, nodes, self.run.id)
+        return make_plan(self.job, nodes, self.run.id)._replace(spares=tuple(spares))
 
     def _outputs(self, plan: Plan, first: int) -> OutputFiles:
         """Return the files named by `--output` and `--error`. Raises `InvalidRequest`."""
@@ -258,6 +335,7 @@ class BatchRun:
             reads=owned,
             first_attempt=max(self.run.attempts(), default=-1) + 1 if restarts else 0,
             again=bool(restarts),
+            replaced=self.replaced,
         )
         self.run.write("plan.json", redact(as_json(plan)))
         self.run.write("environment.json", redact({"env": dict(sorted(os.environ.items()))})["env"])
@@ -269,9 +347,12 @@ class BatchRun:
         agents = self.agents
         world = DetachedController(self.loop, plan, self.run, config, agents.secret, links, agents.incarnation, outputs)
         for link, part in zip(links, parts):
-            world.send_message(link.node, "configure", **part)
+            if "parts" in part:
+                world.send_message(link.node, "stand_by", **part)
+            else:
+                world.send_message(link.node, "configure", **part)
         world.handle(Configured(world.now()))
-        for finding in self.bootstrap.findings():
+        for finding in (*self.warnings, *self.bootstrap.findings()):
             world.notify(finding)
         job_end = world.watch_job(self.batch, self.signals)
         outcome = world.go(-1, viewers.detach(), agents.listener.detach())
@@ -319,12 +400,14 @@ def run_batch(words: list[str]) -> int:
     if allocation.restarts:
         for name in ("outcome.json", RECORD):  # left by an attempt that the scheduler ended
             (run.path / name).unlink(missing_ok=True)
-    allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[: asked["nodes"]]))
+    spares = asked["job"].get("spare_nodes", 0)
+    count = asked["nodes"] and asked["nodes"] + spares
+    allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[:count]))
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())
     signals.start()  # never stopped: SIGTERM may arrive at any time, and the exit code must be that of the run
     processes.hear_signals()
-    steps = AgentSteps(signals, run, asks, allocation, os.environ)
+    steps = AgentSteps(signals, run, asks, allocation, os.environ, apart=bool(spares))
     here = BatchRun(loop, signals, run, asked, allocation, steps)
     try:
         here.bring_agents()

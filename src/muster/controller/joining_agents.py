@@ -30,6 +30,9 @@ from muster.rundir.run import Run
 PATIENCE = 120.0
 """Seconds for all agents to join."""
 
+_MERCY = 15.0
+"""Seconds for the last agents to join once there are enough without them, if there are spares."""
+
 _LOOK = 0.2
 """Seconds between checks of the starter."""
 
@@ -40,8 +43,14 @@ class Starter(Protocol):
     def start(self) -> None:
         """Start the agents; they find what they need in the run directory."""
 
-    def check(self, missing: Sequence[str], late: bool) -> None:
-        """Raise `Unreachable` if the agents of these hosts will not join; `late` is True after the deadline."""
+    def check(self, missing: Sequence[str], late: bool, spares: int = 0) -> Mapping[str, str]:
+        """Return why agents will not join, by host. Raises `Unreachable` if they are more than `spares`.
+
+        `missing`: the hosts whose agents have not joined. `late`: the deadline is over.
+        """
+
+    def leave_out(self, hosts: Sequence[str]) -> None:
+        """End the agents of these hosts, which no run needs."""
 
 
 class JoiningAgents:
@@ -63,8 +72,15 @@ class JoiningAgents:
         task: Mapping[str, str],
         starter: Starter,
         note: Callable[[str], object],
+        spares: int = 0,
     ):
-        """`task`: how an agent finds out which host it is on; see `schedulers.scheduler.Task`."""
+        """`task`: how an agent finds out which host it is on; see `schedulers.scheduler.Task`.
+
+        `spares`: how many hosts may fail.
+        """
+        self.spares = spares
+        self.failed: dict[str, str] = {}
+        """Why agents did not join, by host."""
         self.loop, self.run, self.lease, self.starter, self.note = loop, run, lease, starter, note
         self._task = task
         self.links = [TcpConnection(number, host, 0.0, {}) for number, host in enumerate(hosts)]
@@ -94,11 +110,26 @@ class JoiningAgents:
         callers = AgentListener(self.loop, self.listener, terms, self.incarnation, self._knows, self._came, self.note)
         deadline = time.monotonic() + PATIENCE
         try:
-            while missing := [link.host for link in self.links if not link.facts]:
+            while missing := [link.host for link in self.links if not link.facts and link.host not in self.failed]:
+                left = self.spares - len(self.failed)
+                if 0 < len(missing) <= left:
+                    deadline = min(deadline, time.monotonic() + _MERCY)
                 self.loop.run_once(_LOOK)
-                self.starter.check(missing, time.monotonic() > deadline)
+                self.failed.update(self.starter.check(missing, time.monotonic() > deadline, left))
         finally:
             callers.close()
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Keep the hosts with these numbers, numbered anew in this order, and end the other agents."""
+        kept = [self.links[number] for number in order]
+        left_out = [link for link in self.links if link not in kept]
+        for link in left_out:
+            if link.channel.connected:
+                link.disconnect(self.loop)
+        self.starter.leave_out([link.host for link in left_out])
+        self.links = kept
+        for number, link in enumerate(kept):
+            link.node = number
 
     def _tell_where(self, need: Need) -> None:
         """Write into the run directory what an agent needs to join."""

@@ -290,6 +290,17 @@ MESSAGES: tuple[Message, ...] = (
                     "hang_from_start": maybe(FLAG),
                 },
             ),
+            "stand_by": (
+                "Has the agent of a spare host wait until it takes the place of a node.",
+                {
+                    "run_dir": TEXT,
+                    "run_id": TEXT,
+                    "token": SECRET,
+                    "node": WHOLE,
+                    "parts": HIDDEN,
+                    "own_run_dir": maybe(FLAG),
+                },
+            ),
             "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
             "open_store": (
                 "Has node 0 open the port of an attempt's store.",

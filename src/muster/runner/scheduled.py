@@ -80,6 +80,7 @@ def request(asked: JobRequest, options: RunOptions, run_dir: Path) -> Request:
         ranks=options.np,
         gpus=options.gpus,
         run_dir=str(run_dir),
+        spares=asked.job.spare_nodes,
     )
     return get_scheduler(asked.job.scheduler).request(wish, options)
 
@@ -99,9 +100,8 @@ def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tupl
             f"the number of ranks per node is unknown until {title(asked.job.scheduler)} allocates the nodes",
             "set it for the plan, for example `-N 2 -g 8`",
         )
-    names = list(wanted.nodelist)
-    if len(names) != wanted.nodes:
-        names = [f"node-{index}" for index in range(wanted.nodes)]
+    names, nodes = list(wanted.nodelist), wanted.nodes - asked.job.spare_nodes
+    names = names[:nodes] if len(names) == wanted.nodes else [f"node-{index}" for index in range(nodes)]
     counts = assign_slots([HostSpec(name) for name in names], number, ranks)
     threads = 0 if asked.threads_chosen else None
     return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
@@ -130,6 +130,12 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         if options.nodes is not None:
             check_sizes(options.nodes, asked.ranks_per_node, options.np, f"-N {options.nodes}")
         of.check_inside(allocation, options)
+        if asked.job.spare_nodes:
+            raise InvalidRequest(
+                f"--spare-nodes: not available inside job {allocation.job}, which {found.title} may end when it loses "
+                "a node",
+                "submit the run from outside the job",
+            )
         if options.detach and asked.job.stdin is not None:
             raise InvalidRequest(
                 "--stdin cannot be combined with --detach: no terminal to read from", "leave out one of them"

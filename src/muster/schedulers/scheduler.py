@@ -52,6 +52,8 @@ class Wish(NamedTuple):
     """`--gpus`: the total number of GPUs."""
     run_dir: str = ""
     """Directory for the output of the batch script."""
+    spares: int = 0
+    """`--spare-nodes`: the number of nodes in addition to `nodes`; the job is to survive the loss of a node."""
 
 
 class Request(NamedTuple):

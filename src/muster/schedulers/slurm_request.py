@@ -45,6 +45,9 @@ def request(wish: Wish, options: Options) -> Request:
     _check_warning(options, said.get("time", ""))
     nodelist = said.get("nodelist", "")
     nodes, tasks = _size(wish, nodelist)
+    if wish.spares and nodes is not None:
+        nodes += wish.spares
+        said["no-kill"] = ""  # the job keeps running on its other nodes when it loses one
     unsaid = tasks is None and not said.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
     if unsaid and wish.each is not None and wish.each.isdigit():
         said["cpus-per-task"] = wish.each  # a core for each rank unless requested otherwise
