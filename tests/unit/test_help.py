@@ -16,9 +16,10 @@ import pytest
 from muster.cli import call
 from muster.cli.commands import ALIASES, COMMANDS, LAB, Command
 from muster.cli.help import wrap
-from muster.config.options import COMMANDS as OPTIONS
-from muster.config.options import LAB as LAB_OPTIONS
-from muster.config.options import OF_CHECK, RUN
+from muster.config.command_options import COMMANDS as OPTIONS
+from muster.config.command_options import LAB as LAB_OPTIONS
+from muster.config.command_options import OF_CHECK
+from muster.config.options import RUN
 from muster.config.parse import names_in, parse
 from muster.config.record import Option
 

@@ -13,7 +13,8 @@ from types import FrameType
 import pytest
 
 from muster.cli import call, show_any_text
-from muster.config.options import CHECK, COMMANDS, LAB, OUTPUT, RUN
+from muster.config.command_options import CHECK, COMMANDS, LAB
+from muster.config.options import OUTPUT, RUN
 from muster.config.parse import from_table, parse
 from muster.config.record import Option
 from muster.errors import InvalidRequest, MusterError

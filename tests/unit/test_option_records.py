@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from muster.cli import run as command
-from muster.config.options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions, RunOptions
+from muster.config.command_options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions
+from muster.config.options import RunOptions
 from muster.config.parse import parse
 from muster.config.record import Option, Options
 from muster.core.model import Job

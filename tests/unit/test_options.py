@@ -13,8 +13,9 @@ import pytest
 from muster.cli import COMMANDS, call
 from muster.cli.help import Page, add_options
 from muster.cli.run import read_line
-from muster.config.options import COMMANDS as OPTIONS
-from muster.config.options import LAB, RUN, LogsOptions, PruneOptions, RunOptions
+from muster.config.command_options import COMMANDS as OPTIONS
+from muster.config.command_options import LAB, LogsOptions, PruneOptions
+from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, from_environment, from_table, parse
 from muster.config.torchrun import ignored_notes
 from muster.core.model import as_json

@@ -24,7 +24,8 @@ ELSEWHERE = {
     "python/rank.py": (4, "ranks of a plain srun, which does not tell them where to meet; its option for a warning"),
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
-    "config/options.py": (4, "help of options that mean something else with --slurm, or describe the lab's"),
+    "config/options.py": (2, "help of options that mean something else with --slurm"),
+    "config/command_options.py": (2, "help of options that describe the lab's"),
     "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
     "cli/commands.py": (
         7,

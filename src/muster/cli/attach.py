@@ -11,7 +11,7 @@ from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
 from muster.client.client import sync_files
 from muster.client.reconcile import reconcile, require_known
-from muster.config.options import AttachOptions
+from muster.config.command_options import AttachOptions
 from muster.controller.connections import captured_signals
 from muster.core.results import RunResult
 from muster.errors import InvalidRequest

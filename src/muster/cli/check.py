@@ -13,8 +13,9 @@ from muster.cli.commands import COMMANDS
 from muster.cli.common import store_of
 from muster.cli.help import print_command
 from muster.cli.run import context_of, read_line, start
+from muster.config.command_options import CHECK, CheckOptions
 from muster.config.files import check_target
-from muster.config.options import CHECK, CheckOptions, RunOptions
+from muster.config.options import RunOptions
 from muster.config.program import script_of_ours
 from muster.config.record import Option
 from muster.core.env_forwarding import redact_argv

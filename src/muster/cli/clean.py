@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from muster.cli.common import parse_command
 from muster.client.connection import frames
+from muster.config.command_options import CleanOptions
 from muster.config.hosts import named_hosts
-from muster.config.options import CleanOptions
 from muster.config.program import split_words
 from muster.controller.connections import ProcessConnection, start_call
 from muster.core.json_records import leftover_from_json

@@ -12,8 +12,9 @@ from muster.cli.commands import COMMANDS
 from muster.cli.commands import LAB as LAB_COMMANDS
 from muster.cli.common import located, store_of
 from muster.cli.help import print_command
-from muster.config.options import COMMANDS as OPTIONS
-from muster.config.options import LAB, CompletionOptions, FindOptions, RunOptions
+from muster.config.command_options import COMMANDS as OPTIONS
+from muster.config.command_options import LAB, CompletionOptions
+from muster.config.options import FindOptions, RunOptions
 from muster.config.parse import names_of, parse
 from muster.config.record import Option
 from muster.errors import InvalidRequest

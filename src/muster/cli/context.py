@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from muster.cli.common import notes_in_words, store_of
-from muster.config.options import AttachOptions, RunOptions
+from muster.config.command_options import AttachOptions
+from muster.config.options import RunOptions
 from muster.config.spawning import spawn_warnings
 from muster.config.torchrun import ignored_notes
 from muster.core.model import Plan

@@ -15,7 +15,8 @@ from muster.client.follow import wait as wait_for
 from muster.client.local import is_anothers
 from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconcile, require_known, statuses
 from muster.client.status import RunStatus
-from muster.config.options import KillOptions, RunOptions, WaitOptions
+from muster.config.command_options import KillOptions, WaitOptions
+from muster.config.options import RunOptions
 from muster.core.controller_config import RECORD
 from muster.core.plurals import plural
 from muster.core.results import RunState

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from muster.cli.common import find_operand_run, parse_command
 from muster.client.client import Client
 from muster.client.reconcile import reconcile
-from muster.config.options import DiffOptions
+from muster.config.command_options import DiffOptions
 from muster.core.comparison import RunFacts, differences
 from muster.errors import InvalidRequest
 from muster.rundir.comparing import facts_for_comparison, last_success

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from muster.agent import facts
 from muster.cli.common import parse_command
+from muster.config.command_options import DoctorOptions
 from muster.config.files import absolute, check_target
 from muster.config.hosts import named_hosts, split_per_host
-from muster.config.options import DoctorOptions
 from muster.config.program import split_words
 from muster.controller.bootstrap import Need
 from muster.controller.connections import captured_signals

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from muster.cli.common import end_in_words, find_operand_run, parse_command
 from muster.client.hangs import Look, look_at
-from muster.config.options import StacksOptions, WhyOptions
+from muster.config.command_options import StacksOptions, WhyOptions
 from muster.core.hostlist import fold_hostlist
 from muster.core.inspection import Snapshot, SnapshotReason
 from muster.core.layout import fold

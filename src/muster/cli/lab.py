@@ -10,8 +10,8 @@ from typing import Callable, NamedTuple, NoReturn
 
 from muster.cli.commands import LAB
 from muster.cli.help import print_command, print_lab
-from muster.config.options import LAB as OPTIONS
-from muster.config.options import LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
+from muster.config.command_options import LAB as OPTIONS
+from muster.config.command_options import LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
 from muster.config.parse import from_environment, parse
 from muster.config.record import Options
 from muster.core.suggestions import did_you_mean

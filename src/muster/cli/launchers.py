@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 
 from muster.cli.common import parse_command
-from muster.config.options import LaunchersOptions
+from muster.config.command_options import LaunchersOptions
 from muster.config.python import installed
 from muster.launchers import LAUNCHERS, Launcher
 from muster.ui.formatting import table

@@ -12,7 +12,7 @@ from muster.cli.common import find_operand_run, parse_command
 from muster.client.client import Client
 from muster.client.follow import Follower, Mirror, tell_silence
 from muster.client.reconcile import may_still_run, reconcile, require_known
-from muster.config.options import LogsOptions
+from muster.config.command_options import LogsOptions
 from muster.core.layout import fold, named
 from muster.core.results import RunState
 from muster.errors import InvalidRequest

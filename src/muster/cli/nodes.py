@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 from muster.cli.common import parse_command
-from muster.config.options import NodesOptions
+from muster.config.command_options import NodesOptions
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist
 from muster.core.plurals import plural

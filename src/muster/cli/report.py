@@ -10,8 +10,8 @@ from pathlib import Path
 from muster.cli.common import find_operand_run, parse_command
 from muster.client.client import Client
 from muster.client.reconcile import reconcile
+from muster.config.command_options import ReportOptions
 from muster.config.files import check_target
-from muster.config.options import ReportOptions
 from muster.core.results import RunState
 from muster.errors import ControlError
 from muster.linux import processes

@@ -22,7 +22,8 @@ from muster.client import pruning, usage
 from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.reconcile import last_answer, reconcile, statuses
 from muster.client.status import RunStatus
-from muster.config.options import FindOptions, PruneOptions, PsOptions, ShowOptions
+from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
+from muster.config.options import FindOptions
 from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe

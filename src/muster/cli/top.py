@@ -20,7 +20,7 @@ from muster.cli.commands import COMMANDS
 from muster.cli.common import end_in_words, find_operand_run, parse_command
 from muster.client.client import Client
 from muster.client.top import RunWatch
-from muster.config.options import TopOptions
+from muster.config.command_options import TopOptions
 from muster.core.live_view import TopView
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError

@@ -1,4 +1,4 @@
-"""The type of an option, and the immutable record of the options of one command. `options.py` declares the options."""
+"""The type of an option, and the immutable record of the options of one command. See `options.py`."""
 
 from __future__ import annotations
 

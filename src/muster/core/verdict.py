@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from muster.core.json_records import (
-    Check,
-    Malformed,
-    checked,
-    flag,
-    number,
-    optional,
-    several,
-    text,
-    texts,
-    whole,
-)
 from muster.core.results import TextEnum
 
 
@@ -187,74 +175,3 @@ def _as_json(value: Any) -> Any:
     defaults: dict[str, Any] = getattr(value, "_field_defaults", {})
     fields = dict(zip(names, value))
     return {name: _as_json(item) for name, item in fields.items() if name not in defaults or item != defaults[name]}
-
-
-_NUMBERS: Check = several(whole)
-
-
-def verdict_from_json(data: Any) -> Verdict:
-    """Parse what `verdict_as_json` returned, ignoring unknown keys of newer versions. Raises `Malformed`."""
-    return Verdict(**checked(data, _VERDICT, ("kind",)))
-
-
-def _frame(data: Any) -> Frame:
-    return Frame(**checked(data, {"file": text, "line": whole, "function": text}, Frame._fields))
-
-
-def _collective(data: Any) -> Collective:
-    return Collective(**checked(data, _COLLECTIVE, ("op",)))
-
-
-def _situation(data: Any) -> Situation:
-    return Situation(**checked(data, _SITUATION, ("ranks", "activity")))
-
-
-def _kind(value: Any) -> VerdictKind:
-    """Parse a kind; one of a newer version is unknown here."""
-    try:
-        return VerdictKind(text(value))
-    except ValueError:
-        return VerdictKind.UNKNOWN
-
-
-def _activity(value: Any) -> Activity:
-    try:
-        return Activity(text(value))
-    except ValueError:
-        return Activity.UNKNOWN
-
-
-def _code(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise Malformed("not an exit code")
-    return value
-
-
-_COLLECTIVE: dict[str, Check] = {
-    "op": text,
-    "group": text,
-    "seq": whole,
-    "sizes": several(_NUMBERS),
-    "dtypes": texts,
-}
-_SITUATION: dict[str, Check] = {
-    "ranks": _NUMBERS,
-    "activity": _activity,
-    "collective": optional(_collective),
-    "seconds": optional(number),
-    **dict.fromkeys(("user", "inner", "held_by"), optional(_frame)),
-    **dict.fromkeys(("call", "target"), text),
-    **dict.fromkeys(("pid", "holder"), whole),
-    "uses_cpu": flag,
-    "code": optional(_code),
-    "signal": optional(whole),
-    "details": texts,
-}
-_VERDICT: dict[str, Check] = {
-    "kind": _kind,
-    **dict.fromkeys(("odd", "waiting", "silent"), _NUMBERS),
-    "collective": optional(_collective),
-    "seconds": optional(number),
-    "situations": several(_situation),
-    "notes": texts,
-}
