@@ -248,7 +248,7 @@ def test_stacks_of_code_that_runs_do_it_no_harm(muster: Any, script: Script, tmp
     """A thread that reads the frames of another one while they change crashes the process."""
     with RunProcesses(muster, "run", "-g", "2", "--launcher", "torchrun", str(script(IMPORTS))) as run:
         run.wrote("ready", range(2))
-        for _ in range(200):
+        for _ in range(100):
             for rank, pid in run.ranks().items():
                 request = StackRequest(pid, rank_file(str(run.path / "attempt_0"), rank, "stack"))
                 until(request.check, "it writes its stacks", 10)

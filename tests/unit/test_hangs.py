@@ -179,7 +179,7 @@ def test_different_shapes() -> None:
     words = verdict_in_words(found)
     assert words == (
         "rank 1 is in all_reduce #4 (float32 [16], train.py:88 in main), but "
-        "ranks 0,2-3 are in all_reduce #4 (float32 [8], train.py:88 in main)."
+        "ranks 0,2-3 are in all_reduce #4 (float32 [8], train.py:88 in main). The tensors differ in shape."
     )
 
 

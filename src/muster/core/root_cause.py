@@ -111,7 +111,8 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit], seen: Mis
         odd = silent or odd
         if odd and len(odd) < len(everyone):
             others = tuple(end.rank for end in odd[1:])
-            summary = _failure_of(first).summary
+            telling = (failure.summary for failure in complaints if failure.kind is FailureKind.MISMATCH)
+            summary = next(telling, _failure_of(first).summary)
             told = Failure(FailureKind.ABSENT, _when(first), seen.words, (summary,), seen.place, blames=others)
             if blamed_too_many:
                 told = told._replace(summary=summary, proven=False)

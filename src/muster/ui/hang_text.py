@@ -276,7 +276,17 @@ def _mismatch(verdict: Verdict, hosts: Hosts) -> str:
         return f"ranks call different collectives: {_sides(verdict, hosts, verdict.waiting)}."
     # the call of a rank that has exited since then is not known
     theirs = _sides(verdict, hosts, verdict.odd) or f"{who(verdict.odd, hosts)} called another collective"
-    return f"{theirs}, but {_sides(verdict, hosts, verdict.waiting)}."
+    return f"{theirs}, but {_sides(verdict, hosts, verdict.waiting)}.{_difference(verdict)}"
+
+
+def _difference(verdict: Verdict) -> str:
+    """Return in what the tensors of equal operations differ, as a sentence; empty if they do not."""
+    calls = [one.collective for one in verdict.situations_of(verdict.odd) if one.collective is not None]
+    if not calls or verdict.collective is None or calls[0].op != verdict.collective.op:
+        return ""
+    if calls[0].dtypes != verdict.collective.dtypes:
+        return " The tensors differ in dtype."
+    return " The tensors differ in shape." if calls[0].sizes != verdict.collective.sizes else ""
 
 
 def _uneven(verdict: Verdict, hosts: Hosts) -> str:

@@ -1,0 +1,44 @@
+"""Scripts that hang, each in its own way: `muster why` names the right rank and the right cause, and does so soon."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from running import RunProcesses
+from waiting import until
+from zoo_cases import HANGS, ZOO, Hang, lacks
+
+FOR_ALL_LAUNCHERS = ("worker_waits", "never_joins", "one_call_too_many", "leaves_the_store_waiting")
+"""Hangs in which the launcher matters; the others run with fork."""
+
+RUNS = [
+    pytest.param(hang, launcher, id=f"{hang.name}-{launcher}")
+    for hang in HANGS
+    for launcher in ("fork", "exec", "torchrun")
+    if launcher == "fork" or hang.name in FOR_ALL_LAUNCHERS
+]
+
+
+@pytest.mark.parametrize(("hang", "launcher"), RUNS)
+def test_why_names_rank_and_cause(muster: Any, hang: Hang, launcher: str) -> None:
+    path = str(ZOO / f"{hang.name}.py")
+    with RunProcesses(muster, "run", "-g", "4", "--launcher", launcher, path) as run:
+        until(lambda: len(run.ranks()) == 4, "all ranks run", 60)
+        seen = [""]
+
+        def verdict() -> bool:
+            began = time.monotonic()
+            done = muster("why", "last")
+            assert 0 == done.returncode, done.stderr
+            assert time.monotonic() - began < 6  # 2 s on a quiet machine
+            seen.append(done.stdout.partition("\n")[0])
+            return lacks(hang.words, seen[-1]) == []
+
+        try:
+            until(verdict, "the verdict", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {seen[-1]}") from None
+        assert 0 == muster("kill", "last").returncode
+        run.end()
