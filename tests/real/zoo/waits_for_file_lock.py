@@ -3,9 +3,7 @@
 import fcntl
 import os
 import subprocess
-import sys
 
-import torch.distributed as dist
 from loop import train
 
 PATH = f"/tmp/index-{os.environ['MASTER_PORT']}.lock"
