@@ -9,6 +9,7 @@ from muster.core.results import Failure, FailureKind, RankExit
 from muster.core.verdict import Activity, Verdict, VerdictKind, verdict_as_json
 from muster.diagnostics.hangs import verdict
 from muster.ui.hang_text import evidence_in_words, verdict_in_words
+from muster.ui.stacks_text import stacks_in_words
 
 BEGAN = 1_000_000.0
 WHEN = 100.0
@@ -187,6 +188,41 @@ def test_different_types() -> None:
     found = judged(waiting(0), rank(1, call(4, dtypes=("Double",))), waiting(2))
     assert (found.kind, found.odd) == (VerdictKind.MISMATCH, (1,))
     assert "float64 [8]" in verdict_in_words(found)
+
+
+AT_EXIT = (
+    (f"{LIBRARY}/torch/library.py", 665, "_del_library"),
+    ("/usr/lib/python3.11/weakref.py", 590, "__call__"),
+    ("/usr/lib/python3.11/weakref.py", 666, "_exitfunc"),
+)
+
+
+def test_a_rank_that_exits() -> None:
+    running = ThreadState(1, state="R")
+    found = judged(waiting(0), rank(1, None, AT_EXIT, main=running), waiting(2))
+    assert (found.kind, found.odd) == (VerdictKind.MISSING, (1,))
+    assert "Rank 1 is in _del_library (library.py:665), exiting." in verdict_in_words(found)
+    no_frame = "Current thread 0x00007f00000000 (most recent call first):\n  <no Python frame>\n"
+    late = Inspection(1, 0, pid=101, stacks=no_frame, threads=(running,))
+    found = judged(waiting(0), late, waiting(2))
+    assert "  rank 1     exiting" in evidence_in_words(found)
+    assert "rank 1: no stack: exiting" in stacks_in_words(
+        Snapshot(WHEN, SnapshotReason.STOP, 0, (late,)), found, {}, live=False
+    )
+    # it had lost a peer
+    lost = RankExit(
+        1, 0, WHEN + 0.2, 1, failure=Failure(FailureKind.PEER_LOST, WHEN, "RuntimeError: Connection closed")
+    )
+    found = judged(waiting(0), rank(1, None, AT_EXIT, main=running), waiting(2), exits=(lost,))
+    assert Activity.EXITED in [one.activity for one in found.situations]
+
+
+def test_a_function_of_the_users_that_runs_at_exit() -> None:
+    saves = (("/home/ann/train.py", 30, "save"),)
+    asleep = ThreadState(1, state="S", call="clock_nanosleep")
+    assert "Rank 1 is in save (train.py:30), sleeping." in verdict_in_words(
+        judged(waiting(0), rank(1, None, saves, main=asleep))
+    )
 
 
 TOO_MUCH = "what():  [enforce fail at pair.cc:456] op.preamble.length <= op.nbytes. 1000 vs 500."

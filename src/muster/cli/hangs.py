@@ -97,7 +97,7 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not look.live:
         print(f"{run.id} has ended; stacks as of {_moment(look.snapshot)}", file=sys.stderr)
     _print_silent(run, look.snapshot)
-    text = stacks_in_words(look.snapshot, look.verdict, look.hosts, options.rank, options.all_threads)
+    text = stacks_in_words(look.snapshot, look.verdict, look.hosts, options.rank, options.all_threads, look.live)
     print(text or "no ranks are running", file=sys.stdout if text else sys.stderr)
     return 0
 

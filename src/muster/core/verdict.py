@@ -71,6 +71,8 @@ class Activity(TextEnum):
     """By SIGSTOP, or by a debugger."""
     KERNEL = "kernel"
     """It is blocked in the kernel (state D)."""
+    EXITING = "exiting"
+    """Its interpreter exits: the script has ended, and no code of the user's runs."""
     EXITED = "exited"
     NO_ANSWER = "no answer"
     """Its host does not answer."""

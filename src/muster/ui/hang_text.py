@@ -168,6 +168,7 @@ _DOING: Mapping[Activity, Callable[[Situation], str]] = {
     Activity.COMPUTING: _computing,
     Activity.PYTHON: _computing,
     Activity.SLEEPING: _with("sleeping"),
+    Activity.EXITING: _with("exiting"),
     Activity.LOCK: _lock,
     Activity.FILE_LOCK: _file_lock,
     Activity.QUEUE: _with("waiting on a queue"),

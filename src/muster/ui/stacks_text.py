@@ -13,11 +13,17 @@ from muster.ui.hang_text import Hosts, doing_in_words, who
 
 
 def stacks_in_words(
-    snapshot: Snapshot, verdict: Verdict, hosts: Hosts, ranks: Collection[int] | None = None, every: bool = False
+    snapshot: Snapshot,
+    verdict: Verdict,
+    hosts: Hosts,
+    ranks: Collection[int] | None = None,
+    every: bool = False,
+    live: bool = True,
 ) -> str:
     """Return the stacks of a snapshot, once for all ranks with equal ones, and what is known of ranks without a stack.
 
-    `verdict`: of the snapshot. `ranks`: only of these. `every`: with threads that run only code of libraries.
+    `verdict`: of the snapshot. `ranks`: only of these. `every`: with threads that run only code of libraries. `live`:
+    the ranks still run.
     """
     chosen = [found for found in snapshot.inspections if ranks is None or found.rank in ranks]
     situations = {rank: found for found in verdict.situations for rank in found.ranks}
@@ -27,7 +33,8 @@ def stacks_in_words(
     for alike in by_value(pairs).values():
         head = f"{who(alike, hosts)}{_doing(alike, situations)}:"
         blocks.append((alike, f"{head}\n{safe(shown(texts[alike[0]], every))}\n"))
-    blocks += _without_stacks([found for found in chosen if not _frames(found, every)], situations, hosts)
+    silent = [found for found in chosen if not _frames(found, every)]
+    blocks += _without_stacks(silent, situations, hosts) if live else _had_no_stacks(silent, situations, hosts)
     there = {found.rank for found in snapshot.inspections}
     for rank_words, gone in by_value(
         (rank, doing_in_words(found)) for rank, found in situations.items() if rank not in there
@@ -78,6 +85,16 @@ def _doing(ranks: list[int], situations: dict[int, Situation]) -> str:
     told = {doing_in_words(situations[rank]) for rank in ranks if rank in situations}
     words = told.pop() if len(told) == 1 else ""
     return f" ({words})" if words else ""
+
+
+def _had_no_stacks(
+    found: Sequence[Inspection], situations: Mapping[int, Situation], hosts: Hosts
+) -> list[tuple[list[int], str]]:
+    """Return what is known of ranks that did not write stacks before their end."""
+    told = by_value((one.rank, doing_in_words(situations[one.rank])) for one in found if one.rank in situations)
+    return [
+        (ranks, f"{who(ranks, hosts)}: no stack" + (f": {words}" if words else "")) for words, ranks in told.items()
+    ]
 
 
 _SINGLE = 8

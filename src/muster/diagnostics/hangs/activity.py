@@ -63,6 +63,8 @@ def activity_of(inspection: Inspection) -> Situation:
     )
     if found.activity in (Activity.STOPPED, Activity.KERNEL):
         return found
+    if found.activity in _VAGUE and _is_exiting(inspection.stacks, main):
+        return found._replace(activity=Activity.EXITING, uses_cpu=False)
     module = _imported(main)
     if module:
         found = found._replace(details=(f"importing {module}",))
@@ -76,6 +78,20 @@ def activity_of(inspection: Inspection) -> Situation:
     if found.activity in (Activity.LOADER, Activity.SUBPROCESS, Activity.QUEUE):
         found = found._replace(details=(*found.details, *_children(inspection.children, found)))
     return found
+
+
+_VAGUE = (Activity.COMPUTING, Activity.PYTHON, Activity.SYSTEM_CALL, Activity.LOCK, Activity.UNKNOWN)
+_NO_FRAME = "<no Python frame>"
+_OUTERMOST = ("<module>", "_run_module_as_main")
+"""The functions in which Python runs a script."""
+
+
+def _is_exiting(stacks: str, main: Thread) -> bool:
+    """Return whether the interpreter exits: it runs what is registered for that, or nothing any more."""
+    if not main.frames:
+        return _NO_FRAME in stacks
+    own = any(origin(frame.file) is Origin.USER for frame in main.frames)
+    return not (own or main.cut) and main.frames[-1].function not in _OUTERMOST
 
 
 def _computes(thread: ThreadState, main: ThreadState) -> bool:

@@ -107,8 +107,10 @@ def standings_of(snapshot: Snapshot, exits: Sequence[RankExit], world_size: int)
             offsets = snapshot.clock_offsets
             offset = offsets[inspection.node] if inspection.node < len(offsets) else 0.0
             found[rank] = _standing(inspection, offset)
-            if not found[rank].known and end is not None and has_complained(end):
-                found[rank] = _exited(end, snapshot.when)  # it was about to exit, and answered nothing
+            exiting = not found[rank].known or found[rank].situation.activity is Activity.EXITING
+            if exiting and end is not None and has_complained(end):
+                calls, entered = found[rank].calls, found[rank].entered
+                found[rank] = _exited(end, snapshot.when)._replace(calls=calls, entered=entered)
         elif end is not None and end.when <= snapshot.when + _LATE:
             found[rank] = _exited(end, snapshot.when)
         else:
