@@ -16,10 +16,13 @@ _LARGEST = 1 << 20
 """Maximum bytes of a note."""
 
 
-def gather(folder: str, rank: int, kind: str, offset: int, unlogged: bytes) -> Evidence:
+def gather(
+    folder: str, rank: int, kind: str, offset: int, unlogged: bytes, traceback_at: float | None = None
+) -> Evidence:
     """Return what a rank left in the directory of its attempt.
 
-    `kind` is the log that has its stderr, whose last traceback begins at `offset`; `unlogged` is what the log lacks.
+    `kind` is the log that has its stderr, whose last traceback begins at `offset`, and was seen at the monotonic time
+    `traceback_at`; `unlogged` is what the log lacks.
     """
     log, out = rank_file(folder, rank, kind), rank_file(folder, rank, "out")
     note = _object(rank_file(folder, rank, "exception.json"))
@@ -32,7 +35,7 @@ def gather(folder: str, rank: int, kind: str, offset: int, unlogged: bytes) -> E
         noted_at=float(at) if isinstance(at, (int, float)) and not isinstance(at, bool) else None,
         hooked=began is not None,
         record=_recorded(_object(rank_file(folder, rank, "error.json"))),
-        err_age=_age(log, began),
+        err_age=_age(log, began, traceback_at),
         out_age=_age(out, began),
     )
 
@@ -45,12 +48,18 @@ def _began_to_exit(stack: str) -> float | None:
         return None
 
 
-def _age(log: str, began: float | None) -> float | None:
-    """Return the seconds from the last write to a log until its rank began to exit."""
+def _age(log: str, began: float | None, traceback_at: float | None = None) -> float | None:
+    """Return the seconds from the last write to a log until its rank began to exit.
+
+    If libraries wrote something while it exited, that is no write of the script's: the time from the last traceback
+    counts then, if one was seen.
+    """
     try:
         written = os.stat(log).st_mtime
     except OSError:
         return None
+    if began is not None and traceback_at is not None and written > began:
+        return max(0.0, time.monotonic() - (time.time() - began) - traceback_at)
     # without a mark, as after os._exit, it has exited only now
     return max(0.0, (began if began is not None and began >= written else time.time()) - written)
 

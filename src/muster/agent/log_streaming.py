@@ -373,7 +373,9 @@ class LogStreamer:
         streams = {stream.kind: stream for stream in self._follower.of(rank)} if self._follower is not None else {}
         stream = streams.get(kind)
         offset = stream.traceback_offset if stream is not None else 0
-        evidence = gather(self._folder, rank, kind, offset, overflow.recent if overflow is not None else b"")
+        unlogged = overflow.recent if overflow is not None else b""
+        seen = stream.traceback_at if stream is not None else None
+        evidence = gather(self._folder, rank, kind, offset, unlogged, seen)
         found = explain(evidence._replace(code=code, signalled=number is not None, mixed=kind == "out"))
         if evidence.noted_at is not None:
             found["t"] = evidence.noted_at
