@@ -86,8 +86,8 @@ HANGS = [
     Hang("forgotten_breakpoint", ("rank 2 has not entered", "in inspect", "debugger")),
     Hang("never_joins", ("rank 2 has not called init_process_group (loop.py:", "in wait_for_file", "sleeping")),
     Hang("wrong_port", ("rank 1 cannot complete init_process_group", "Its MASTER_PORT is 9;")),
-    Hang("different_calls", ("rank 2 is in", "barrier #12", "all_gather #11")),
-    Hang("one_call_too_many", ("rank 2 is in barrier #11", "one call too many", "all_reduce #11")),
+    Hang("different_calls", ("rank 2 is in broadcast #11 (float32 [4], different_calls.py:", "all_gather #11")),
+    Hang("one_call_too_many", ("rank 2 is in barrier #11 (one_call_too_many.py:", "but ranks", "all_reduce #11")),
     Hang("groups_in_circle", ("ranks wait for each other", "of process group")),
     Hang("leaves_the_store_waiting", ("rank 2 exited with status 0", "wait for it in TCPStore.get")),
 ]

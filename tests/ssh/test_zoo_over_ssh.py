@@ -45,7 +45,7 @@ def test_a_hang_on_three_hosts(there: LabCluster, hang: Hang) -> None:
         return first if lacks(hang.words, first) == [] else ""
 
     until(lambda: list((there.home / "runs").glob("*/attempt_0/rank_00005.out")), "it runs", 60)
-    told = until(verdict, "the verdict", 30)
+    told = until(verdict, "the verdict", 90)
     assert " on n" in told
     assert 0 == there.muster("kill", "last").returncode
     process.wait(60)
