@@ -24,7 +24,7 @@ RUNS = [
 @pytest.mark.parametrize(("hang", "launcher"), RUNS)
 def test_why_names_rank_and_cause(muster: Any, hang: Hang, launcher: str) -> None:
     path = str(ZOO / f"{hang.name}.py")
-    with RunProcesses(muster, "run", "-g", "4", "--launcher", launcher, path) as run:
+    with RunProcesses(muster, "run", "-g", "4", "--grace", "5", "--launcher", launcher, path) as run:
         until(lambda: len(run.ranks()) == 4, "all ranks run", 60)
         seen = [""]
 

@@ -20,7 +20,7 @@ def start(there: LabCluster, name: str) -> list[str]:
     """Return the words of a run of this script on six ranks."""
     for path in (f"{name}.py", "loop.py"):
         shutil.copy(ZOO / path, there.folder)
-    return ["run", "-H", "n1,n2,n3", "-g", "2", str(there.folder / f"{name}.py")]
+    return ["run", "--grace", "5", "-H", "n1,n2,n3", "-g", "2", str(there.folder / f"{name}.py")]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in FAIL], ids=lambda case: case.name)
