@@ -25,13 +25,14 @@ RUNS = [
 def test_why_names_rank_and_cause(muster: Any, hang: Hang, launcher: str) -> None:
     path = str(ZOO / f"{hang.name}.py")
     with RunProcesses(muster, "run", "-g", "4", "--grace", "5", "--launcher", launcher, path) as run:
-        until(lambda: len(run.ranks()) == 4, "all ranks run", 60)
         seen = [""]
 
         def verdict() -> bool:
             began = time.monotonic()
             done = muster("why", "last")
-            assert 0 == done.returncode, done.stderr
+            if done.returncode:
+                assert "no running ranks" in done.stderr, done.stderr  # not yet
+                return False
             assert time.monotonic() - began < 6  # 2 s on a quiet machine
             seen.append(done.stdout.partition("\n")[0])
             return lacks(hang.words, seen[-1]) == []
