@@ -209,6 +209,8 @@ def test_a_rank_that_exits() -> None:
     assert "rank 1: no stack: exiting" in stacks_in_words(
         Snapshot(WHEN, SnapshotReason.STOP, 0, (late,)), found, {}, live=False
     )
+    late = late._replace(stacks="", exiting=True)
+    assert "  rank 1     exiting" in evidence_in_words(judged(waiting(0), late, waiting(2)))
     # it had lost a peer
     lost = RankExit(
         1, 0, WHEN + 0.2, 1, failure=Failure(FailureKind.PEER_LOST, WHEN, "RuntimeError: Connection closed")

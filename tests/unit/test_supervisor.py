@@ -578,6 +578,27 @@ CAUSES = [
         },
     ),
     History(
+        "Of several complaints the one that names a rank is shown.",
+        ranks(3),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=missed(4.9)), []),
+            (RankExited(5.1, 1, 0, 1, failure=missed(5.0)._replace(summary="Rank 2 failed", blames=(2,))), []),
+            (RanksMissed(5.1, 0, (2,), "rank 2 did not come"), []),
+            (Tick(5.1 + OTHERS_WAIT), [SignalRanks(SIGTERM, (2,))]),
+            (RankExited(6.3, 2, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {
+            "root_cause": RankExit(
+                *(2, 0, 6.3),
+                signal=15,
+                by_muster=True,
+                failure=Failure(FailureKind.ABSENT, 4.9, "rank 2 did not come", ("Rank 2 failed",)),
+            ),
+        },
+    ),
+    History(
         "Of the ranks that an inspection shows, those that then complain themselves are not the cause.",
         ranks(3),
         [

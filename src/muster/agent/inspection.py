@@ -56,6 +56,8 @@ class _Pending:
             return  # it cannot answer
         self._stacks = StackRequest(subject.pid, subject.stack_file)
         if subject.socket and os.path.exists(subject.socket):
+            # the handler was there before the socket
+            self.found = self.found._replace(exiting=not self._stacks.possible)
             for handler, keep in ((rank_server.COLLECTIVES, self._collectives), (rank_server.WAITS, self._waits)):
                 self._awaited += 1
                 self._requests.append(rank_server.Request(loop, subject.socket, handler, partial(self._answered, keep)))

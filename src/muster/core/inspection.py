@@ -94,6 +94,8 @@ class Inspection(NamedTuple):
     """The processes that it has started and that have not been reaped."""
     env: tuple[tuple[str, str], ...] = ()
     """MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE as they are in the process while it is in init_process_group."""
+    exiting: bool = False
+    """True if its interpreter has begun to exit, and writes no stacks any more."""
 
 
 class SnapshotReason(TextEnum):

@@ -595,7 +595,7 @@ _THREADS = several(lambda data: _record(ThreadState, _THREAD, data, ("pid",)))
 _INSPECTION = {
     **dict.fromkeys(("rank", "node", "pid"), whole),
     "stacks": text,
-    "recorder": flag,
+    **dict.fromkeys(("recorder", "exiting"), flag),
     "collectives": several(lambda data: _record(CollectiveRecord, _COLLECTIVE, data, ("group", "seq", "op"))),
     "groups": several(lambda data: _record(GroupState, _GROUP, data, ("group",))),
     "waits": texts,

@@ -111,8 +111,7 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit], seen: Mis
         odd = silent or odd
         if odd and len(odd) < len(everyone):
             others = tuple(end.rank for end in odd[1:])
-            telling = (failure.summary for failure in complaints if failure.kind is FailureKind.MISMATCH)
-            summary = next(telling, _failure_of(first).summary)
+            summary = max((_failure_of(first), *complaints), key=_tells).summary
             told = Failure(FailureKind.ABSENT, _when(first), seen.words, (summary,), seen.place, blames=others)
             if blamed_too_many:
                 told = told._replace(summary=summary, proven=False)
@@ -133,6 +132,11 @@ def _missed(cascade: Sequence[RankExit], everyone: Sequence[RankExit], seen: Mis
     others = tuple(end.rank for end in found[1:])
     failure = Failure(FailureKind.ABSENT, told.when, told.summary, told.frames, proven=False, blames=others)
     return found[0]._replace(failure=failure)
+
+
+def _tells(complaint: Failure) -> int:
+    """Return how much a complaint tells about the ranks that were missed."""
+    return 2 if complaint.blames else 1 if complaint.kind is FailureKind.MISMATCH else 0
 
 
 def _failure_of(end: RankExit) -> Failure:

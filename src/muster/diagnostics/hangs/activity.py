@@ -63,7 +63,7 @@ def activity_of(inspection: Inspection) -> Situation:
     )
     if found.activity in (Activity.STOPPED, Activity.KERNEL):
         return found
-    if found.activity in _VAGUE and _is_exiting(inspection.stacks, main):
+    if found.activity in _VAGUE and (inspection.exiting or _is_exiting(inspection.stacks, main)):
         return found._replace(activity=Activity.EXITING, uses_cpu=False)
     module = _imported(main)
     if module:

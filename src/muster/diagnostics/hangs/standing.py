@@ -160,7 +160,8 @@ def _standing(inspection: Inspection, offset: float) -> Standing:
         {(call.group, call.seq): call for call in calls},
         tuple(frame for frame in reversed((thread or threads[0]).frames) if is_of_user(frame)) if threads else (),
         joined=bool(inspection.groups) and op != INIT,
-        known=bool(threads or inspection.recorder) or situation.activity in (Activity.STOPPED, Activity.KERNEL),
+        known=bool(threads or inspection.recorder or inspection.exiting)
+        or situation.activity in (Activity.STOPPED, Activity.KERNEL),
     )
     if not standing.known:
         details = (*situation.details, "without a Python stack")
