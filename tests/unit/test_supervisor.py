@@ -578,6 +578,18 @@ CAUSES = [
         },
     ),
     History(
+        "The exit code is that of a rank that complained, also if a launcher has terminated the one that was missed.",
+        ranks(2, foreign=True),
+        [
+            *BEGUN,
+            (RankExited(5.0, 0, 0, 1, failure=missed(4.9)), []),
+            (RanksMissed(5.1, 0, (1,), "rank 1 did not come"), []),
+            (RankExited(5.2, 1, 0, signal=15, asked_by_launcher=5.1), [CleanUp(0.0)]),
+            (CleanedUp(6.4, 0), []),
+        ],
+        {"code": 1},
+    ),
+    History(
         "Of several complaints the one that names a rank is shown.",
         ranks(3),
         [

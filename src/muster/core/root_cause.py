@@ -59,9 +59,10 @@ def root_cause(ends: Iterable[RankExit], missed: Missed | None = None) -> RankEx
 
 def status_of(cause: RankExit, ends: Iterable[RankExit]) -> int:
     """Return the exit status of a run with this root cause: its own, or else that of the first rank that missed it."""
-    if not cause.ok and not cause.by_muster:
+    absent = cause.failure is not None and cause.failure.kind is FailureKind.ABSENT
+    if not (cause.ok or cause.by_muster or absent):
         return cause.status
-    failed = [end for end in ends if not end.ok and not end.by_muster]
+    failed = [end for end in ends if not (end.ok or end.by_muster or end.by_launcher)]
     return min(failed, key=_order).status if failed else cause.status
 
 
