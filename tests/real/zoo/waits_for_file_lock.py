@@ -9,7 +9,7 @@ from loop import train
 PATH = f"/tmp/index-{os.environ['MASTER_PORT']}.lock"
 if os.environ["RANK"] == "1":
     held = subprocess.Popen(["flock", PATH, "sh", "-c", "echo locked; exec sleep 600"], stdout=subprocess.PIPE)
-    held.stdout.readline()
+    held.stdout.readline()  # type: ignore[union-attr]
 
 
 def lock_index(rank):
