@@ -13,6 +13,7 @@ import pytest
 from running import RunProcesses
 from waiting import until
 
+from muster.agent.local_requests import INSPECTED_WITHIN
 from muster.agent.stacks import StackRequest
 from muster.client.inspection import collective_times, inspect
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
@@ -73,7 +74,7 @@ def test_a_rank_that_did_not_come_is_seen_and_nothing_is_seen_by_the_ranks(
         found = waiting(run, "all_reduce", {0, 1, 2}, {0, 2})
         began = time.monotonic()
         inspect(Run(run.path))
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 2.0, "as is promised"
         for rank in range(3):
             (group,) = [group for group in found[rank].groups if group.group == "0"]
             assert found[rank].recorder and "default_pg" == group.description
@@ -170,7 +171,7 @@ def test_a_stopped_rank_holds_up_nobody(muster: Any, script: Script) -> None:
         until(lambda: "T" == Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0], "it is stopped")
         began = time.monotonic()
         found = by_rank(inspect(Run(run.path)))
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < INSPECTED_WITHIN, "no rank is waited for until the time is up"
         assert "script.py" in found[0].stacks and "" == found[1].stacks
         assert "T" == found[1].threads[0].state
         os.kill(stopped, signal.SIGCONT)

@@ -153,7 +153,8 @@ def collect_times(
 
     def answered(rank: int, body: bytes | None) -> None:
         awaited.discard(rank)
-        found.extend(flight_recorder.parse_times(body, rank) or () if body is not None else ())
+        if body is not None and time.monotonic() < deadline:
+            found.extend(flight_recorder.parse_times(body, rank) or ())
 
     def look() -> None:
         if not awaited or time.monotonic() >= deadline:

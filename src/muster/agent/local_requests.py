@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from muster.agent.external import ExternalRanks
 
 
-_INSPECTED_WITHIN = 0.8
+INSPECTED_WITHIN = 0.8
 """Seconds within which ranks must answer an inspection."""
 
 
@@ -98,12 +98,12 @@ class LocalRequests:
             snapshot = {"when": 0.0, "reason": "request", "attempt": self.ranks.attempt, "inspections": found}
             visitor.send(encode_frame("answer", snapshot=snapshot, version=VERSION))
 
-        self.ranks.tell_inspections(ranks, tell, _INSPECTED_WITHIN)
+        self.ranks.tell_inspections(ranks, tell, INSPECTED_WITHIN)
 
     def visit_collectives(self, visitor: Peer, payload: bytes) -> None:
         """Report when the ranks called their last collectives."""
         self.ranks.tell_collectives(
-            lambda times: visitor.send(encode_frame("answer", times=times, version=VERSION)), _INSPECTED_WITHIN
+            lambda times: visitor.send(encode_frame("answer", times=times, version=VERSION)), INSPECTED_WITHIN
         )
 
     def visit_usage(self, visitor: Peer, payload: bytes, progress: bool = False, tail_of: int | None = None) -> None:
