@@ -42,7 +42,7 @@ CASES = [
     Case("leaves_early", 2, ("exited with status 0 while other ranks still worked",)),
     Case("barrier_missed", 2, ("did not come", "Rank 2 failed to pass monitoredBarrier"), takes_long=True),
     Case("late_to_init", 1, ("did not come",), takes_long=True),
-    Case("collective_times_out", 1, ("rank 1", "in evaluate (collective_times_out.py:12)"), takes_long=True),
+    Case("collective_times_out", 1, ("in evaluate", "collective_times_out.py:12"), takes_long=True),
     Case("different_types", 2, ("float64 [1000]",), (1, 134)),
     Case("different_shapes", 1, ("[3000]",), (1, 134)),
     Case("logged_to_stdout", 1, ("LookupError: vocabulary of shard 1 is empty", "in read)")),
