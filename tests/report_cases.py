@@ -204,7 +204,7 @@ def _lost() -> ReportData:
     ends = [end(0, 75.2, signal=15, by_muster=True), end(1, 75.2, signal=15, by_muster=True)]
     found = data(RunState.ERROR, 125, 75.5, ends)
     assert found.outcome is not None
-    why = "the agent on n2 was unreachable for 45s"
+    why = "lost n2: unreachable for 45s"
     outcome = found.outcome._replace(
         stopped=StopReason(StopKind.NODE_LOST, node=1, message=why), lost=(LostNode(1, why),)
     )

@@ -168,14 +168,14 @@ def test_show_tells_the_start_by_phase(muster: Any, script: Script) -> None:
     assert any(line.startswith("cwd      / on ") for line in lines)
     spans = {words: float(length) for line in lines for length, words in re.findall(r"^ +([\d.]+)  (.*)", line)}
     phases = [
-        "start muster and its agent",
-        "interpreter probe",
+        "start muster",
+        "look at the Python of the ranks",
         "start Python",
         "import torch and --preload modules",
-        "prepare to fork",
+        "after the imports, before the first rank",
         "start the ranks",
-        "first output of a rank",
-        "first output of the last rank",
+        "until the first rank printed something",
+        "until all ranks had printed something",
         "total",
     ]
     assert phases == list(spans)

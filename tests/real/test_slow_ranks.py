@@ -95,7 +95,7 @@ def test_a_rank_that_shares_its_core_is_named_with_the_cause(muster: Any, script
 def test_an_ended_run_shows_what_was_recorded(muster: Any) -> None:
     assert 0 == muster("run", "-g", "2", "--", "true").returncode
     done = muster("show", "last", "--slow")
-    assert "was not recorded" in done.stderr
+    assert "no times of collectives were recorded" in done.stderr
     run = Run(sorted((muster.home / "runs").iterdir())[-1])
     write_pace(run, 0, Pace("0", 500, 2, 0.1, 0.01, (), 0.001))
     assert pace_in_words(Pace("0", 500, 2, 0.1, 0.01, (), 0.001)) + "\n" == muster("show", "last", "--slow").stdout

@@ -145,7 +145,7 @@ def test_a_killed_agent_ends_the_run_on_all_hosts(there: LabCluster, host: str) 
     there.steps(3, 3)
     os.kill(there.agent(host), signal.SIGKILL)
     assert 125 == process.wait(timeout=60), there.said()
-    assert f"the agent on {host} exited, and its ranks with it" in there.said()
+    assert f"lost {host}: muster's agent on it exited, and its ranks with it" in there.said()
     there.nothing_left()
 
 
@@ -179,7 +179,7 @@ def test_a_long_partition_ends_the_run_on_both_sides(there: LabCluster) -> None:
     there.steps(3, 3)
     there.lab.fault("partition", "n3")
     assert 125 == process.wait(timeout=90), there.said()
-    assert "the agent on n3 was unreachable for" in there.said()
+    assert "lost n3: unreachable for" in there.said()
     until(lambda: not there.ours(["n3"]), "the host that was cut off ended its own rank", 40)
     there.lab.clear()
     there.nothing_left()

@@ -119,17 +119,17 @@ CASES: dict[str, tuple[RankExit, DeathCause, str]] = {
     "sent, by the log": (
         exit_of(facts=QUIET),
         DeathCause.SENT,
-        "killed by SIGKILL, not by the kernel's OOM killer: a process sent it",
+        "killed by SIGKILL: a process sent it, as `kill -9` does; the kernel's OOM killer did not",
     ),
     "sent, by the counter of the machine alone": (
         exit_of(facts=ExitFacts(22420, (), 0)),
         DeathCause.SENT,
-        "killed by SIGKILL, not by the kernel's OOM killer: a process sent it",
+        "killed by SIGKILL: a process sent it, as `kill -9` does; the kernel's OOM killer did not",
     ),
     "sent, while another process of the cgroup was killed": (
         exit_of(facts=KNOWN._replace(pid=22421)),
         DeathCause.SENT,
-        "killed by SIGKILL, not by the kernel's OOM killer: a process sent it",
+        "killed by SIGKILL: a process sent it, as `kill -9` does; the kernel's OOM killer did not",
     ),
     "unknown: nothing can be read": (
         exit_of(facts=ExitFacts(22420)),
@@ -205,16 +205,16 @@ def test_a_child_that_the_oom_killer_has_killed() -> None:
     assert [f"the kernel's OOM killer had killed a process of its cgroup: {cgroup}"] == facts_in_words(unlogged)
     assert "RuntimeError, exit status 1" == ended_in_words(end)
     (words,) = facts_in_words(end._replace(facts=QUIET))
-    assert "the kernel's OOM killer killed no process of this machine then: a process sent SIGKILL" == words
+    assert "not killed by the kernel's OOM killer: a process sent SIGKILL, as `kill -9` does" == words
     assert [] == facts_in_words(end._replace(facts=QUIET._replace(machine_kills=None)))
 
 
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        ("OSError: [Errno 27] File too large", "limit of its process: 1.0 MiB (`ulimit -f`)"),
-        ("MemoryError", "limit of its process: 4.0 GiB (`ulimit -v`)"),
-        ("OSError: [Errno 24] Too many open files: 'x'", "limit of its process: 1024 (`ulimit -n`)"),
+        ("OSError: [Errno 27] File too large", "limit of rank 1: 1.0 MiB (`ulimit -f`)"),
+        ("MemoryError", "limit of rank 1: 4.0 GiB (`ulimit -v`)"),
+        ("OSError: [Errno 24] Too many open files: 'x'", "limit of rank 1: 1024 (`ulimit -n`)"),
         ("ValueError: no", None),
     ],
 )

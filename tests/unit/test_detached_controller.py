@@ -163,7 +163,7 @@ def test_an_agent_that_closes_its_connection_reconnects_at_once_or_has_exited(co
     controller.loop.advance(2.5)
     assert [] == lost(controller)
     controller.loop.advance(1.0)
-    assert [(1, "the agent on n2 exited, and its ranks with it")] == lost(controller)
+    assert [(1, "lost n2: muster's agent on it exited, and its ranks with it")] == lost(controller)
     assert controller.served._expect(1) is None, "its ranks count as ended, so it is let in no more"
 
 
@@ -177,14 +177,14 @@ def test_a_silent_machine_has_the_lease_and_the_maximum_delay(controller: Contro
     controller.loop.advance(LEASE + LATE - 1, 1.0)
     assert [] == lost(controller)
     controller.loop.advance(2.0)
-    assert [(1, "the agent on n2 was unreachable for 45s")] == lost(controller)
+    assert [(1, "lost n2: unreachable for 45s")] == lost(controller)
 
 
 def test_the_agent_here_never_comes_again(controller: Controller) -> None:
     controller.running()
     controller.agents[0].part()
     controller.loop.until(lambda: lost(controller), "it is lost")
-    assert [(0, "the agent on n1 exited, and its ranks with it")] == lost(controller)
+    assert [(0, "lost n1: muster's agent on it exited, and its ranks with it")] == lost(controller)
 
 
 @pytest.mark.parametrize("text, why", [("Traceback …\nOSError: full\n", "OSError: full"), ("", "no reason given")])
@@ -361,6 +361,6 @@ def test_a_spare_host_that_is_lost_ends_nothing(tmp_path: Path) -> None:
     controller.agents[2].part()
     controller.loop.until(lambda: controller.served.every[2].disconnected_at is not None, "that is seen")
     controller.loop.advance(4.0)
-    controller.says("warning: spare host n3 is lost: the agent on n3 exited, and its ranks with it")
+    controller.says("warning: spare host n3: lost n3: muster's agent on it exited, and its ranks with it")
     assert controller.served.supervisor.phase is Phase.RUNNING
     controller.close()

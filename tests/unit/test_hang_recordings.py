@@ -91,7 +91,7 @@ EXPECTED = {
     # no hang
     "goes_on": Expected(K.PROGRESS, (), ("the ranks make progress",)),
     "slow_rank": Expected(K.PROGRESS, (), ("Rank 3 is behind: in read_shard",)),
-    "all_asleep": Expected(K.NO_WAIT, (), ("no rank is seen waiting",)),
+    "all_asleep": Expected(K.NO_WAIT, (), ("no rank waits for another",)),
 }
 
 

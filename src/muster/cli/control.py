@@ -21,6 +21,7 @@ from muster.core.controller_config import RECORD
 from muster.core.plurals import plural
 from muster.core.results import RunState
 from muster.errors import ControlError, InvalidRequest, MusterError, Unreachable
+from muster.linux.identity import user_name
 from muster.linux.processes import FEWER_PROCESSES
 from muster.rundir.finding import all_runs
 from muster.rundir.job_record import Scheduled
@@ -67,7 +68,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, rest, store = asked
-    by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
+    by = f"{env.get('USER') or f'user {user_name(os.getuid())}'} (pid {os.getpid()})"
     if options.all:
         if rest:
             raise InvalidRequest(f"--all cannot be combined with: {' '.join(rest)}", "name runs, or use --all alone")

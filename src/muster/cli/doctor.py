@@ -25,7 +25,7 @@ from muster.core.fold import by_value
 from muster.core.hostlist import HostSpec, fold_hostlist
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
-from muster.diagnostics.checks import passed, run_checks
+from muster.diagnostics.checks import passed, run_checks, skipped
 from muster.diagnostics.findings import ClusterFacts, Finding
 from muster.diagnostics.network_checks import gloo_interface, nccl_interface
 from muster.errors import InvalidRequest, Unreachable
@@ -222,12 +222,14 @@ def _write(path: Any, names: Sequence[str]) -> None:
 def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFacts) -> str:
     """Return one line per check, and below it each finding with impact and remedy, grouped by hosts."""
     lines = [_machines(patient)] if patient.facts else []
+    skips = {name: why for name, why in skipped(patient).items() if not dict(results)[name]}
     for name, findings in results:
         level = "error" if any(finding.level == "error" for finding in findings) else "warning"
-        lines.append(f"{level if findings else 'ok':<8} {name}")
+        why = f" ({skips[name]})" if name in skips else ""
+        lines.append(f"{level if findings else 'skipped' if why else 'ok':<8} {name}{why}")
         told = [(one.host, (safe(one.summary), safe(one.impact), safe(one.remedy))) for one in findings]
-        for (found, why, do), names in by_value(told).items():
-            lines += [f"         {fold_hostlist(dict.fromkeys(names))}: {found}", f"           impact: {why}"]
+        for (found, impact, do), names in by_value(told).items():
+            lines += [f"         {fold_hostlist(dict.fromkeys(names))}: {found}", f"           impact: {impact}"]
             lines += [f"           fix: {do}"] if do else []
     # a finding that many hosts share counts once
     errors, warnings = (
@@ -235,7 +237,8 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFact
         for level in ("error", "warning")
     )
     if not errors and not warnings:
-        return "\n".join([*lines, f"{plural(len(results), 'check')} passed"])
+        rest = f", {len(skips)} skipped" if skips else ""
+        return "\n".join([*lines, f"{plural(len(results) - len(skips), 'check')} passed{rest}"])
     count = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}"
     return "\n".join([*lines, f"{plural(len(results), 'check')}: {count}"])
 

@@ -13,7 +13,7 @@ from muster.core.hostlist import fold_hostlist
 from muster.core.inspection import Snapshot, SnapshotReason
 from muster.core.layout import fold
 from muster.core.printable import line as safe
-from muster.core.results import RunState
+from muster.core.results import RunState, StopKind
 from muster.core.root_cause import is_own_failure
 from muster.core.verdict import verdict_as_json
 from muster.errors import InvalidRequest, MusterError
@@ -46,7 +46,8 @@ def why(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     outcome = None if look.live else run.outcome
     first = outcome.root_cause if outcome is not None and outcome.state is RunState.FAILED else None
-    failed = first is not None and is_own_failure(first)
+    lost = outcome is not None and outcome.stopped is not None and outcome.stopped.kind is StopKind.NODE_LOST
+    failed = lost or (first is not None and is_own_failure(first))
     ended = end_in_words(run, outcome) if outcome is not None else ""
     print(ended if failed else verdict_in_words(look.verdict, look.hosts))
     if not look.live:
@@ -111,7 +112,7 @@ def _require_ranks(run: Run, ranks: Iterable[int] | None) -> None:
 
 def _moment(snapshot: Snapshot) -> str:
     before = {
-        SnapshotReason.FAILURE: ", when a rank had failed",
+        SnapshotReason.FAILURE: ", just after a rank failed",
         SnapshotReason.STOP: ", before the ranks were terminated",
         SnapshotReason.HANG: ", when the ranks made no progress",
     }

@@ -33,8 +33,8 @@ def show_slow(run: Run, state: RunState, client: Client, as_object: bool) -> int
     else:
         kept = read_pace(run)
         if kept is None:
-            hint = "muster looks at the collectives 20 seconds after the start of the ranks, and then now and then"
-            raise InvalidRequest(f"the pace of the ranks of {run.id} was not recorded", hint)
+            hint = "they are recorded from 20 seconds after the start of the ranks on, if the ranks call collectives"
+            raise InvalidRequest(f"no times of collectives were recorded for {run.id}", hint)
         pace = kept
     if as_object:
         of_ranks = [{"ranks": list(ranks), "causes": as_json(found)} for ranks, found in causes.items()]

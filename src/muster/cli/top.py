@@ -24,6 +24,7 @@ from muster.config.command_options import TopOptions
 from muster.core.live_view import TopView
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError
+from muster.linux.identity import user_name
 from muster.rundir.run import Run
 from muster.ui.color import use_color
 from muster.ui.top_text import HELP, KEYS, Style, head, narrowed, neighbour, plain, screen, tail_of
@@ -59,7 +60,7 @@ def top(words: list[str], env: Mapping[str, str], began: float) -> int:
             from muster.ui.top_screen import Screen
         except ImportError as error:
             raise InvalidRequest(f"this Python has no curses: {error}", "use `muster top --once`") from None
-        live = _Live(watch, first, f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})", env)
+        live = _Live(watch, first, f"{env.get('USER') or f'user {user_name(os.getuid())}'} (pid {os.getpid()})", env)
         with _EndingSignals(), Screen(use_color(1, env)) as terminal, redirect_stderr(live.warnings):
             last = live.show(terminal)
     print(live.warnings.getvalue(), end="", file=sys.stderr)

@@ -241,8 +241,8 @@ class RunOptions(RunDirOptions):
     )
     grace = defaulted(
         ("--grace", "--shutdown-timeout"),
-        "grace period between SIGTERM and SIGKILL when terminating ranks; after Ctrl-C between SIGINT and "
-        "SIGTERM, and SIGKILL follows within 5s",
+        "time for ranks to exit after SIGTERM, before SIGKILL; after Ctrl-C, time to exit after SIGINT, before "
+        "SIGTERM and, within 5s, SIGKILL",
         "DURATION",
         values.seconds,
         default=f"{GRACE:g}s",

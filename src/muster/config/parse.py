@@ -134,7 +134,7 @@ def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:
         if not equals:
             if not queue:
                 option = names[full]
-                fault = InvalidRequest(f"{name} requires a value", option.hint)
+                fault = InvalidRequest(f"{name} requires a value", option.hint(name, whole=True))
                 return Line(typed, rest, False, fault)
             value = queue.pop(0)
         typed.append(Typed(name, value, full))
@@ -169,7 +169,9 @@ def _put(given: dict[str, Any], option: Option[Any], value: str, source: str) ->
     try:
         read = option.read(value)
     except ValueError as error:
-        raise InvalidRequest(f"invalid value for {source}: {_quoted(value)} (expected {error})", option.hint) from None
+        raise InvalidRequest(
+            f"invalid value for {source}: {_quoted(value)} (expected {error})", option.hint(source)
+        ) from None
     if option.many:
         given.setdefault(option.key, []).append(read)
     else:
@@ -210,7 +212,9 @@ def _from_text(given: dict[str, Any], option: Option[Any], text: str, source: st
     elif text.lower() in ("1", "true", "yes", "on"):
         given[option.key] = True
     elif text.lower() not in ("", "0", "false", "no", "off"):
-        raise InvalidRequest(f"invalid value for {source}: {_quoted(text)} (expected true or false)", option.hint)
+        raise InvalidRequest(
+            f"invalid value for {source}: {_quoted(text)} (expected true or false)", option.hint(source)
+        )
 
 
 def _quoted(value: str) -> str:

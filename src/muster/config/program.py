@@ -158,8 +158,9 @@ def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str,
     """
     words = tuple(parsed.operands)
     if not words:
-        what = "a program after `--`" if parsed.after_dashes else "a script"
-        raise InvalidRequest(f"`muster {verb}` requires {what}", f"for example, `muster {verb} -g 4 train.py --lr 0.1`")
+        what = "a program after `--`" if parsed.after_dashes else "a module" if options.module else "a script"
+        example = "-m package.train" if options.module else "train.py --lr 0.1"
+        raise InvalidRequest(f"`muster {verb}` requires {what}", f"for example, `muster {verb} -g 4 {example}`")
     if parsed.after_dashes or options.no_python:
         if options.module:
             other = "a program after `--`" if parsed.after_dashes else "`--no-python`"

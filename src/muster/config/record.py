@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Callable, ClassVar, Generic, Literal, NoReturn, TypeVar, overload
+
+_DETAILS = re.compile(r": |; |, e\.g\. ")
+"""What follows in a description tells which values there are."""
 
 Source = Literal["argv", "environment", "muster.toml", "default"]
 """The source of an option's value."""
@@ -80,11 +84,15 @@ class Option(Generic[Value]):
         """The help text followed by the default."""
         return f"{self.help} (default: {self.default_text})" if self.default_text else self.help
 
-    @property
-    def hint(self) -> str | None:
-        """Name, placeholder and description, as the hint for a wrong value; None for an option without help."""
-        form = " ".join(filter(None, (self.long_name, self.metavar)))
-        return f"{form}: {self.description}" if self.help else None
+    def hint(self, source: str, whole: bool = False) -> str | None:
+        """Name, placeholder and description, as the hint for a wrong value; None for an option without help.
+
+        `source`: where the value comes from; an option is named as it was typed. The error tells which values are
+        valid, so that only what the option is for follows; `whole`: all of the description.
+        """
+        form = " ".join(filter(None, (source if source in self.names else self.long_name, self.metavar)))
+        text = self.description if whole else _DETAILS.split(self.help, maxsplit=1)[0]
+        return f"{form}: {text}" if self.help else None
 
     @property
     def variables(self) -> tuple[str, ...]:

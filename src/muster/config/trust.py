@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from muster.linux import processes
+from muster.linux.identity import user_name
 
 ALLOW = "MUSTER_TRUST"
 """Environment variable with directories, separated by `:`, whose files are trusted, whoever owns them."""
@@ -71,7 +72,7 @@ def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
     if found.st_uid not in owners(env):
         option = "-h " if stat.S_ISLNK(found.st_mode) else ""
         return Fault(
-            f"{which} belongs to {_user(found.st_uid)}",
+            f"{which} belongs to user {user_name(found.st_uid)}",
             f"run `sudo chown {option}{os.geteuid()} {shown}`",
         )
     if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
@@ -89,15 +90,6 @@ def owners(env: Mapping[str, str]) -> set[int]:
     if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
         found.add(int(env["SUDO_UID"]))
     return found
-
-
-def _user(number: int) -> str:
-    import pwd
-
-    try:
-        return f"user {pwd.getpwuid(number).pw_name}"
-    except KeyError:
-        return f"user {number}"
 
 
 def _group(number: int) -> str:

@@ -266,7 +266,7 @@ class DetachedController(Controller):
         elif link.broken:
             self.lost(link, f"the agent on {link.host} failed: {link.broken}; see agent.log there")
         elif link.node == 0:
-            self.lost(link, f"the agent on {link.host} exited, and its ranks with it")
+            self.lost(link, f"lost {link.host}: muster's agent on it exited, and its ranks with it")
         else:
             link.disconnected_at = now = self.now()
             if silent:
@@ -278,7 +278,7 @@ class DetachedController(Controller):
         """Handle that an agent is gone for good."""
         if self._is_spare(link):
             link.open = False
-            self.notify(f"warning: spare host {link.host} is lost: {why}")
+            self.notify(f"warning: spare host {link.host}: {why}")
             self.handle(SpareLost(self.now(), link.node, why))
             return
         self.nodes_lost = True
@@ -324,8 +324,9 @@ class DetachedController(Controller):
     def _lease_expired(self, link: TcpConnection, since: float, silent: bool) -> None:
         """Report an agent as lost that has not reconnected."""
         if link.disconnected_at == since and link.open and not self.draining:
-            how = f"was unreachable for {self.now() - since:.0f}s" if silent else "exited, and its ranks with it"
-            self.lost(link, f"the agent on {link.host} {how}")
+            exited = "muster's agent on it exited, and its ranks with it"
+            how = f"unreachable for {self.now() - since:.0f}s" if silent else exited
+            self.lost(link, f"lost {link.host}: {how}")
 
     def _on_agent_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:
         """Handle an agent's first contact with this controller, and send it the commands that it missed."""

@@ -195,6 +195,7 @@ _NO_OPTIONS = frozenset(
     (
         *("program", "cwd", "python", "python_source", "python_named", "allocation", "signals_to_handle", "passes"),
         *("ssh", "lease", "script_spawns", "terminal", "stdin", "role", "transport", "name", "runtime_value"),
+        "hang_from_start",
     )
 )
 """Fields of a job that are shown elsewhere, or that say nothing about how ranks run."""
@@ -216,6 +217,8 @@ def options_in_words(facts: RunFacts) -> dict[str, str]:
 def _value_in_words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
+    if value is True:
+        return "yes"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -51,6 +51,10 @@ class Finding(NamedTuple):
         }
 
 
+def _never(_: ClusterFacts) -> str:
+    return ""
+
+
 class Check(NamedTuple):
     """A row of the table."""
 
@@ -58,6 +62,8 @@ class Check(NamedTuple):
     run: Callable[[ClusterFacts], Iterator[Finding]]
     cheap: bool = False
     """True if it needs only `hardware.cheap_facts`, so that it can run before each run."""
+    skip: Callable[[ClusterFacts], str] = _never
+    """Returns why there is nothing to check; an empty text if there is."""
 
 
 GIB = 1 << 30

@@ -80,7 +80,7 @@ FAILURE_HINTS = (
     FailureHint(
         r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)",
         "a DataLoader worker was killed, often by the kernel for lack of memory: use fewer workers, or more memory "
-        "(`dmesg` on {host})",
+        "(`dmesg` on {host} shows it)",
         Domain.ENVIRONMENT,
         None,
     ),
@@ -191,6 +191,8 @@ def hint_for(end: RankExit, host: str = "", several: bool = False) -> str:
     row = _row_for(end)
     if row is None:
         return ""
+    if row.text.startswith("a DataLoader worker was killed") and end.facts is not None and end.facts.machine_kills == 0:
+        return ""  # the kernel did not kill it, which the report says
     doctor = "`muster doctor` with the same --hosts" if several else "`muster doctor`"
     return row.text.format(host=host if several and host else "this machine", doctor=doctor)
 

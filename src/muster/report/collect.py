@@ -22,9 +22,11 @@ from muster.report.data import Attempt, Look, NodeStart, RankText, ReportData
 from muster.report.history import attempts_of
 from muster.report.measured import series_of
 from muster.rundir.comparing import facts_for_comparison, last_success
+from muster.rundir.pace import read_pace
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.snapshots import snapshots
 from muster.ui.formatting import shell_word
+from muster.ui.pace_text import pace_in_words
 from muster.ui.summary import steps_of
 
 _SNAPSHOTS = 3
@@ -75,6 +77,7 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         changes=since(before, facts) if before is not None else (),
         provenance=facts.provenance,
         options=_options(facts),
+        pace=_pace(run),
     )
 
 
@@ -108,11 +111,23 @@ def _before(run: Run, outcome: RunResult | None) -> RunFacts | None:
         return None
 
 
+def _pace(run: Run) -> tuple[str, ...]:
+    """Return which ranks were late, if the last look at the collectives found some."""
+    try:
+        pace = read_pace(run)
+    except MusterError:
+        return ()
+    return tuple(pace_in_words(pace, run.hosts).splitlines()) if pace is not None and pace.slow else ()
+
+
 def _options(facts: RunFacts) -> tuple[tuple[str, str], ...]:
     """Return the options that are not defaults."""
     usual = RunFacts("", options={name: value for name, value in Job._field_defaults.items() if name != "env"})
     defaults = options_in_words(usual)
-    return tuple((name, value) for name, value in options_in_words(facts).items() if defaults.get(name) != value)
+    shown = {name: value for name, value in options_in_words(facts).items() if defaults.get(name) != value}
+    if not facts.options.get("hang_from_start"):
+        shown.pop("--hang-timeout", None)  # its default
+    return tuple(shown.items())
 
 
 def _startup(events: Sequence[Mapping[str, Any]], plan: Plan | None) -> tuple[NodeStart, ...]:

@@ -139,3 +139,5 @@ class ReportData(NamedTuple):
     provenance: tuple[Provenance, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
     """Options of the run that are not defaults, by name."""
+    pace: tuple[str, ...] = ()
+    """Which ranks arrived late at the collectives, in words; empty if none did."""

@@ -9,8 +9,10 @@ from muster.core.hostlist import fold_hostlist
 from muster.core.inspection import CollectiveRecord, Inspection, SnapshotReason
 from muster.core.layout import fold
 from muster.core.plurals import plural
+from muster.core.results import StopKind
 from muster.core.root_cause import is_own_failure
 from muster.core.verdict import Verdict, VerdictKind
+from muster.diagnostics.hangs.standing import dtype_name
 from muster.diagnostics.stack_text import threads_of, visible
 from muster.report.data import Look, ReportData
 from muster.ui.formatting import seconds, shortened
@@ -25,7 +27,7 @@ _MOST_ROWS = 64
 
 _REASONS = {
     SnapshotReason.REQUEST: "on request",
-    SnapshotReason.FAILURE: "when a rank had failed",
+    SnapshotReason.FAILURE: "just after a rank failed",
     SnapshotReason.STOP: "before the ranks were terminated",
     SnapshotReason.HANG: "when the ranks made no progress",
 }
@@ -36,7 +38,9 @@ _TELLS_NOTHING = (VerdictKind.PROGRESS, VerdictKind.NO_WAIT, VerdictKind.UNKNOWN
 def why_in_words(data: ReportData) -> str:
     """Return why the ranks stood still in the end; empty if they did not, or if a rank failed by itself."""
     first = data.outcome.root_cause if data.outcome is not None else None
-    if not data.looks or (first is not None and is_own_failure(first)):
+    stopped = data.outcome.stopped if data.outcome is not None else None
+    told = stopped is not None and stopped.kind is StopKind.HANG and stopped.message  # the result says it
+    if told or not data.looks or (first is not None and is_own_failure(first)):
         return ""
     last = data.looks[0].verdict
     return "" if last.kind in _TELLS_NOTHING else verdict_in_words(last, _hosts(data))
@@ -109,8 +113,8 @@ def _last(records: Sequence[CollectiveRecord], group: str, seq: int) -> Collecti
 
 
 def _tensors(record: CollectiveRecord) -> str:
-    """Return the tensors of a call: `Float [1024], Float [8, 8]`."""
-    types = record.dtypes or ("",) * len(record.sizes)
+    """Return the tensors of a call: `float32 [1024], float32 [8, 8]`."""
+    types = tuple(map(dtype_name, record.dtypes)) or ("",) * len(record.sizes)
     parts = [f"{kind} {list(size)}".strip() for kind, size in zip(types, record.sizes)]
     return shortened(", ".join(parts), 80)
 

@@ -50,7 +50,7 @@ def report_page(data: ReportData) -> str:
 
 def _foot(data: ReportData) -> str:
     """Return when the report was made, and which commands show more."""
-    commands = [f"<code>muster {verb} {shown(data.operand)}</code>" for verb in ("show", "logs", "report")]
+    commands = [f"<code>muster {verb} {shown(data.operand)}</code>" for verb in ("show", "logs")]
     return f"<footer><p>report made {shown(data.made)}</p><p>more: {', '.join(commands)}</p></footer>"
 
 
@@ -93,7 +93,7 @@ def _result(data: ReportData) -> str:
     """Return the result in words, or the state of a run without one."""
     if data.outcome is None:
         return data.state
-    return outcome_in_words(data.outcome, data.operand, data.ranks, data.hosts)
+    return outcome_in_words(data.outcome, data.operand, data.ranks, data.hosts, data.pace)
 
 
 def _kind(data: ReportData) -> str:
@@ -107,13 +107,18 @@ def _kind(data: ReportData) -> str:
 def _line_of_result(line: str) -> str:
     """Return a line of the result: a hint, a line of a rank's output, or a sentence."""
     if line.startswith("hint: "):
-        return f'<p class="hint"><b>hint</b> {shown(line[6:])}</p>'
+        return f'<p class="hint"><b>hint</b> {_with_code(line[6:])}</p>'
     if line.startswith("    "):
         return f'<pre class="line">{shown(line[4:])}</pre>'
     if line.startswith(("log: ", "logs: ")):
         label, _, command = line.partition(": ")
         return f"<p>{label}: <code>{shown(command)}</code></p>"
-    return f"<p>{shown(line)}</p>"
+    return f"<p>{_with_code(line)}</p>"
+
+
+def _with_code(text: str) -> str:
+    """Return a sentence in which what stands between backticks is shown as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", shown(text))
 
 
 # ---- texts of ranks -------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1rem; font-size: .8125rem; color: var(--soft); margin: .5rem 0 }
 .legend b { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .35rem;
   vertical-align: -1px }
-.c-start { background: var(--s0) } .c-run { background: var(--s1) } .c-good { background: var(--good) }
+.c-start { background: var(--s0); opacity: .35 } .c-run { background: var(--s1) } .c-good { background: var(--good) }
 .c-bad { background: var(--bad) } .c-warn { background: var(--warn) } .c-end { background: var(--s0) }
 .c-unseen { background: repeating-linear-gradient(45deg, var(--bad) 0 2px, transparent 2px 4px) }
 .track i.c-unseen { width: 10px; margin-left: -10px } .c-lost { background: var(--s3) }

@@ -10,6 +10,7 @@ from typing import Callable, NamedTuple
 
 from muster.errors import InvalidRequest
 from muster.linux import processes
+from muster.linux.identity import user_name
 from muster.rundir import homes
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import ID, Store, option_for
@@ -75,9 +76,9 @@ def why_refused(path: Path, own: bool = False) -> str:
     if not stat.S_ISDIR(found.st_mode):
         return "not a directory"
     if found.st_uid != os.getuid() and os.getuid() != 0:
-        return f"it belongs to {_user(found.st_uid)}"
+        return f"it belongs to user {user_name(found.st_uid)}"
     if own and found.st_uid != os.getuid():
-        return f"its owner changed from this user to {_user(found.st_uid)}"
+        return f"its owner changed from this user to user {user_name(found.st_uid)}"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "it is writable by others"
     return ""
@@ -92,17 +93,8 @@ def why_not_ours(path: Path) -> str:
     if not stat.S_ISREG(found.st_mode):
         return "not a regular file"
     if found.st_uid != os.getuid():
-        return f"it belongs to {_user(found.st_uid)}"
+        return f"it belongs to user {user_name(found.st_uid)}"
     return "it is writable by others" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
-
-
-def _user(uid: int) -> str:
-    import pwd
-
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user {uid}"
 
 
 def list_runs(store: Store) -> list[Run]:

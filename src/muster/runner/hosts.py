@@ -111,8 +111,10 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
         if options.detach:
             gathering.abort()
             # the ranks start after this, and may still fail to start
-            started = f"starting {plural(plan.world_size, 'rank')}; controller on {plan.nodes[0].host.name}"
-            context.progress(f"{started}; next: muster attach, logs -f, wait or kill {run.operand}")
+            name = (options.name or run.operand) if run.operand == run.id else run.operand
+            started = f"starting {plural(plan.world_size, 'rank')}; the controller of the run is on"
+            context.progress(f"{started} {plan.nodes[0].host.name}")
+            context.progress(f"follow it: muster attach {name}; end it: muster kill {name}")
             return DetachedRun(run)
         first = gathering.links[0]
         client = AttachedClient(

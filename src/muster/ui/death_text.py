@@ -44,7 +44,7 @@ def killed_in_words(end: RankExit) -> str:
     if death.cause is DeathCause.OOM:
         words = f"killed by the kernel's OOM killer ({name}){_reached(death)}{_own_memory(end, death)}"
     elif death.cause is DeathCause.SENT:
-        words = f"killed by {name}, not by the kernel's OOM killer: a process sent it"
+        words = f"killed by {name}: a process sent it, as `kill -9` does; the kernel's OOM killer did not"
     elif death.cause is DeathCause.CPU_LIMIT and death.limit is not None:
         most = death.limit.hard if number == SIGKILL else death.limit.soft
         words = f"killed by {name}: it reached its CPU time limit of {seconds(most or 0)} (`ulimit -t`)"
@@ -106,12 +106,12 @@ def facts_in_words(end: RankExit) -> list[str]:
     said = end.failure.summary if end.failure is not None else ""
     told = (said, *(end.failure.frames if end.failure is not None else ()))
     if facts.machine_kills == 0 and any("is killed by signal: Killed" in line for line in told):
-        lines.append("the kernel's OOM killer killed no process of this machine then: a process sent SIGKILL")
+        lines.append("not killed by the kernel's OOM killer: a process sent SIGKILL, as `kill -9` does")
     for limit in facts.limits:
         option, errors = _LIMITS.get(limit.name, ("", ()))
         if option and limit.soft is not None and any(error in said for error in errors):
             size = size_in_words(limit.soft) if limit.name != "nofile" else str(limit.soft)
-            lines.append(f"limit of its process: {size} (`ulimit {option}`)")
+            lines.append(f"limit of rank {end.rank}: {size} (`ulimit {option}`)")
     if facts.full and "No space left on device" in said:
         lines.append("full: " + ", ".join(f"{safe(disk.path)} ({size_in_words(disk.size)})" for disk in facts.full))
     return lines

@@ -347,12 +347,12 @@ def _progress(verdict: Verdict, hosts: Hosts) -> str:
 
 
 def _no_wait(verdict: Verdict, hosts: Hosts) -> str:
-    return "no rank is seen waiting for another."
+    return "no rank waits for another, as far as can be seen."
 
 
 def _unknown(verdict: Verdict, hosts: Hosts) -> str:
     if verdict.collective is None or not verdict.waiting:
-        return "the cause is not known."
+        return "it cannot be told which rank keeps the others waiting."
     wait = "waits" if len(verdict.waiting) == 1 else "wait"
     return f"the cause is not known: {who(verdict.waiting, hosts)} {wait} in {_call(verdict)}{_for(verdict)}."
 

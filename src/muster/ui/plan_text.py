@@ -19,6 +19,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     """
     job = plan.job
     timeout = "none" if job.timeout is None else f"{job.timeout:g}s"
+    restarts = f"up to {plural(job.max_restarts, 'restart')}" if job.max_restarts else "no restarts"
     rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
     if any(command.python_index is not None for command in plan.commands):
         rows.append(("python", f"{job.python} ({job.python_source})"))
@@ -26,7 +27,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
     rows += [("stdin", f"this terminal, for rank {job.stdin}")] if job.stdin is not None else []
-    rows.append(("shutdown", f"grace {job.grace:g}s, timeout {timeout}, up to {plural(job.max_restarts, 'restart')}"))
+    rows.append(("shutdown", f"grace {job.grace:g}s, timeout {timeout}, {restarts}"))
     rows += [("spares", ", ".join(host.name for host in plan.spares))] if plan.spares else []
     rows.append(("logs", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, …"))
     lines = [f"{name:<9} {text}" for name, text in rows]

@@ -133,7 +133,8 @@ def notice_in_words(notice: Notice) -> str:
         return _escalation(notice)
     if isinstance(notice, Restarting):
         first = notice.first
-        who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason_in_words(notice.reason)
+        reason = reason_in_words(without_verdict(notice.reason))
+        who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason
         count = f"{notice.restart} of {notice.restarts}"
         when = f" in {notice.delay:g}s" if notice.delay else ""
         return f"{who or 'a rank failed'}; restarting all ranks{when} (restart {count})"
@@ -152,15 +153,15 @@ def _end_in_brief(end: RankExit) -> str:
     return ended_in_words(end) if end.signal is None else f"killed by {signal_name(end.signal)}"
 
 
-def _without_verdict(reason: StopReason | None) -> StopReason | None:
-    """Return a reason without the verdict on a hang, which was told just before."""
+def without_verdict(reason: StopReason | None) -> StopReason | None:
+    """Return a reason without the verdict on a hang, which is told apart."""
     return reason._replace(message="") if reason is not None and reason.kind is StopKind.HANG else reason
 
 
 def _escalation(notice: Escalating) -> str:
     ranks, number = notice.ranks, notice.number
     many = plural(len(ranks), "rank") if len(ranks) > 1 else f"rank {ranks[0]}"
-    reason = reason_in_words(_without_verdict(notice.reason))
+    reason = reason_in_words(without_verdict(notice.reason))
     if number == SIGKILL:
         return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many}, still running (SIGKILL)"
     if number == SIGQUIT:

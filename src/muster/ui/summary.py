@@ -12,6 +12,7 @@ from muster.core.fold import by_value
 from muster.core.results import SIGABRT, FailureKind, RankExit, RunResult, RunState, TextEnum, Unlogged
 from muster.core.root_cause import CASCADE, alike, is_own_failure
 from muster.diagnostics.hints import Judgement, hint_for, judgement_of
+from muster.ui.misplaced import misplaced_option
 
 # ---- how a run ended ------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,7 @@ def failure_before(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailur
     elif first.ok:
         missing = [first.rank]
     return FirstFailure(
-        *(first, host, several, hint_for(first, host, several), judgement_of(first)),
+        *(first, host, several, hint_for(first, host, several) or misplaced_option(first), judgement_of(first)),
         alike=sorted(end.rank for end in same),
         within=max(times) - min(times),
         missing=missing,

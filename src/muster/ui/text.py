@@ -11,7 +11,7 @@ from muster.core.layout import named
 from muster.core.model import BUNDLED, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
-from muster.core.results import FailureKind, RankExit, RunResult, RunState, Unlogged
+from muster.core.results import FailureKind, RankExit, RunResult, RunState, StopKind, Unlogged
 from muster.diagnostics.hints import Domain
 from muster.ui.death_text import facts_in_words, signal_name
 from muster.ui.formatting import seconds, shell_word, size_in_words
@@ -24,6 +24,7 @@ from muster.ui.reason_text import (
     reason_with_hint,
     repeated_in_words,
     replaced_in_words,
+    without_verdict,
 )
 from muster.ui.summary import (
     Fate,
@@ -87,7 +88,8 @@ def outcome_in_words(
         if outcome.repeated is not None:
             lines += [repeated_in_words(outcome.repeated, failed.end), _RESTART_ANYWAY]
     else:
-        reason = _indented(reason_in_words(outcome.stopped))
+        reason = _indented(reason_in_words(without_verdict(outcome.stopped)))
+        lines += [_indented(safe(hang))] if (hang := _verdict_on_hang(outcome)) else []
         lines.append(f"error: {reason}" if outcome.state is RunState.ERROR else f"stopped {after}: {reason}")
         hint = hint_of(outcome.stopped)
         lines += [f"hint: {_indented(hint)}"] if hint else []
@@ -113,6 +115,12 @@ def outcome_in_words(
         lines.append(f"log: muster logs {operand}{rank}" if rank else f"logs: muster logs {operand}")
     lines += notes
     return "\n".join(lines)
+
+
+def _verdict_on_hang(outcome: RunResult) -> str:
+    """Return which rank kept the others waiting, if the run was stopped for that; empty otherwise."""
+    stopped = outcome.stopped
+    return stopped.message if stopped is not None and stopped.kind is StopKind.HANG else ""
 
 
 _RESTART_ANYWAY = "hint: --always-restart uses all of --max-restarts"
@@ -188,19 +196,19 @@ def _who(failed: FirstFailure) -> str:
 def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
     """Return the message and place, who failed first and how, the last words, and what may help."""
     first = failed.end
-    attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
+    restarts = f" (after {plural(outcome.attempt, 'restart')})" if outcome.attempt else ""
     headline = _headline(failed, outcome)
     how = ended_in_words(first)
     if failed.missing:
         how = _missed_in_words(failed, outcome)
     if len(failed.alike) == len(outcome.exits) > 1:
-        lines = [headline, f"exit status {first.status}, {after_start(first)}{attempt}"]
+        lines = [headline, f"exit status {first.status}, {after_start(first)}{restarts}"]
     elif caused_by_others_only(first):
         what = _CASCADES.get(first.failure.kind, "failed") if first.failure is not None else "failed"
-        lines = [f"no rank failed by itself; {_who(failed)} {what} first{attempt}, {after_start(first)}: {how}"]
+        lines = [f"no rank failed by itself; {_who(failed)} {what} first, {after_start(first)}{restarts}: {how}"]
     else:
         lines = [headline] if headline else []
-        lines.append(f"{_who(failed)} failed first{attempt}, {after_start(first)}: {how}")
+        lines.append(f"{_who(failed)} failed first, {after_start(first)}{restarts}: {how}")
     lines += _last_words(first)
     lines += facts_in_words(first)
     lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
@@ -251,10 +259,17 @@ def _missed_in_words(failed: FirstFailure, outcome: RunResult) -> str:
 def _judgement_in_words(failed: FirstFailure) -> list[str]:
     """Return what the failure is due to, as far as it is known."""
     domain, retry = failed.judgement
-    helps = {True: "a retry may help", False: "a retry does not help"}.get(retry, "") if retry is not None else ""
-    if domain is Domain.UNKNOWN:
-        return [f"cause unknown; {helps}"] if helps else []
-    return [f"likely cause: {domain}" + (f"; {helps}" if helps else "")]
+    helps = "" if retry is None else "a restart may help" if retry else "a restart is unlikely to help"
+    cause = _DOMAINS.get(domain, "")
+    told = "; ".join(filter(None, (f"likely cause: {cause}" if cause else "", helps)))
+    return [told] if told else []
+
+
+_DOMAINS: Mapping[Domain, str] = {
+    Domain.ENVIRONMENT: "packages, limits, memory or disk, rather than the script",
+    Domain.INFRASTRUCTURE: "a host, the network or a file system, rather than the script",
+}
+"""What a failure is due to, where that is more than the traceback says."""
 
 
 def _last_words(end: RankExit) -> list[str]:
@@ -340,15 +355,15 @@ def show_in_words(
 
 
 STEPS: Mapping[Step, str] = {
-    Step.MUSTER: "start muster and its agent",
-    Step.PROBE: "interpreter probe",
-    Step.REACH: "connect to the hosts, interpreter probe",
+    Step.MUSTER: "start muster",
+    Step.PROBE: "look at the Python of the ranks",
+    Step.REACH: "connect to the hosts, look at their Python",
     Step.PYTHON: "start Python",
     Step.IMPORT: "import torch and --preload modules",
-    Step.PREPARE_FORK: "prepare to fork",
-    Step.PREPARE: "prepare to start",
+    Step.PREPARE_FORK: "after the imports, before the first rank",
+    Step.PREPARE: "before the first rank",
     Step.START: "start the ranks",
-    Step.FIRST_OUTPUT: "first output of a rank",
-    Step.LAST_OUTPUT: "first output of the last rank",
+    Step.FIRST_OUTPUT: "until the first rank printed something",
+    Step.LAST_OUTPUT: "until all ranks had printed something",
 }
 """The start-up steps."""

@@ -55,7 +55,7 @@ _MARKS = (
     _Mark("b", "behind", Style.ODD),
     _Mark("T", "terminated", Style.ODD),
     _Mark("s", "starting", Style.FAINT),
-    _Mark("i", "idle", Style.PLAIN),
+    _Mark("q", "quiet", Style.PLAIN),
     _Mark("R", "running", Style.GOOD),
     _Mark(".", "succeeded", Style.FAINT),
 )
@@ -63,7 +63,7 @@ _MARKS = (
 _BY_WORDS = {mark.words: place for place, mark in enumerate(_MARKS)}
 
 _IDLE = 5.0
-"""CPU usage, in percent of a core, below which a rank counts as idle."""
+"""CPU usage, in percent of a core, below which a rank counts as quiet."""
 _MOST_GRID = 8
 """Maximum number of rows of the grid."""
 _MOST_NOTICE = 3
@@ -76,7 +76,7 @@ HELP = """\
 Each letter of the grid is one rank, or several if there are many: then the
 most urgent of them.
 
-  R running        i idle (below 5% of a core)   s starting
+  R running        q quiet (below 5% of a core)  s starting
   b behind         its collectives are fewer than those of other ranks
   F failed         T terminated                  L its host is lost
   . succeeded      ? the agent of its host does not answer
@@ -97,8 +97,8 @@ Memory is resident; what processes share counts for each of them."""
 def condition(rank: RankView) -> int:
     """Return the place of a rank's condition in the order of urgency."""
     if rank.state is RankState.RUNNING:
-        idle = rank.usage is not None and rank.usage.cpu < _IDLE
-        words = "no answer" if rank.silent else "behind" if rank.behind else "idle" if idle else "running"
+        quiet = rank.usage is not None and rank.usage.cpu < _IDLE
+        words = "no answer" if rank.silent else "behind" if rank.behind else "quiet" if quiet else "running"
         return _BY_WORDS[words]
     return _BY_WORDS[str(rank.state)]
 

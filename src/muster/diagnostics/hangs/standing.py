@@ -164,7 +164,7 @@ def _standing(inspection: Inspection, offset: float) -> Standing:
         or situation.activity in (Activity.STOPPED, Activity.KERNEL),
     )
     if not standing.known:
-        details = (*situation.details, "without a Python stack")
+        details = (*situation.details, "its Python stack could not be read")
         return standing._replace(situation=situation._replace(details=details))
     if not waits or (op == "" and situation.activity not in _VAGUE):
         return standing
