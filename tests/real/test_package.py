@@ -70,6 +70,9 @@ def test_the_wheel_has_all_of_muster_and_nothing_else(built: Path):
         text = archive.read(metadata).decode()
     code = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src" / "muster").rglob("*.py")}
     code.add("muster/py.typed")  # users' type checkers read the annotations
+    pages = {f"muster/docs/{file.relative_to(ROOT / 'docs')}" for file in (ROOT / "docs").rglob("*") if file.is_file()}
+    assert {"muster/docs/hangs.md", "muster/docs/guides/failures.md"} <= pages <= names, "`muster docs` prints them"
+    names -= pages
     assert code == {name for name in names if ".dist-info/" not in name}
     assert f"\nVersion: {__version__}\n" in text
     assert "\nLicense-Expression: Apache-2.0\n" in text
@@ -82,6 +85,10 @@ def test_it_runs_in_a_fresh_environment(fresh: Path, tmp_path: Path):
     assert 0 == done.returncode, done.stderr
     assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
     assert "launcher fork" in done.stderr
+    page = subprocess.run(
+        [str(fresh), "docs", "hangs"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (0, (ROOT / "docs" / "hangs.md").read_text(), "") == (page.returncode, page.stdout, page.stderr)
     assert str(fresh.parent) in done.stderr, "the ranks have the Python of the environment"
     line = [str(fresh.with_name("python")), "-c", "import muster; print(muster.__file__)"]
     found = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)

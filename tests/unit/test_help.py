@@ -164,7 +164,14 @@ def test_every_page_has_examples_and_a_link(name: str, capsys: pytest.CaptureFix
     assert 1 <= len(command.examples) <= 3 and (len(command.examples) >= 2 or name == "lab install")
     text = shown([*name.split(), "--help"], capsys)
     end = text[text.index("\nExamples:\n") :].splitlines()[1:]
-    assert end == ["Examples:", *(f"  {line}" for line in command.examples), "", f"Documentation: {command.page}"]
+    assert end == [
+        "Examples:",
+        *(f"  {line}" for line in command.examples),
+        "",
+        f"Documentation: muster docs {Path(command.page).stem}",
+    ]
+    assert call(["docs", Path(command.page).stem], {}, 0.0) == 0, "what help names can be read"
+    assert capsys.readouterr().out == (ROOT / command.page).read_text()
     assert (ROOT / command.page).is_file()
 
 

@@ -19,7 +19,8 @@ from muster.linux.descriptors import open_standard_descriptors, outlive_readers
 def call(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Run a command line and return the exit code. Raises `MusterError`."""
     if words[:1] == ["help"] and len(words) > 1:
-        words = [*words[1:], "--help"]  # `muster help run`
+        of_command = words[1].startswith("-") or ALIASES.get(words[1], words[1]) in COMMANDS
+        words = [*words[1:], "--help"] if of_command else ["docs", *words[1:]]  # `muster help run`, `muster help hangs`
     if not words or words[0] in ("-h", "--help", "help"):
         _refuse_operands(words)
         from muster.cli.help import print_overview

@@ -30,6 +30,9 @@ A command line for torchrun on one node also works with `muster run` in place of
 Every option is also a key of `[run]` in muster.toml and an environment variable: --max-restarts is max_restarts and \
 MUSTER_MAX_RESTARTS."""
 
+_PLAN_NOTES = """\
+It takes the options of `muster run` and prints each command with the environment of each rank."""
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "launch the ranks of a script and wait until they finish",
@@ -53,7 +56,7 @@ COMMANDS: Mapping[str, Command] = {
         ),
         "docs/first-run.md",
         "muster.cli.run",
-        _RUN_NOTES,
+        _PLAN_NOTES,
     ),
     "ps": Command(
         "list runs, newest first",
@@ -208,7 +211,15 @@ COMMANDS: Mapping[str, Command] = {
         ("sudo muster lab up --nodes 3", "sudo muster lab shell", "sudo muster lab down"),
         "docs/lab.md",
         "muster.cli.lab",
-        "The hosts are `head`, where jobs are submitted, and n1, n2, …; the users are root and ada.",
+        "The hosts are `head`, where jobs are submitted, and n1, n2, …; the users are root and ada.\n\n"
+        "If sudo does not find muster, as in a virtual environment: `sudo $(command -v muster) lab up`.",
+    ),
+    "docs": Command(
+        "print a page of the documentation, or the list of pages",
+        ("[PAGE]",),
+        ("muster docs", "muster docs hangs", "muster docs first-run | less"),
+        "docs/install.md",
+        "muster.cli.docs",
     ),
     "completion": Command(
         "print the completion script for bash, zsh or fish",

@@ -161,6 +161,10 @@ def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
         return [(FILES, "")]
     if name == "completion":
         return [(shell, "") for shell in SHELLS]
+    if name == "docs":
+        from muster.cli.docs import pages
+
+        return [(page, "") for page in pages()]
     if name == "lab" and before[1] == "fault":
         from muster.lab.faults import FAULTS
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.cli.commands import COMMANDS, LAB, Command
@@ -64,10 +65,10 @@ class Page:
         self._lines += [" " * column + line for line in lines]
 
     def end(self, examples: Sequence[str], page: str) -> None:
-        """The examples, and where to read more."""
+        """The examples, and where to read more: the page that `page` names as a path, or all."""
         self.heading("Examples")
         self.verbatim(examples)
-        self._lines += ["", f"{self._styled('1', 'Documentation:')} {page}"]
+        self._lines += ["", f"{self._styled('1', 'Documentation:')} {_command_for(page)}"]
 
     def text(self) -> str:
         """The whole page."""
@@ -94,7 +95,7 @@ def print_overview(env: Mapping[str, str]) -> None:
     _rows(page, _OPTIONS)
     page.paragraph(_RUNS)
     page.paragraph("`muster COMMAND --help` shows the options of a command.")
-    page.end(run.examples, "README.md")
+    page.end(run.examples, "")
     page.print()
 
 
@@ -171,6 +172,11 @@ def _rows(page: Page, rows: Iterable[tuple[str, str]]) -> None:
     column = max(len(name) for name, _ in rows) + 2 * len(_INDENT)
     for name, text in rows:
         page.row(name, "", text, column)
+
+
+def _command_for(page: str) -> str:
+    """Return the command that prints a page of the documentation, without one, which lists them."""
+    return " ".join(["muster docs", *([Path(page).stem] if page else [])])
 
 
 def _width(env: Mapping[str, str]) -> int:

@@ -164,6 +164,12 @@ class CompletionOptions(Options):
     help = HELP
 
 
+class DocsOptions(Options):
+    """Options of `muster docs`."""
+
+    help = HELP
+
+
 class CleanOptions(RunDirOptions):
     """Options of `muster clean`."""
 
@@ -277,6 +283,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "launchers": LaunchersOptions,
     "doctor": DoctorOptions,
     "completion": CompletionOptions,
+    "docs": DocsOptions,
     "clean": CleanOptions,
     "attach": AttachOptions,
     "kill": KillOptions,
