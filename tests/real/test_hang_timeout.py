@@ -54,7 +54,7 @@ def test_a_hang_ends_the_run(muster: Any, script: Script) -> None:
     with RunProcesses(muster, "run", "-g", "2", "--hang-timeout", "3", "--on-hang", "kill", str(script(HANGS))) as run:
         status, _, err = run.end(120)
         assert 124 == status
-        assert "(--hang-timeout): rank 1 has not entered all_reduce" in err
+        assert "\nmuster: rank 1 has not entered all_reduce" in err and "(--hang-timeout)\n" in err
         outcome = run.outcome()
         assert ("timed out", "hang") == (outcome["state"], outcome["stopped"]["kind"])
 

@@ -47,6 +47,6 @@ def test_an_unknown_page() -> None:
     with pytest.raises(InvalidRequest, match="no such page: hang\nhint: did you mean `muster docs hangs`"):
         call(["docs", "hang"], {}, 0.0)
     with pytest.raises(InvalidRequest, match="`muster docs` lists them"):
-        call(["help", "failures-of-everything"], {}, 0.0)
+        call(["docs", "failures-of-everything"], {}, 0.0)
     with pytest.raises(InvalidRequest, match="prints one page, got: hangs top"):
         call(["docs", "hangs", "top"], {}, 0.0)

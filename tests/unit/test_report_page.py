@@ -49,7 +49,7 @@ def test_the_hang() -> None:
     assert (3,) == data.looks[0].verdict.odd
     assert verdict_in_words(data.looks[0].verdict, hosts) in text[: text.index("Timeline")]
     assert "default_pg 0-2 all_reduce #1240 float32 [1024] waiting" in text
-    assert "default_pg 3 all_reduce #1239 Float [1024] completed" in text
+    assert "default_pg 3 all_reduce #1239 float32 [1024] completed" in text
     stacks = text[text.index("state default_pg") : text.rindex("1m 30s after the start")]
     assert stacks.index(" rank 3: ") < stacks.index(" ranks 0-2 (3 ranks): "), "the odd one first"
     assert 1 == stacks.count("line 41 in load"), "a stack is shown once, without threads of libraries"

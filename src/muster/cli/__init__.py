@@ -20,7 +20,8 @@ def call(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Run a command line and return the exit code. Raises `MusterError`."""
     if words[:1] == ["help"] and len(words) > 1:
         of_command = words[1].startswith("-") or ALIASES.get(words[1], words[1]) in COMMANDS
-        words = [*words[1:], "--help"] if of_command else ["docs", *words[1:]]  # `muster help run`, `muster help hangs`
+        # `muster help run`, `muster help hangs`
+        words = [*words[1:], "--help"] if of_command or not _is_page(words[1]) else ["docs", *words[1:]]
     if not words or words[0] in ("-h", "--help", "help"):
         _refuse_operands(words)
         from muster.cli.help import print_overview
@@ -37,6 +38,12 @@ def call(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise InvalidRequest(f"unknown command: `{words[0]}`", _meant(words))
     status: int = getattr(import_module(COMMANDS[words[0]].module), words[0])(list(words[1:]), env, began)
     return status
+
+
+def _is_page(name: str) -> bool:
+    from muster.cli.docs import pages
+
+    return name in pages()
 
 
 def _refuse_operands(words: Sequence[str]) -> None:
