@@ -164,10 +164,21 @@ class LabCluster:
         rank = until(lambda: self.pids(host, r"script\.py"), f"a rank runs on {host}")[-1]
         return int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
 
+    def temporary(self) -> dict[str, list[str]]:
+        """Return the temporary directories of this test's runs by host, of hosts that are up."""
+        runs = {path.name for path in (self.home / "runs").glob("*")}
+        found: dict[str, list[str]] = {}
+        for host, init in self.lab.status()["hosts"].items():
+            for file in Path(f"/proc/{init}/root").glob("tmp/muster-*/run"):
+                with suppress(OSError):
+                    if file.read_text() in runs:
+                        found.setdefault(host, []).append(file.parent.name)
+        return found
+
     def nothing_left(self, timeout: float = 20) -> None:
-        """Return whether no process of this test runs on any host."""
+        """Check that no process and no temporary directory of this test is on any host."""
         deadline = time.monotonic() + timeout
-        while found := self.ours():
+        while found := self.ours() or self.temporary():
             assert time.monotonic() < deadline, found
             time.sleep(0.05)
 

@@ -88,6 +88,11 @@ def children(parent: int) -> list[int]:
     return sorted(found, key=lambda pid: int(stats[pid][19]))
 
 
+def parents(processes: Iterable[Process]) -> set[Process]:
+    """Return the parents of these processes."""
+    return {process(int(stat[1])) for one in processes if (stat := _stat(one.pid))}
+
+
 def environment(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with; empty if it is gone."""
     try:
@@ -116,6 +121,18 @@ def shared(pids: Iterable[int]) -> list[str]:
     """Return torch's files in shared memory created by these processes, whose pids are in the names."""
     beginnings = tuple(f"torch_{pid}_" for pid in pids)
     return [name for name in os.listdir("/dev/shm") if name.startswith(beginnings)]
+
+
+def temporary(run_id: str) -> list[str]:
+    """Return the temporary directories of this run on this machine."""
+    files = [file for base in ("/tmp", "/var/tmp", "/dev/shm") for file in Path(base).glob("muster-*/run")]
+    found = []
+    for file in files:
+        try:
+            found += [str(file.parent)] if file.read_text(errors="replace") == run_id else []
+        except OSError:  # removed in the meantime
+            continue
+    return found
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

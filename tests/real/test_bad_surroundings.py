@@ -404,7 +404,7 @@ def test_closed_descriptors_change_no_status(muster: Any, script: Script, launch
         assert b"\x0f\n" == muster.log(0) == muster.log(1)
     if launcher == "fork":
         done = closed(muster.argv("run", "-d", "-g", "2", str(path)), "012", **more)
-        assert 0 == done.returncode, done.stderr
+        assert 1 == done.returncode, "the run ID is lost"
         done = closed(muster.argv("wait", "last"), "1", **more)
         assert 7 == done.returncode, done.stderr
 
@@ -420,15 +420,28 @@ def test_many_ranks_with_few_descriptors(muster: Any) -> None:
     assert 60 == len(done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("command", ["wait", "show", "ps", "--help"])
-def test_no_status_depends_on_who_reads(muster: Any, script: Script, command: str) -> None:
-    """`| true`, `> /dev/full`, `2> /dev/full`: the output is lost, but not the exit code."""
+@pytest.mark.parametrize(
+    "words", ["wait last", "show", "show --json", "ps", "ps --json", "--help", "run --help", "version", "plan -- true"]
+)
+def test_output_that_cannot_be_written_is_an_error(muster: Any, words: str) -> None:
+    """`> /dev/full` and `>&-` fail with one message; `| true`, and what happens to stderr, change no exit code."""
     muster("run", "--launcher", "exec", "-g", "1", "--", "sh", "-c", "exit 7")
-    line = muster.argv(*(["wait", "last"] if command == "wait" else [command]))
-    for way in ('"$@" | true; exit ${PIPESTATUS[0]}', '"$@" > /dev/full', '"$@" 2> /dev/full'):
+    usual = 7 if words == "wait last" else 0
+    lost = usual or 1
+    full = "error: cannot write to stdout: No space left on device\n"
+    shut = "error: cannot write to stdout: it is closed\n"
+    ways = {
+        '"$@" | true; exit ${PIPESTATUS[0]}': (usual, ""),
+        '"$@" 2> /dev/full': (usual, ""),
+        '"$@" > /dev/full': (lost, full),
+        '"$@" >&-': (lost, shut),
+    }
+    for way, expected in ways.items():
         done = subprocess.run(
-            ["bash", "-c", way, "bash", *line], env=muster.env, cwd=muster.cwd, capture_output=True, text=True
+            ["bash", "-c", way, "bash", *muster.argv(*words.split())],
+            env=muster.env,
+            cwd=muster.cwd,
+            capture_output=True,
+            text=True,
         )
-        assert (7 if command == "wait" else 0) == done.returncode, (way, done.stderr)
-        lost = "error: cannot write to stdout: No space left on device\n"
-        assert (lost if "> /dev/full" in way and "2>" not in way else "") == done.stderr, way
+        assert expected == (done.returncode, done.stderr), way

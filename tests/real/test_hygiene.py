@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from running import RunProcesses, carriers, children, command, family, living, no_one_left, outcome, process, shared
+from running import (
+    RunProcesses,
+    carriers,
+    children,
+    command,
+    family,
+    living,
+    no_one_left,
+    outcome,
+    parents,
+    process,
+    shared,
+    temporary,
+)
 from waiting import until
 
 Script = Callable[..., Path]
@@ -79,12 +93,56 @@ def test_killing_the_agent_ends_everything_with_status_125(muster: Any, script: 
     with RunProcesses(muster, "run", "-g", "2", str(script(BUSY, "busy.py"))) as run:
         run.wrote("ready", range(2))
         found = everyone(run)
+        assert 1 == len(temporary(run.id)), "the sockets of its ranks"
         os.kill(run.agent(), signal.SIGKILL)
         status, _, err = run.end()
         assert 125 == status
         assert "exited (killed by signal 9), and its ranks with it" in err
         no_one_left(found, run.id)
+        assert [] == temporary(run.id)
         assert " error " in muster("ps").stdout
+
+
+def test_killing_a_detached_agent_leaves_no_files(muster: Any, script: Script) -> None:
+    started = muster("run", "-d", "-g", "2", "--launcher", "fork", str(script(TIDY, "tidy.py")))
+    assert 0 == started.returncode, started.stderr
+    (path,) = (muster.home / "runs").iterdir()
+    try:
+        until(lambda: "ready" in muster("logs", path.name).stdout, "the ranks are ready")
+        assert 1 == len(temporary(path.name)), "the sockets of its ranks"
+        agents = {one.pid for one in parents(carriers(path.name))} - {one.pid for one in carriers(path.name)}
+        for agent in agents:
+            os.kill(agent, signal.SIGKILL)
+        until(lambda: not temporary(path.name), "the directory of the sockets is removed")
+        no_one_left([], path.name)
+    finally:
+        muster("kill", path.name)
+
+
+def test_the_next_agent_removes_the_files_of_one_that_was_killed_with_its_guard(muster: Any, script: Script) -> None:
+    tidy = str(script(TIDY, "tidy.py"))
+    with RunProcesses(muster, "run", "-g", "2", "--launcher", "fork", tidy) as run:
+        run.wrote("ready", range(2))
+        found, agent = run.everybody(), process(run.agent())
+        guard = next(one.pid for one in found if agent.pid in children(one.pid))
+        os.kill(guard, signal.SIGKILL)
+        os.kill(agent.pid, signal.SIGKILL)
+        run.end()
+        no_one_left(found, run.id)
+    (left,) = temporary(run.id)
+    assert run.id in muster("clean", "--dry-run").stdout
+    with RunProcesses(muster, "run", "-g", "2", "--launcher", "fork", tidy) as alive:
+        alive.wrote("ready", range(2))
+        until(lambda: not os.path.exists(left), "the next agent removes it")
+        own = temporary(alive.id)
+        assert 1 == len(own)
+        with RunProcesses(muster, "run", "-g", "2", "--launcher", "fork", tidy) as third:
+            third.wrote("ready", range(2))
+            time.sleep(1.5)  # longer than an agent waits before it looks
+            os.kill(third.agent(), signal.SIGKILL)
+            third.end()
+            assert [] == temporary(third.id)
+        assert own == temporary(alive.id), "nobody removes the files of a live agent"
 
 
 def test_killing_muster_and_its_agent_at_once_ends_the_ranks(muster: Any, script: Script) -> None:
@@ -99,6 +157,7 @@ def test_killing_muster_and_its_agent_at_once_ends_the_ranks(muster: Any, script
             "state    lost: muster and its agent were killed, or the disk was full"
             in muster("show").stdout.splitlines()
         )
+        assert [] == temporary(run.id)
 
 
 TIDY = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -94,8 +95,7 @@ def test_clean_leaves_what_is_planted(muster: Any, shared: Path, tmp_path: Path)
 
 
 def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
-    path = private_tmp.make(str(shared), "a token", "20260101-000000-abcde-mine")
-    kept = private_tmp.put_shim(path, b"text", "1")
+    path, kept = private_tmp.claim(str(shared), "a token", "20260101-000000-abcde-mine", b"text")
     os.mkfifo(f"{path}/fifo")
     (Path(path) / "rank.pyz.2").symlink_to("/dev/zero")
     assert 0o700 == os.stat(path).st_mode & 0o777
@@ -108,7 +108,7 @@ def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
 @pytest.mark.parametrize("plant", ["folder", "file", "link", "fifo", "dangling link", "open folder"])
 def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
     """The name cannot be predicted; and even if it were, nothing of muster's gets into a planted directory."""
-    path = Path(private_tmp.make(str(shared), "a token", "run"))
+    path = Path(claimed(shared))
     private_tmp.remove(str(path))
     make: dict[str, Callable[[], Any]] = {
         "folder": path.mkdir,
@@ -122,15 +122,62 @@ def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
     if plant != "open folder":
         given_away(path)
     with pytest.raises(OSError, match="created by another user"):
-        private_tmp.make(str(shared), "a token", "run")
+        private_tmp.claim(str(shared), "a token", "run")
     assert not (tmp_path / "run").exists() and not (tmp_path / "new").exists()
 
 
+def claimed(shared: Path, token: str = "a token") -> str:
+    """Claim a directory as an agent does that is killed at once, and return its path."""
+    path, lock = private_tmp.claim(str(shared), token, "20260101-000000-abcde-mine")
+    os.close(lock)
+    return path
+
+
+def test_a_sweep_removes_what_a_killed_agent_left(shared: Path, tmp_path: Path) -> None:
+    dead, (alive, lock) = claimed(shared), private_tmp.claim(str(shared), "other", "20260101-000000-abcde-alive")
+    elsewhere = claimed(shared, "another machine")
+    (Path(elsewhere) / "boot").write_text("of another machine")
+    (Path(dead) / "socket").symlink_to(tmp_path)
+    prey = tmp_path / "prey"
+    prey.mkdir(mode=0o700)
+    for name in ("run", "boot"):
+        (prey / name).write_text((Path(dead) / name).read_text())
+    for plant in PLANTED:
+        plant(shared, prey)
+    planted = set(os.listdir(shared)) - {os.path.basename(dead)}
+    private_tmp.sweep({"TMPDIR": str(shared)})
+    assert planted == set(os.listdir(shared))
+    assert {"run", "boot", "rank.pyz"} == set(os.listdir(alive))
+    assert {"run", "boot"} == set(os.listdir(prey))
+    assert not private_tmp.remove_dead(alive)
+    os.close(lock)
+    assert private_tmp.remove_dead(alive) and not os.path.exists(alive)
+
+
+def test_agents_that_claim_a_name_while_others_sweep_keep_it(shared: Path) -> None:
+    """Each claims the directory that a killed agent has left: nobody sweeps it from then on."""
+    claims = """
+import os, sys
+from muster.linux import private_tmp
+for number in range(200):
+    path, lock = private_tmp.claim(sys.argv[1], "a token", "20260101-000000-abcde-mine")
+    for _ in range(3):
+        private_tmp.sweep({"TMPDIR": sys.argv[1]})
+        assert os.path.samestat(os.stat(path + "/rank.pyz"), os.fstat(lock)), number
+    os.close(lock)
+"""
+    words = [sys.executable, "-c", claims, str(shared)]
+    started = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(0, "")] * 3 == [(one.wait(60), one.communicate()[1]) for one in started]
+
+
 def test_agents_of_one_run_share_it(shared: Path) -> None:
-    path = private_tmp.make(str(shared), "a token", "run")
-    kept = [private_tmp.put_shim(path, b"text", str(number)) for number in range(2)]
-    assert path == private_tmp.make(str(shared), "a token", "run") != private_tmp.make(str(shared), "other", "run")
-    assert {"run", "rank.pyz"} == set(os.listdir(path))
+    (path, first), (other, second) = (private_tmp.claim(str(shared), "a token", "run", b"text") for _ in range(2))
+    kept = [first, second]
+    third, lock = private_tmp.claim(str(shared), "other", "run")
+    os.close(lock)
+    assert path == other != third
+    assert {"run", "boot", "rank.pyz"} == set(os.listdir(path))
     os.close(kept[0])
     with pytest.raises(BlockingIOError), open(f"{path}/rank.pyz") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,7 +29,4 @@ def test_a_hang_across_hosts(there: LabCluster) -> None:
     assert [(0, 0), (1, 1)] == [(one.rank, one.node) for one in found.inspections]
     assert [False, True] == [one.collectives[-1].done for one in found.inspections]
     assert 2 == len(found.clock_offsets) and 0.0 == found.clock_offsets[0] and abs(found.clock_offsets[1]) < 0.5
-    for host in ("n1", "n2"):
-        left = there.lab.run(host, ["sh", "-c", "ls -d /tmp/muster-*"], cwd="/").stdout
-        assert "" == left, "no directory of sockets"
     there.nothing_left()

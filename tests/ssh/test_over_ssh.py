@@ -143,6 +143,7 @@ def test_a_killed_controller_is_restarted_transparently(there: LabCluster) -> No
 def test_a_killed_agent_ends_the_run_on_all_hosts(there: LabCluster, host: str) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", "--grace", "2", there.script(TICK), "10000", "0.05")
     there.steps(3, 3)
+    assert {"n1", "n2", "n3"} == set(there.temporary())
     os.kill(there.agent(host), signal.SIGKILL)
     assert 125 == process.wait(timeout=60), there.said()
     assert f"lost {host}: muster's agent on it exited, and its ranks with it" in there.said()

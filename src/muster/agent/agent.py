@@ -611,11 +611,10 @@ class Agent:
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()
-        if self.prepared and self.ranks.sockets is not None:
-            self.ranks.sockets.close()
         spared = self.ranks.persistent_pids() if self.prepared and self.controller is not None else ()
         _, left = processes.kill_descendants(os.getpid(), spared)
         if self.prepared:
+            self.ranks.remove_temporary()
             self.record_end(f"the agent failed ({text.strip().splitlines()[-1]})", left)
         os._exit(1)
 

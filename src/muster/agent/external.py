@@ -143,20 +143,19 @@ class ExternalRanks:
         there = [conf["base"]] if conf["base"] else [*found, self.run.folder]
         error: OSError | None = None
         for base in there:
-            path = ""
             try:
-                path = private_tmp.make(base, conf["token"], conf["run_id"])
-                return path, private_tmp.put_shim(path, text, f"{os.getpid()}.{self.run.node}")
+                return private_tmp.claim(base, conf["token"], conf["run_id"], text)
             except OSError as failed:
                 error = failed
-                private_tmp.remove(path) if path else None
         assert error is not None
         raise error
 
     def close(self) -> None:
         """Remove the shim, and what launchers left."""
-        os.close(self.shim_lock)
-        private_tmp.remove(self.workdir)
+        if self.shim_lock >= 0:
+            os.close(self.shim_lock)
+            private_tmp.remove(self.workdir)
+            self.shim_lock = -1
 
     # ---- launchers --------------------------------------------------------------------------------------------------
 

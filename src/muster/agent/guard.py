@@ -1,4 +1,4 @@
-"""The parent of an agent, which ends what the agent leaves when it is killed.
+"""The parent of an agent, which ends and removes what the agent leaves when it is killed.
 
 Processes that ranks started outlive them, and often only their ancestry shows whose they are. So there must be a
 subreaper above the agent. It cannot be the process that starts a run: that may be any program, whose own children must
@@ -11,7 +11,7 @@ import os
 import signal
 from typing import NoReturn
 
-from muster.linux import processes
+from muster.linux import private_tmp, processes
 
 
 def guard_from_here() -> None:
@@ -31,7 +31,7 @@ def guard_from_here() -> None:
 
 
 def guard(agent: int, spared: str = "", after_success: bool = True) -> NoReturn:
-    """Wait for the agent, a child of this process, to exit; kill what it left, and exit the same way.
+    """Wait for the agent, a child of this process, to exit; remove what it left, and exit the same way.
 
     Processes with `spared` on their command line survive. Without `after_success` all do, unless the agent failed.
     """
@@ -50,6 +50,8 @@ def guard(agent: int, spared: str = "", after_success: bool = True) -> NoReturn:
         processes.kill_descendants(
             os.getpid(), [pid for pid in family if spared and os.fsencode(spared) in processes.words_of(pid)]
         )
+    if status:
+        private_tmp.sweep(os.environ)  # a process that was killed has removed nothing
     if os.WIFSIGNALED(status):
         _end_by(os.WTERMSIG(status))
     os._exit(os.WEXITSTATUS(status))

@@ -69,5 +69,5 @@ def clean(dry: bool) -> None:
     for run, path in private_tmp.left(os.environ):
         folders.setdefault(run, []).append(path)
         if not dry:
-            private_tmp.remove(path)
+            private_tmp.remove_dead(path)
     proxy.send("cleaned", runs=told, folders=folders, left=left)

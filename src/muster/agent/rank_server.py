@@ -79,8 +79,7 @@ class RankSockets:
             if len(base) + private_tmp.NAME_LENGTH + _ROOM > _LONGEST:
                 continue
             try:
-                self._folder = private_tmp.make(base, os.urandom(16).hex(), self._run_id)
-                self._lock = private_tmp.put_shim(self._folder, b"", str(os.getpid()))
+                self._folder, self._lock = private_tmp.claim(base, os.urandom(16).hex(), self._run_id)
                 return
             except OSError:
                 continue

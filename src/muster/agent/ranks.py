@@ -49,6 +49,9 @@ _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _SOON = 0.02
 """Seconds after which a node is described: by then the fork server, or the ranks, have been started."""
 
+_LATER = 1.0
+"""Seconds after which an agent looks for what others left: short runs are not delayed by it."""
+
 
 class RankProcesses:
     """The processes that an agent has started."""
@@ -139,6 +142,13 @@ class RankProcesses:
             self.emit("ready", fork=False, why="")
         self.sockets = RankSockets(self.run.run_id, "" if self.external is None else self.external.workdir)
         self.loop.call_later(_SOON, self.record)
+        self.loop.call_later(_LATER, self.sweep)
+
+    def sweep(self) -> None:
+        """Remove what earlier agents of this user left here, if they were killed together with their guards."""
+        from muster.linux import private_tmp
+
+        private_tmp.sweep(os.environ)
 
     def record(self) -> None:
         """Describe what runs on this node, beside the ranks."""
@@ -695,13 +705,17 @@ class RankProcesses:
             processes.send_signal(pid, signal.SIGKILL)
         self.recorder.end()
         self.store.end()
+        self.remove_temporary()
+        if self.forkserver is not None and self.forkserver.connected:
+            self.loop.remove_reader(self.forkserver.sock.fileno())
+            self.forkserver.close()
+
+    def remove_temporary(self) -> None:
+        """Remove the files of this run outside the run directory."""
         if self.external is not None:
             self.external.close()
         if self.sockets is not None:
             self.sockets.close()
-        if self.forkserver is not None and self.forkserver.connected:
-            self.loop.remove_reader(self.forkserver.sock.fileno())
-            self.forkserver.close()
 
 
 def _shared_bytes(size: int) -> int | None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from muster.cli.commands import ALIASES, COMMANDS
 from muster.core.printable import guard
 from muster.errors import InvalidRequest, MusterError
-from muster.linux.descriptors import open_standard_descriptors, outlive_readers
+from muster.linux.descriptors import open_standard_descriptors, outlive_readers, output_is_lost
 
 
 def call(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -84,4 +84,4 @@ def main(words: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     sys.stdout.flush()
-    sys.exit(status)
+    sys.exit(status or int(output_is_lost()))

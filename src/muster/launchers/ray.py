@@ -63,7 +63,7 @@ def main():
     port = free_port()
     at = f"{address}:{port}"
     head = ["--head", "--node-ip-address", address, "--port", port, "--include-dashboard=false"]
-    head += ["--temp-dir", temp]
+    head += ["--temp-dir", temp + "/r"]  # Ray lets every user write there
     subprocess.run(ray_start(count, *head), check=True)
     try:
         for host, _, count in others:

@@ -7,6 +7,9 @@ import os
 import sys
 from typing import Any
 
+_closed: set[int] = set()
+"""Standard descriptors that this process was started without."""
+
 
 def open_standard_descriptors() -> None:
     """Open /dev/null in place of each of stdin, stdout and stderr that is closed.
@@ -20,6 +23,7 @@ def open_standard_descriptors() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, so this one
             os.set_inheritable(fd, True)
+            _closed.add(fd)
         if getattr(sys, name) is None:  # Python found it closed
             setattr(sys, name, open(fd, mode, errors="backslashreplace", closefd=False))
 
@@ -34,16 +38,21 @@ def lead_nowhere(fd: int) -> None:
 class _Lasting:
     """A stream whose writes never fail, even if the reader is gone (`| head`) or the disk is full.
 
-    A command computes the same result and exit code whoever reads its output. Without this, the error is raised
-    wherever Python happens to flush: in a `print`, or after the last line of the program.
+    Without this, the error is raised wherever Python happens to flush: in a `print`, or after the last line of the
+    program.
     """
 
     def __init__(self, fd: int, stream: Any):
         self._fd, self._stream = fd, stream
+        self.is_lost = False
+        """True if text could not be written, for another reason than that its reader is gone."""
 
     def write(self, text: str) -> int:
         """Write text; an OSError redirects the stream to /dev/null."""
         try:
+            if text and self._fd in _closed:
+                _closed.discard(self._fd)
+                raise OSError(errno.EBADF, "it is closed")
             self._stream.write(text)
         except OSError as error:
             self._lose(error)
@@ -65,6 +74,7 @@ class _Lasting:
         lead_nowhere(self._fd)
         self._stream.flush()  # the buffered text goes to /dev/null too, instead of raising an error at exit
         if self._fd == 1 and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal is gone
+            self.is_lost = True
             print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
@@ -74,3 +84,8 @@ class _Lasting:
 def outlive_readers() -> None:
     """Replace sys.stdout and sys.stderr by streams whose writes never fail."""
     sys.stdout, sys.stderr = _Lasting(1, sys.stdout), _Lasting(2, sys.stderr)
+
+
+def output_is_lost() -> bool:
+    """Return whether something printed to stdout could not be written (`> /dev/full`); it is reported already."""
+    return isinstance(sys.stdout, _Lasting) and sys.stdout.is_lost

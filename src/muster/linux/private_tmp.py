@@ -21,15 +21,18 @@ from muster.linux import processes
 SHIM = "rank.pyz"
 _RUN = "run"
 """Name of the file that holds the run id."""
+_BOOT = "boot"
+"""Name of the file that holds the boot ID of the machine."""
+_TRIES = 5
 
 USUAL = ("/tmp", "/var/tmp", "/dev/shm")
 
 _NAME = re.compile(r"muster-[0-9a-f]{8}")
 NAME_LENGTH = len("/muster-01234567")
-"""Length of what `make` adds to the base directory."""
+"""Length of what `claim` adds to the base directory."""
 _ROOM = 1 << 20
-_SHORT = 24
-"""Ray creates sockets below it, whose paths have at most 107 bytes; Ray needs 66 of them, our own name 16."""
+_SHORT = 22
+"""Ray creates sockets below it, whose paths have at most 107 bytes; Ray needs 66 of them, our own names 18."""
 
 
 def candidates(env: Mapping[str, str]) -> list[str]:
@@ -67,27 +70,44 @@ def fits(base: str, short: bool) -> bool:
     return not short or len(base) <= _SHORT
 
 
-def make(base: str, token: str, run_id: str) -> str:
-    """Create the temporary directory of a run, accessible by this user only, and return its path.
+def claim(base: str, token: str, run_id: str, shim: bytes = b"") -> tuple[str, int]:
+    """Create the temporary directory of a run, accessible by this user only; return its path and a locked descriptor.
 
-    An existing directory is used if it belongs to this user and is private. Raises OSError.
+    By the lock, which ends with this process at the latest, `left` recognizes that the run is alive. An existing
+    directory is used if it belongs to this user and is private: agents of a run that share a base directory share
+    it, with the same `shim`. Raises OSError.
     """
     path = os.path.join(base, "muster-" + hashlib.sha256(f"temporary {token}".encode()).hexdigest()[:8])
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass  # created by another agent of this run, or by an earlier attempt
-    folder = _open_own(path)
-    if folder is None:
-        raise OSError(errno.EEXIST, "created by another user", path)
-    try:
-        _write(folder, _RUN, run_id.encode())
-    except OSError:
-        remove(path)
-        raise
-    finally:
-        os.close(folder)
-    return path
+    for _ in range(_TRIES):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass  # created by another agent of this run, or by an earlier attempt
+        folder = _open_own(path)
+        if folder is None:
+            if not os.path.lexists(path):
+                continue
+            raise OSError(errno.EEXIST, "created by another user", path)
+        lock = None
+        try:
+            lock = _put_shim(folder, shim)
+            if _is_linked(folder, lock):
+                # last: until then nobody takes it for what a killed agent left
+                _write(folder, _BOOT, _boot_id())
+                _write(folder, _RUN, run_id.encode())
+                return path, lock
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if lock is not None:
+                os.close(lock)
+            remove_dead(path)
+            raise
+        finally:
+            os.close(folder)
+        if lock is not None:
+            os.close(lock)  # another process has just removed what a killed agent left under this name
+    raise OSError(errno.EAGAIN, "removed again and again by another process", path)
 
 
 def own_folder(name: str, env: Mapping[str, str]) -> str:
@@ -103,36 +123,47 @@ def own_folder(name: str, env: Mapping[str, str]) -> str:
     return next((path for base in bases(env) if not os.path.lexists(path := os.path.join(base, name))), "")
 
 
-def put_shim(path: str, text: bytes, unique: str) -> int:
-    """Write the shim into the directory of a run, unless another agent has; return an open, locked descriptor of it.
-
-    By the lock, `left` recognizes that the run is alive. Raises OSError.
-    """
-    folder = _open_own(path)
-    if folder is None:
-        raise OSError(errno.EEXIST, "created by another user", path)
-    try:
-        part = f"{SHIM}.{unique}"
-        _write(folder, part, text)
-        try:
-            os.link(part, SHIM, src_dir_fd=folder, dst_dir_fd=folder)
-        except FileExistsError:
-            pass  # the machines of this run share this directory; the text is the same, and an agent holds a lock on it
-        finally:
-            os.unlink(part, dir_fd=folder)
-        kept = os.open(SHIM, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
-    finally:
-        os.close(folder)
-    fcntl.flock(kept, fcntl.LOCK_SH)
-    return kept
-
-
 def remove(path: str) -> None:
     """Remove the directory of a run with its contents, if it belongs to this user."""
     folder = _open_own(path)
     if folder is not None:
         os.close(folder)
         shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
+
+
+def remove_dead(path: str) -> bool:
+    """Remove the directory of a run with its contents, unless a live agent holds it; return whether it is gone."""
+    folder = _open_own(path)
+    if folder is None:
+        return not os.path.lexists(path)
+    lock = None
+    try:
+        lock = _lock_exclusively(folder)
+        if lock is None:
+            return False
+        shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
+    finally:
+        os.close(folder)
+        if lock is not None and lock >= 0:
+            os.close(lock)
+    return not os.path.lexists(path)
+
+
+def sweep(env: Mapping[str, str]) -> None:
+    """Remove what killed agents of this user left on this machine since it was booted.
+
+    A file system may be shared by machines that do not see each other's locks; so what another machine created is left
+    to `muster clean`.
+    """
+    boot = _boot_id().decode()
+    for _, path in left(env):
+        folder = _open_own(path)
+        if folder is None:
+            continue
+        here = _read(folder, _BOOT) == boot
+        os.close(folder)
+        if here and boot:
+            remove_dead(path)
 
 
 def left(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -142,20 +173,23 @@ def left(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """
     for base in candidates(env):
         try:
-            names = sorted(os.listdir(base))
+            names = sorted(filter(_NAME.fullmatch, os.listdir(base)))
         except OSError:
             continue
-        for name in filter(_NAME.fullmatch, names):
+        for name in names:
             path = os.path.join(base, name)
             folder = _open_own(path)
             if folder is None:
                 continue
             try:
                 run = _read(folder, _RUN)
-                if run and not _held(folder):
-                    yield run, path
+                lock = _lock_exclusively(folder) if run else None
             finally:
                 os.close(folder)
+            if lock is not None:
+                if lock >= 0:
+                    os.close(lock)
+                yield run, path
 
 
 def _open_own(path: str) -> int | None:
@@ -190,16 +224,54 @@ def _read(folder: int, name: str) -> str:
         os.close(file)
 
 
-def _held(folder: int) -> bool:
-    """Return whether a live agent has its shim there."""
+def _put_shim(folder: int, text: bytes) -> int:
+    """Write the shim, unless another agent has; return an open, locked descriptor of it."""
+    part = f"{SHIM}.{os.urandom(8).hex()}"
+    _write(folder, part, text)
+    try:
+        os.link(part, SHIM, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileExistsError:
+        pass  # the machines of this run share this directory; the text is the same, and an agent holds a lock on it
+    finally:
+        os.unlink(part, dir_fd=folder)
+    kept = os.open(SHIM, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        fcntl.flock(kept, fcntl.LOCK_SH)
+    except OSError:
+        os.close(kept)
+        raise
+    return kept
+
+
+def _lock_exclusively(folder: int) -> int | None:
+    """Return a descriptor of the shim there, locked against every agent; None if a live agent has locked it.
+
+    It is -1 if there is no shim.
+    """
     try:
         file = os.open(SHIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
-        return False
+        return -1
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return True
-    finally:
         os.close(file)
-    return False
+        return None
+    return file
+
+
+def _is_linked(folder: int, shim: int) -> bool:
+    """Return whether that descriptor is still the shim in the directory."""
+    try:
+        return os.path.samestat(os.stat(SHIM, dir_fd=folder, follow_symlinks=False), os.fstat(shim))
+    except OSError:
+        return False
+
+
+def _boot_id() -> bytes:
+    """Return what distinguishes this machine, since it was booted, from others; empty if unknown."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
