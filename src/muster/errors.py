@@ -81,6 +81,8 @@ class RemoteError(MusterError):
         """The rank that failed; None if no single rank did."""
         self.run = ""
         """The id of the run."""
+        self.log = ""
+        """The path of the log with the stderr of that rank."""
         self.traceback = ""
         """The traceback of the rank as text; empty if it raised no exception."""
         self.exception: BaseException | None = None
@@ -92,4 +94,5 @@ class RemoteError(MusterError):
         return self.message
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, (super().__str__(), self.traceback and f"\n{self.traceback.rstrip()}")))
+        place = ", ".join(filter(None, (self.run and f"run: {self.run}", self.log and f"log: {self.log}")))
+        return "\n".join(filter(None, (super().__str__(), place, self.traceback and f"\n{self.traceback.rstrip()}")))

@@ -549,3 +549,51 @@ def test_a_users_file_is_clean_under_strict_mypy_and_mistakes_are_found(tmp_path
         done = subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert status == done.returncode, done.stdout + done.stderr
         assert all(word in done.stdout for word in words), done.stdout
+
+
+def test_tracebacks_show_the_lines_of_the_user_and_not_those_of_muster(program: Program) -> None:
+    text = """
+import _thread, os, threading, time, traceback
+import muster
+
+def train():
+    raise ValueError("bad label")
+
+def interrupted():
+    threading.Timer(1, _thread.interrupt_main).start()
+    muster.run(time.sleep, 60, grace=1)
+
+def remote():
+    muster.run(train)
+
+def refused():
+    muster.run(train, nproc_per_node=0)
+
+def signalled():
+    muster.run(lambda: os.kill(os.getpid(), 9))
+
+def not_met():
+    muster.init("no such backend")
+
+for call in (remote, refused, signalled, interrupted, not_met):
+    try:
+        call()
+    except BaseException as error:
+        found = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        ours = [name for name in found if "muster/" in name.rpartition("/src/")[2] and "/torch/" not in name]
+        print(call.__name__, type(error).__name__, len(ours), len(found) - len(ours) >= 2)
+        remote = error if isinstance(error, muster.RemoteError) else error.__cause__
+        if isinstance(remote, muster.RemoteError):
+            text = str(remote)
+            assert remote.run in text and f"on {remote.host}" in text and f"rank {remote.rank}" in text, text
+            assert f"log: {remote.log}" in text and os.path.exists(remote.log), text
+"""
+    done = program(text)
+    expected = [
+        "remote ValueError 1 True",
+        "refused InvalidRequest 1 True",
+        "signalled RemoteError 1 True",
+        "interrupted KeyboardInterrupt 1 True",
+        "not_met AssertionError 1 True",
+    ]
+    assert expected == [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))], done.stderr

@@ -89,6 +89,7 @@ def _failure(run: Run, outcome: RunResult, found: RankExit) -> RemoteError:
     stored = _stored(run, outcome.attempt, found.rank) if is_call(run) else None
     if stored is not None and stored.says.get("kind") == "error":
         failed = _error(run, found.rank, f"raised {stored.says['line']}", None)
+        failed.log = str(run.log(outcome.attempt, found.rank, "err"))
         failed.traceback = str(stored.says["traceback"])
         if stored.says.get("pickled"):
             try:
@@ -100,7 +101,8 @@ def _failure(run: Run, outcome: RunResult, found: RankExit) -> RemoteError:
     failure = found.failure
     ended = f"was killed by signal {found.signal}" if found.signal is not None else f"exited with code {found.code}"
     said = f": {failure.summary}" if failure is not None and failure.summary else ""
-    failed = _error(run, found.rank, ended + said, f"log: muster logs {run.operand} --rank {found.rank}")
+    failed = _error(run, found.rank, ended + said, f"see its output: muster logs {run.operand} --rank {found.rank}")
+    failed.log = str(run.log(outcome.attempt, found.rank, "err"))
     failed.traceback = "\n".join(failure.frames) if failure is not None else ""
     return failed
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from muster.agent.rank_info import Identity, detect
 from muster.errors import InvalidRequest
+from muster.python.entry import entry
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,7 @@ class Rank:
     ) -> None:
         self.close(wait=kind is None)
 
+    @entry
     def close(self, wait: bool = True) -> None:
         """Destroy the process group that `init` made. `wait`: wait first until all ranks have come this far."""
         import torch.distributed as dist
@@ -71,6 +73,7 @@ class Rank:
         self._owns_group = False
 
 
+@entry
 def init(backend: str | None = None, *, timeout: float | None = None) -> Rank:
     """Initialize the process group of this rank and return its place in it: under any launcher, or alone.
 

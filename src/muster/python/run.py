@@ -17,6 +17,7 @@ from muster.core.results import SIGINT, RunResult, RunState
 from muster.errors import ControlError, InvalidRequest, RemoteError, Unreachable
 from muster.linux import processes
 from muster.python import failures, log_lines
+from muster.python.entry import entry
 from muster.runner.handle import RunHandle
 from muster.ui.hang_text import evidence_in_words, verdict_in_words
 
@@ -75,6 +76,7 @@ class Run(Generic[T]):
         """Return whether the run has ended."""
         return not self.status().lives
 
+    @entry
     def wait(self, timeout: float | None = None) -> RunResult | None:
         """Wait at most `timeout` seconds (None: no limit) for the end; return how it ended, or None if it has not.
 
@@ -85,6 +87,7 @@ class Run(Generic[T]):
             return self._handle.result()  # the connection was lost: raises if the result is not known
         return found
 
+    @entry
     def results(self, timeout: float | None = None) -> list[T]:
         """Wait for the end, and return what the function returned on each rank, by rank; None for ranks of a script.
 
@@ -96,6 +99,7 @@ class Run(Generic[T]):
         """
         return failures.results_of(self._run, self._ended(timeout))
 
+    @entry
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end, and return what the function returned on rank 0. Raises like `results`."""
         return self.results(timeout)[0]
@@ -108,7 +112,7 @@ class Run(Generic[T]):
         try:
             failures.raise_failure(self._run, outcome)
         except BaseException as error:
-            return error
+            return error.with_traceback(None)
         return None
 
     @property
@@ -181,6 +185,7 @@ class Run(Generic[T]):
         ranks = None if rank is None else [rank] if isinstance(rank, int) else list(rank)
         return log_lines.read(self._run, ranks, follow, stream)
 
+    @entry
     def stacks(self) -> dict[int, str]:
         """Return the current Python stack of each running rank, without stopping the ranks."""
         if reconcile(self._run).state is not RunState.RUNNING:
@@ -193,6 +198,7 @@ class Run(Generic[T]):
             for rank, text in sorted(answer.get("texts", {}).items(), key=lambda item: int(item[0]))
         }
 
+    @entry
     def why(self) -> Why:
         """Return which ranks keep the others waiting: now, or for a run that has ended, when its last record was made.
 
@@ -202,6 +208,7 @@ class Run(Generic[T]):
         evidence = tuple(evidence_in_words(look.verdict, look.hosts))
         return Why(verdict_in_words(look.verdict, look.hosts), look.verdict.odd, evidence, look.live)
 
+    @entry
     def kill(self) -> None:
         """Terminate the ranks as `muster kill` does, and wait until the run has ended. Does nothing if it has."""
         state, scheduled = self.status(), self._run.scheduled
@@ -239,6 +246,7 @@ class Run(Generic[T]):
                 continue
 
 
+@entry
 def attach(which: str = "last", *, run_dir: str | None = None) -> Run[Any]:
     """Return an existing run by its id, its name, a prefix of its id, or `last`: from any program of this user.
 

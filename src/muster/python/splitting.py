@@ -12,6 +12,7 @@ from muster.config.options import RUN
 from muster.config.record import Option
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
+from muster.python.entry import entry
 
 _OF_TERMINALS = frozenset(("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin"))
 """Options that make sense only on a command line."""
@@ -39,12 +40,13 @@ class Split(NamedTuple):
 
 
 def described(call: _Call) -> _Call:
-    """Give a function the signature with all options, for `help()` and for completion in a notebook."""
+    """Give an entry point the signature with all options, for `help()` and for completion in a notebook."""
     fixed = list(inspect.signature(call).parameters.values())
     only = inspect.Parameter.KEYWORD_ONLY
     named = [inspect.Parameter(name, only, default=None) for name in (*OWN, *OPTIONS)]
-    call.__signature__ = inspect.Signature([*fixed[:-1], *named, fixed[-1]])  # type: ignore[attr-defined]
-    return call
+    entered = entry(call)
+    entered.__signature__ = inspect.Signature([*fixed[:-1], *named, fixed[-1]])  # type: ignore[attr-defined]
+    return entered
 
 
 def name_of(function: Callable[..., Any]) -> str:
