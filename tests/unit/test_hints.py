@@ -35,7 +35,7 @@ WORDS = {
     "ImportError: /work/fused_ops.so: undefined symbol: _ZN2at4_ops": "a compiled extension does not fit",
     "EOFError: EOF when reading a line": "stdin is /dev/null",
     "bdb.BdbQuit": "stdin is /dev/null",
-    "ModuleNotFoundError: No module named 'wandb'": "install it for the Python of the ranks",
+    "ModuleNotFoundError: No module named 'wandb'": "install the missing module for the Python of the ranks",
 }
 
 

@@ -396,6 +396,40 @@ def test_options_of_slurm_hint_at_it(place: dict[str, str], line: str, sentence:
     assert hint is None or hint in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence", "hint"),
+    [
+        ("--prefix {foo}", "invalid placeholder in `--prefix {foo}`", "use {rank}"),
+        ("--prefix {time:%Q}", "unknown directive in {time:%Q}: %Q", "`{time:%H:%M:%S}`"),
+        ("--prefix {time:%H%}", "unknown directive in {time:%H%}: %", "`{time:%H:%M:%S}`"),
+        ("-m", "-m takes the name of a module, got a file: train.py", "leave out `-m`, or name the module: `-m train`"),
+        ("-m pkg/train", "-m takes the name of a module, got a file: pkg/train", "`-m pkg.train`"),
+        ("--on-hang restart --max-restarts 0", "--on-hang restart requires --max-restarts", "add `--max-restarts 1`"),
+        ("--slurm --mem lots", "invalid value for --mem: 'lots' (expected a size such as `64G`", "--mem SIZE"),
+    ],
+)
+def test_what_a_run_would_refuse_a_plan_refuses(place: dict[str, str], line: str, sentence: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call(["plan", *line.split(), "train.py"], place, 0.0)
+    assert sentence in caught.value.sentence
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("line", ["--prefix {time:%-d.%m.%f|%Ey|%%|iso}", "--slurm --mem 64GB", "--slurm --mem 0"])
+def test_what_strftime_and_slurm_read_is_accepted(place: dict[str, str], line: str) -> None:
+    call(["plan", *line.split(), "train.py"], place, 0.0)
+
+
+def test_a_misspelled_variable_is_named(place: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"MUSTER_NPROC": "2", "MUSTER_HOM": "x", "MUSTER_NAME": "fine", "MUSTER_UNLIKE_ANY": "y", "MUSTER_TRACE": ""}
+    call(["plan", "train.py"], {**place, **own}, 0.0)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "variable" in line]
+    assert warnings == [
+        "warning: unknown environment variable: MUSTER_NPROC; did you mean MUSTER_NPROC_PER_NODE?",
+        "warning: unknown environment variable: MUSTER_HOM; did you mean MUSTER_HOME?",
+    ]
+
+
 def test_every_silent_option_is_explained() -> None:
     """Each option without its own heading is rejected, used, or has a note that explains why it has no effect."""
     silent = [option.key for option in RUN if not option.group]

@@ -14,6 +14,7 @@ from muster.config.program import split_words
 from muster.controller.connections import ProcessConnection, start_call
 from muster.core.json_records import leftover_from_json
 from muster.core.printable import line as safe
+from muster.errors import InvalidRequest
 from muster.protocol.frames import Refused
 from muster.protocol.messages import CLIENT, PROXY, between
 from muster.transports.target import Target
@@ -30,6 +31,11 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, _, _ = asked
+    if options.typed(CleanOptions.run_dir):
+        raise InvalidRequest(
+            "--run-dir cannot select processes: they are found by the run ID in their environment",
+            "leave out --run-dir; `muster clean --dry-run` lists what would be killed",
+        )
     found = named_hosts(options.hosts, options.hostfile)
     here = Target("local", os.uname().nodename, python=options.python or sys.executable)
     ssh, python = split_words(options.ssh, "--ssh"), options.python or "python3"

@@ -31,6 +31,7 @@ from muster.core.env_forwarding import redact, shown
 from muster.core.model import as_json
 from muster.core.rank_env import of_each_rank
 from muster.core.results import RunResult
+from muster.core.suggestions import nearest
 from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux import processes
@@ -145,6 +146,18 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
     return found
 
 
+_OWN_VARIABLES = ("FOLDER", "HOME", "HOOK", "PYTHON", "RANK", "SCRATCH", "TRACE", "TRUST")
+"""Variables that begin with MUSTER_ and are no options."""
+
+
+def misspelled(env: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each variable that begins with MUSTER_ and resembles an option's, with the name that is meant."""
+    known = {*_OWN_VARIABLES, *(option.key.upper() for option in RUN)}
+    words = [name.removeprefix("MUSTER_") for name in env if name.startswith("MUSTER_")]
+    found = [(word, nearest(word, known)) for word in words if word not in known]
+    return [(f"MUSTER_{word}", f"MUSTER_{near}") for word, near in found if near is not None]
+
+
 def context_of(
     argv: list[str],
     parsed: ParsedArgs,
@@ -159,6 +172,11 @@ def context_of(
 
     `viewer` creates the view, if not as the options say; `brought` is the source of one of muster's own scripts.
     """
+    from muster.ui.terminal import prefixes
+
+    prefixes({0: ("host", 0, 0)}, options.prefix, colour=False)  # raises for one that cannot be filled in
+    for name, near in misspelled(env):
+        print(f"warning: unknown environment variable: {name}; did you mean {near}?", file=sys.stderr)
     store = store_of(options, env)
     shown, foreground = viewer or viewer_of(options, env), ALL._replace(terminal=viewer is None)
 

@@ -167,6 +167,12 @@ def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str,
             raise InvalidRequest(f"`-m` cannot be combined with {other}", "leave out one of them")
         return Program("command", words)
     if options.module:
+        if words[0].endswith(".py") or "/" in words[0]:
+            name = words[0].removesuffix(".py").strip("./").replace("/", ".")
+            raise InvalidRequest(
+                f"-m takes the name of a module, got a file: {words[0]}",
+                f"leave out `-m`, or name the module: `-m {name}`",
+            )
         return Program("module", words)
     if words[0] == "-" or is_stream(words[0], cwd):
         return Program(

@@ -21,6 +21,7 @@ from muster.config.torchrun import reject_nested_launch
 from muster.core import env_forwarding
 from muster.core.hostlist import HostSpec
 from muster.core.model import ENDING, Job, TerminalSize
+from muster.core.results import OnHang
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS
@@ -117,6 +118,10 @@ def make_job(
     python, why = choose_python(
         general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named, warn
     )
+    if options.on_hang == OnHang.RESTART and not options.max_restarts:
+        raise InvalidRequest(
+            "--on-hang restart requires --max-restarts", "add `--max-restarts 1`, or use `--on-hang kill`"
+        )
     variables = env_forwarding.select(options.env, env)
     in_what, value = runtimes.chosen(options)
     job = Job(

@@ -174,7 +174,7 @@ FAILURE_HINTS = (
     ),
     FailureHint(
         r"ModuleNotFoundError: No module named",
-        "install it for the Python of the ranks, or choose another Python with `--python` or `--setup`",
+        "install the missing module for the Python of the ranks, or choose another Python with `--python` or `--setup`",
         Domain.ENVIRONMENT,
         False,
     ),

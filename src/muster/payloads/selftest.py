@@ -223,8 +223,13 @@ def difference(got: torch.Tensor, expected: torch.Tensor) -> str:
 
 
 def speed(device: torch.device, group: Any) -> list[dict[str, Any]]:
-    """Return the times of all-reduces of several sizes, with bandwidths as defined by nccl-tests."""
+    """Return the times of all-reduces of several sizes, with bandwidths as defined by nccl-tests.
+
+    There are none for a single rank, which transfers nothing.
+    """
     world, found = dist.get_world_size(), []
+    if world == 1:
+        return []
     for size in SIZES:
         size *= 16 if device.type == "cuda" and size == SIZES[-1] else 1
         data = torch.ones(size // 4, device=device)

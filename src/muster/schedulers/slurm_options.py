@@ -23,7 +23,7 @@ class RUN(Options):
     account = optional(("--account",), "account to charge", "NAME", values.text, group=_GROUP)
     qos = optional(("--qos",), "quality of service", "NAME", values.text, group=_GROUP)
     time = optional(("--time",), "time limit, e.g. `4:00:00`", "TIME", values.text, group=_GROUP)
-    mem = optional(("--mem",), "memory per node, e.g. `64G`", "SIZE", values.text, group=_GROUP)
+    mem = optional(("--mem",), "memory per node, e.g. `64G`", "SIZE", values.memory, group=_GROUP)
     nodelist = optional(("--nodelist",), "nodes to request", "NODES", values.text, group=_GROUP)
     constraint = optional(("--constraint",), "required node features", "LIST", values.text, group=_GROUP)
     comment = optional(("--comment",), "comment on the job", "TEXT", values.text, group=_GROUP)

@@ -15,6 +15,7 @@ from muster.core.layout import fill
 from muster.core.model import Plan, TerminalSize
 from muster.core.printable import lines
 from muster.core.results import RunResult
+from muster.errors import InvalidRequest
 from muster.ui.color import use_color
 from muster.ui.output_writer import write
 from muster.ui.text import begin_in_words, outcome_as_json, outcome_in_words
@@ -60,6 +61,7 @@ class Moment:
             at = datetime.fromtimestamp(self.seconds).astimezone()
         except (ValueError, OverflowError, OSError):  # a host may report any number
             return "-"
+        check_time_format(form)
         if form == "iso":
             return at.isoformat(timespec="milliseconds")
         return at.strftime(form) if form else at.time().isoformat("milliseconds")
@@ -91,6 +93,19 @@ def size_here(env: Mapping[str, str], default: bool = True) -> TerminalSize | No
         return TerminalSize(24, 80, env.get("TERM", "")) if default else None
     # a terminal that does not know its size reports 0
     return TerminalSize(found.lines or 24, found.columns or 80, env.get("TERM", ""))
+
+
+_DIRECTIVE = re.compile(r"%(?:[-_0^#]*\d*[EO]?[aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ%f]|:z)")
+"""What strftime knows: Python, and the C library that it calls."""
+
+
+def check_time_format(form: str) -> None:
+    """Raise `InvalidRequest` for a directive that strftime would print unchanged, or drop."""
+    wrong = _DIRECTIVE.sub("", form).partition("%")
+    if wrong[1]:
+        raise InvalidRequest(
+            f"unknown directive in {{time:{form}}}: %{wrong[2][:1]}", "for example: `{time:%H:%M:%S}` or `{time:iso}`"
+        )
 
 
 _MODES = re.compile(rb"\x1b\[\?([0-9;]+)([hl])")

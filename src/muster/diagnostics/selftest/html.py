@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from muster.core.plurals import plural
-from muster.diagnostics.selftest.text import HEADS, SPEED_HEADS, end_in_words, rank_row, speed_row
+from muster.diagnostics.selftest.text import HEADS, NO_TRANSFER, SPEED_HEADS, end_in_words, rank_row, speed_row
 from muster.diagnostics.selftest.verdicts import SECTIONS, Reported, Verdict
 from muster.ui import html
 
@@ -60,6 +60,8 @@ def _who(told: Mapping[str, Any]) -> str:
 
 
 def _sums(told: Mapping[str, Any]) -> str:
+    if not told["speed"]:
+        return f"<p>{NO_TRANSFER}</p>"
     return html.table(SPEED_HEADS, map(speed_row, told["speed"])) + (
         "<p>algbw = bytes / time; busbw = algbw × 2(n−1)/n for n ranks, as nccl-tests compute it: compare it with the "
         "bandwidth of the network</p>"

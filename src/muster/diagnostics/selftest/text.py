@@ -74,7 +74,12 @@ def speed_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (unit, f"{entry['seconds'] * 1e6:,.0f} µs", *rates)
 
 
+NO_TRANSFER = "no bandwidths: a single rank transfers nothing"
+
+
 def _sums(told: Mapping[str, Any]) -> list[str]:
+    if not told["speed"]:
+        return [f"  {NO_TRANSFER}"]
     return _indented(SPEED_HEADS, *map(speed_row, told["speed"]))
 
 
