@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from muster.core.comparison import Difference, RunFacts, Topic, differences, since
-from muster.core.json_records import Malformed
+from muster.core.json_checks import Malformed
 from muster.core.model import Program
 from muster.core.provenance import (
     ChangedFile,

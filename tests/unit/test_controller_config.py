@@ -18,7 +18,7 @@ from muster.core.controller_config import (
     config_as_json,
     config_from_json,
 )
-from muster.core.json_records import Malformed
+from muster.core.json_checks import Malformed
 from muster.rundir.run import Run, Unreadable
 
 NODES = (

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from muster.core.events import NAMES, RankExited, event_from_json
-from muster.core.json_records import Malformed, facts_from_json, usage_from_json
+from muster.core.json_checks import Malformed
+from muster.core.json_records import facts_from_json, usage_from_json
 from muster.core.model import as_json
 from muster.core.results import (
     DiskSpace,

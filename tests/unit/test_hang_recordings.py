@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from muster.core.inspection import Snapshot, SnapshotReason
-from muster.core.json_records import failure_from_json, snapshot_from_json
+from muster.core.json_inspection import snapshot_from_json
+from muster.core.json_records import failure_from_json
 from muster.core.results import RankExit
 from muster.core.verdict import Verdict, VerdictKind, verdict_as_json
 from muster.diagnostics.hangs import verdict

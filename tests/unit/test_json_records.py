@@ -13,7 +13,8 @@ from changing import set_to
 
 from muster.controller.controller import fields_of
 from muster.core.events import NAMES, CleanedUp, RankExited, StartFailed, StopRequested, StoreDied, event_from_json
-from muster.core.json_records import Malformed, outcome_from_json, plan_from_json
+from muster.core.json_checks import Malformed
+from muster.core.json_records import outcome_from_json, plan_from_json
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Program, as_json
 from muster.core.results import (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from muster.client.top import _answer
-from muster.core.json_records import Malformed
+from muster.core.json_checks import Malformed
 from muster.core.live_view import Collectives, RankState, RankTracker, RankUsage, RankView, Tail, TopView, slowest
 from muster.core.results import RunState
 from muster.ui.top_text import KEYS, Row, Style, condition, grid, head, narrowed, neighbour, plain, screen

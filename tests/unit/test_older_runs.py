@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from muster.core.controller_config import RECORD, config_as_json
-from muster.core.json_records import FORMER_KEYS, outcome_from_json, plan_from_json
+from muster.core.json_checks import FORMER_KEYS
+from muster.core.json_records import outcome_from_json, plan_from_json
 from muster.core.model import as_json
 from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json

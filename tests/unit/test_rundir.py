@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from muster.core.json_records import Malformed
+from muster.core.json_checks import Malformed
 from muster.errors import InvalidRequest
 from muster.rundir.finding import find_run
 from muster.rundir.run import Run, Unreadable

@@ -17,7 +17,7 @@ from muster.controller.controller import settings_of
 from muster.controller.sessions import Session, Sessions
 from muster.controller.snapshots import Snapshots
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
-from muster.core.json_records import snapshot_from_json
+from muster.core.json_inspection import snapshot_from_json
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Program
 from muster.core.results import RunResult, RunState

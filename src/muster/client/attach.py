@@ -14,14 +14,8 @@ from muster.client.connection import HEARD, Connection
 from muster.client.stdin import Stdin
 from muster.controller.connections import SIGNALS, ProcessConnection
 from muster.controller.controller import terminal_fields
-from muster.core.json_records import (
-    NOT_UNDERSTOOD,
-    Malformed,
-    outcome_from_json,
-    plan_from_json,
-    table,
-    whole,
-)
+from muster.core.json_checks import NOT_UNDERSTOOD, Malformed, table, whole
+from muster.core.json_records import outcome_from_json, plan_from_json
 from muster.core.model import Plan
 from muster.core.results import RunResult
 from muster.errors import MusterError

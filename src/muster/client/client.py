@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from muster.client.compat import HINT, lacks, version_of
 from muster.client.local import agent_of, is_anothers, may_start_its_agent
 from muster.client.remote import Replacement, connect, keep_piece, sizes_of
-from muster.core.json_records import NOT_UNDERSTOOD, outcome_from_json
+from muster.core.json_checks import NOT_UNDERSTOOD
+from muster.core.json_records import outcome_from_json
 from muster.core.results import RunResult
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop

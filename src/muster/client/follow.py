@@ -17,7 +17,7 @@ from muster.client.reconcile import may_still_run, note_answer, reconcile
 from muster.client.remote import keep_piece
 from muster.client.status import RunStatus
 from muster.core.controller_config import RECORD
-from muster.core.json_records import Malformed
+from muster.core.json_checks import Malformed
 from muster.core.results import RunResult, RunState
 from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json

@@ -10,7 +10,7 @@ from muster.client.client import Client, ask
 from muster.client.inspection import inspect
 from muster.client.reconcile import reconcile, require_known
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
-from muster.core.json_records import NOT_UNDERSTOOD
+from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.results import RankExit, RunState
 from muster.core.verdict import Verdict, VerdictKind
 from muster.diagnostics.hangs import verdict

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from muster.client.client import Client, ask
 from muster.core.inspection import CollectiveTimes, Snapshot
-from muster.core.json_records import Malformed, collective_times_from_json, number, several, snapshot_from_json, whole
+from muster.core.json_checks import Malformed, number, several, whole
+from muster.core.json_inspection import collective_times_from_json, snapshot_from_json
 from muster.errors import ControlError
 from muster.rundir.run import Run
 

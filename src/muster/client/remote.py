@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.client.local import is_anothers
-from muster.core.json_records import (
-    Malformed,
-    by_present_keys,
-    checked,
-    plan_from_json,
-    table,
-    text,
-    texts,
-    texts_by_name,
-)
+from muster.core.json_checks import Malformed, by_present_keys, checked, table, text, texts, texts_by_name
+from muster.core.json_records import plan_from_json
 from muster.core.model import Job, Plan, as_json
 from muster.core.printable import line as safe
 from muster.errors import ControlError, InvalidRequest, Unreachable

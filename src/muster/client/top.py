@@ -13,7 +13,7 @@ from muster.client.follow import Follower
 from muster.client.reconcile import cancel
 from muster.client.status import RunStatus
 from muster.core.controller_config import RECORD
-from muster.core.json_records import Malformed, checked, number, several, table, text, whole
+from muster.core.json_checks import Malformed, checked, number, several, table, text, whole
 from muster.core.live_view import RankTracker, RankUsage, Tail, TopView
 from muster.core.printable import line as safe
 from muster.core.results import RunState

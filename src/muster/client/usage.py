@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from muster.client.client import Client, ask
-from muster.core.json_records import Malformed, checked, number, several, table, whole
+from muster.core.json_checks import Malformed, checked, number, several, table, whole
 from muster.core.pace import Pressure
 from muster.errors import MusterError
 from muster.rundir.run import Run

@@ -43,9 +43,8 @@ from muster.core.events import (
 )
 from muster.core.fold import by_value
 from muster.core.inspection import Snapshot, SnapshotReason
+from muster.core.json_checks import NOT_UNDERSTOOD, Malformed
 from muster.core.json_records import (
-    NOT_UNDERSTOOD,
-    Malformed,
     facts_from_json,
     failure_from_json,
     leftover_from_json,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from muster.controller.connections import AgentConnection
 from muster.core.events import SignalRanks
 from muster.core.inspection import CollectiveTimes, Inspection, Snapshot, SnapshotReason
-from muster.core.json_records import collective_times_from_json, inspection_from_json
+from muster.core.json_inspection import collective_times_from_json, inspection_from_json
 from muster.core.results import SIGKILL
 from muster.core.supervisor import Phase, Supervisor
 from muster.linux.eventloop import EventLoop

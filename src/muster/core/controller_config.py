@@ -10,19 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from muster.core.json_records import (
-    Malformed,
-    checked,
-    flag,
-    number,
-    optional,
-    replaced_from_json,
-    several,
-    table,
-    text,
-    texts,
-    whole,
-)
+from muster.core.json_checks import Malformed, checked, flag, number, optional, several, table, text, texts, whole
+from muster.core.json_records import replaced_from_json
 from muster.core.model import as_json
 from muster.core.results import Replaced
 

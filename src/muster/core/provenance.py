@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from muster.core.json_records import checked, optional, several, text, texts, texts_by_name, whole
+from muster.core.json_checks import checked, optional, several, text, texts, texts_by_name, whole
 from muster.core.model import as_json
 
 PROVENANCE = "provenance"

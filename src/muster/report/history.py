@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from muster.core.json_records import NOT_UNDERSTOOD, failure_from_json, number, optional, whole
+from muster.core.json_checks import NOT_UNDERSTOOD, number, optional, whole
+from muster.core.json_records import failure_from_json
 from muster.core.model import Plan
 from muster.core.results import Failure, RankExit, RunResult
 from muster.report.data import Attempt, RankSpan

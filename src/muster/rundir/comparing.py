@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from muster.core.comparison import RunFacts
-from muster.core.json_records import Malformed, job_from_json
+from muster.core.json_checks import Malformed
+from muster.core.json_records import job_from_json
 from muster.core.model import Job
 from muster.rundir.finding import why_refused
 from muster.rundir.run import Run, Unreadable

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from muster.core.json_records import Malformed, checked, flag, job_from_json, number, optional, text, texts, whole
+from muster.core.json_checks import Malformed, checked, flag, number, optional, text, texts, whole
+from muster.core.json_records import job_from_json
 from muster.core.model import as_json
 from muster.schedulers import SCHEDULERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from muster.core.json_records import Malformed, checked, number, one_of, optional, several, text, whole
+from muster.core.json_checks import Malformed, checked, number, one_of, optional, several, text, whole
 from muster.core.model import as_json
 from muster.core.pace import NothingSaid, Pace, Slow
 from muster.rundir.run import Run, Unreadable

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
-from muster.core.json_records import Check, Malformed, checked, number, optional, several, table, whole
+from muster.core.json_checks import Check, Malformed, checked, number, optional, several, table, whole
 from muster.rundir.run import Run, Unreadable
 
 Values = tuple[Optional[float], ...]

@@ -1,7 +1,7 @@
 """The run directory and its layout. Everything that is reported about a run comes from these files.
 
 The contents are data: they may be damaged, and on a shared machine another user may have written them. So each file is
-read separately and checked field by field (`core/json_records.py`), and a directory that belongs to another user, or
+read separately and checked field by field (`core/json_checks.py`), and a directory that belongs to another user, or
 that others can write to, is not read at all. Only root reads those of all users.
 
 $MUSTER_HOME/runs/<id>/         mode 0700
@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from muster.core.controller_config import RECORD, ControllerConfig, config_from_json
-from muster.core.json_records import Malformed, checked, outcome_from_json, plan_from_json, table, whole
+from muster.core.json_checks import Malformed, checked, table, whole
+from muster.core.json_records import outcome_from_json, plan_from_json
 from muster.core.model import Plan
 from muster.core.provenance import PROVENANCE, Provenance, provenance_from_json
 from muster.core.results import RunResult

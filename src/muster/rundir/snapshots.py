@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 from muster.core.inspection import Snapshot
-from muster.core.json_records import Malformed, snapshot_from_json
+from muster.core.json_checks import Malformed
+from muster.core.json_inspection import snapshot_from_json
 from muster.core.model import as_json
 from muster.rundir.run import Run, Unreadable
 
