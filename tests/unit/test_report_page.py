@@ -11,12 +11,13 @@ import pytest
 from report_cases import KINDS, many_ranks, write_run
 
 from muster.core.env_forwarding import secrets_of, without_secrets
+from muster.core.results import Failure, FailureKind, RankExit, RunResult, RunState
 from muster.report import REPORT, is_reported, make_report, write_report
 from muster.report.collect import collect
 from muster.report.page import report_page
 from muster.rundir.run import Run
 from muster.ui.hang_text import verdict_in_words
-from muster.ui.text import outcome_in_words
+from muster.ui.text import outcome_as_json, outcome_in_words
 
 
 def words(page: str) -> str:
@@ -109,6 +110,19 @@ def test_what_is_read_from_a_run(run: Run) -> None:
     ]
     assert "2.6.0" == data.provenance[0].torch
     assert ("--max-restarts", "1") in data.options and "--grace" not in dict(data.options)
+
+
+def test_equal_tracebacks_of_several_ranks_are_folded(run: Run) -> None:
+    errors = ("ValueError: label 3", "KeyError: 'x'", "ValueError: label 9")
+    texts = {rank: f"Traceback\n{error}" for rank, error in enumerate(errors)}
+    ends = [
+        RankExit(rank, 0, 8.0, 1, failure=Failure(FailureKind.EXCEPTION, 8.0, frames=tuple(text.split("\n"))))
+        for rank, text in texts.items()
+    ]
+    outcome = RunResult(RunState.FAILED, 1, 9.2, 1, root_cause=ends[1], exits=tuple(ends))
+    run.write("outcome.json", outcome_as_json(outcome))
+    found = [(each.ranks, each.text.split("\n")[-1]) for each in collect(run, {}).tracebacks]
+    assert [((1,), "KeyError: 'x'"), ((0, 2), "ValueError: label 3…")] == found
 
 
 def test_a_damaged_run_has_a_report(run: Run) -> None:

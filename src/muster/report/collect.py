@@ -10,7 +10,7 @@ from typing import Any, Callable, TypeVar
 from muster import __version__
 from muster.core.comparison import RunFacts, options_in_words, since
 from muster.core.env_forwarding import secrets_of, without_secrets
-from muster.core.fold import by_value
+from muster.core.folding import fold_texts
 from muster.core.inspection import Snapshot
 from muster.core.model import Job, Plan
 from muster.core.results import RankExit, RunResult, RunState
@@ -69,7 +69,7 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         now=now,
         attempts=_cleaned(attempts, clean),
         startup=_startup(told, plan),
-        tracebacks=_tracebacks(outcome, clean),
+        tracebacks=_tracebacks(outcome, run.hosts, clean),
         looks=tuple(look._replace(verdict=_cleaned(look.verdict, clean)) for look in _looks(run, attempts, began)),
         resources=series_of(run, attempts[-1].number) if attempts else (),
         logs=logs.ends_of_logs(run, attempts[-1] if attempts else None, outcome, secrets),
@@ -167,18 +167,25 @@ def _judged(snapshot: Snapshot, attempt: Attempt, began: float) -> Verdict:
     return verdict(snapshot, before, len(attempt.ranks), began)
 
 
-def _tracebacks(outcome: RunResult | None, clean: Callable[[str], str]) -> tuple[RankText, ...]:
-    """Return what failed ranks wrote about their failures, equal texts once, the first failure first."""
+def _tracebacks(outcome: RunResult | None, hosts: Sequence[str], clean: Callable[[str], str]) -> tuple[RankText, ...]:
+    """Return what failed ranks wrote about their failures, the first failure first.
+
+    Texts that are equal up to numbers appear once, as in `muster logs --fold`. `hosts`: the names of the run's nodes.
+    """
     if outcome is None:
         return ()
     failed = [end for end in outcome.exits if _has_text(end)]
     if outcome.root_cause is not None and _has_text(outcome.root_cause):
         failed.insert(0, outcome.root_cause)
     texts: dict[int, str] = {}
+    names: dict[int, str] = {}
     for end in failed:
         assert end.failure is not None
         texts.setdefault(end.rank, clean("\n".join(end.failure.frames)))
-    return tuple(RankText(tuple(ranks), text) for text, ranks in by_value(texts.items()).items())
+        names[end.rank] = hosts[end.node] if end.node < len(hosts) else ""
+    turn = {rank: at for at, rank in enumerate(texts)}
+    folded = sorted(fold_texts(texts, names), key=lambda found: min(turn[rank] for rank in found.ranks))
+    return tuple(RankText(found.ranks, found.text) for found in folded)
 
 
 def _has_text(end: RankExit) -> bool:

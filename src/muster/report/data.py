@@ -46,7 +46,7 @@ class NodeStart(NamedTuple):
 
 
 class RankText(NamedTuple):
-    """A text that several ranks have in common."""
+    """A text that several ranks have in common, up to numbers: those that differ are followed by `…`."""
 
     ranks: tuple[int, ...]
     text: str
