@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 
@@ -214,3 +216,16 @@ def test_a_lost_host_and_a_traceback_that_the_result_has() -> None:
     assert "exit not observed" in words(report_page(KINDS["lost host"]))
     page = report_page(KINDS["restart"])
     assert "<details><summary>rank 3: " in page, "it stands in the result, so it is folded"
+
+
+def test_what_a_report_is_made_with_is_imported_ahead() -> None:
+    """Where a controller runs, nothing else imports it before the run has ended."""
+    program = """
+import sys, threading
+import muster.controller.controller, muster.report
+assert "muster.report.page" not in sys.modules and "muster.report.collect" not in sys.modules
+muster.report.import_ahead()
+[thread.join() for thread in threading.enumerate() if thread.name == "report"]
+assert "muster.report.page" in sys.modules and "muster.report.collect" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -77,6 +77,7 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import Dispatcher, encode_frame, handlers
 from muster.protocol.messages import TO_CONTROLLER
 from muster.protocol.paths import resources_name
+from muster.report import import_ahead
 from muster.rundir.pace import write_pace
 from muster.rundir.run import Run
 from muster.rundir.snapshots import write_snapshot
@@ -166,6 +167,8 @@ class Controller:
         self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
         self.snapshots = Snapshots(self)
         self.pace = PaceWatch(self, run.id)
+        self._failing = False
+        """True once a rank has failed."""
         self._described: set[int] = set()
         """Nodes of which it is recorded what runs there."""
         self.hangs = Hangs(self, plan.job.hang_timeout)
@@ -237,6 +240,9 @@ class Controller:
             self.execute(action)
         if isinstance(event, RankExited):
             self.snapshots.rank_exited()
+            if event.code != 0 and not self._failing:
+                self._failing = True
+                import_ahead()
 
     # ---- actions ----------------------------------------------------------------------------------------------------
 

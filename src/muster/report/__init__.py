@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from muster.core.results import RunResult, RunState
@@ -24,6 +26,21 @@ def make_report(run: Run, env: Mapping[str, str], state: str = "") -> str:
     from muster.report.page import report_page
 
     return report_page(collect(run, env, state))
+
+
+def import_ahead() -> None:
+    """Import what a report is made with, on a thread.
+
+    Most of the time that a report takes is this import: it is over when the other ranks of a failing run have been
+    terminated.
+    """
+
+    def load() -> None:
+        with suppress(Exception):  # told when the report is written
+            import muster.report.collect
+            import muster.report.page  # noqa: F401
+
+    Thread(target=load, name="report", daemon=True).start()
 
 
 def is_reported(outcome: RunResult) -> bool:
