@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sockets import Host, arrives, says, stays
 
 from muster.client import client as module
 from muster.client import follow
-from muster.client.client import Client
+from muster.client.client import Client, _ask_agent
 from muster.client.follow import Follower, Mirror, wait
 from muster.client.remote import sizes_of
 from muster.client.status import RunStatus
@@ -79,6 +80,14 @@ def test_clients_learn_why_there_is_no_answer(host: Host, run: Run) -> None:
         assert "the controller did not answer (5 attempts)" in client.ask("state")["silent"]
         assert {"silent": "no answer within 0.1s"} == client.ask("state", 0.1)
         assert not client.connected, "what is answered later would be taken for the answer to another question"
+
+
+def test_an_agent_that_hangs_up_gives_no_answer(run: Run) -> None:
+    """As at the end of a run, before the request or after it."""
+    here, there = socket.socketpair()
+    with here:
+        there.close()
+        assert {} == _ask_agent(run, here, "inspect")
 
 
 def test_a_controller_that_has_just_restarted_is_asked_again(host: Host, run: Run) -> None:

@@ -380,7 +380,10 @@ def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[str, Any]:
     """Send a request to the agent of a run; return an empty reply if it hangs up. Raises `ControlError`."""
-    link.sendall(encode_frame(kind, **fields))
+    try:
+        link.sendall(encode_frame(kind, **fields))
+    except (BrokenPipeError, ConnectionResetError):
+        return {}
     frames = FrameDecoder()
     while True:
         try:

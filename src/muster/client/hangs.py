@@ -42,17 +42,12 @@ def look_at(run: Run, old: bool = False) -> Look:
         found = reconcile(run, client=client)
         require_known(run, found)
         if found.state is RunState.RUNNING:
-            asked = time.monotonic()
-            snapshot = _now(run, client, old)
-            before = None if snapshot.inspections or snapshot.silent else last_snapshot(run)
-            if before is not None and before.attempt == snapshot.attempt:
-                return _judged(run, before, live=False)  # all of its ranks have just exited
-            look = _judged(run, snapshot, live=True)
-            took = time.monotonic() - asked
-            if look.verdict.kind is VerdictKind.PROGRESS and not old and took < _PATIENCE:
-                client.pause(_AGAIN)
-                look = _judged(run, _now(run, client, old), live=True, earlier=snapshot)
-            return look
+            try:
+                return _live(run, client, old)
+            except ControlError:
+                found = reconcile(run)
+                if found.state is RunState.RUNNING:
+                    raise
     if found.state is RunState.PENDING:
         raise InvalidRequest(
             f"{run.id} has no running ranks: {found.why or 'it is pending'}", "wait until it has started"
@@ -64,6 +59,21 @@ def look_at(run: Run, old: bool = False) -> Look:
             f"see how it ended: muster show {run.operand}",
         )
     return _judged(run, snapshot_, live=False)
+
+
+def _live(run: Run, client: Client, old: bool) -> Look:
+    """Return what the ranks are doing now, or the last look if all have just exited. Raises `ControlError`."""
+    asked = time.monotonic()
+    snapshot = _now(run, client, old)
+    before = None if snapshot.inspections or snapshot.silent else last_snapshot(run)
+    if before is not None and before.attempt == snapshot.attempt:
+        return _judged(run, before, live=False)  # all of its ranks have just exited
+    look = _judged(run, snapshot, live=True)
+    took = time.monotonic() - asked
+    if look.verdict.kind is VerdictKind.PROGRESS and not old and took < _PATIENCE:
+        client.pause(_AGAIN)
+        look = _judged(run, _now(run, client, old), live=True, earlier=snapshot)
+    return look
 
 
 def _now(run: Run, client: Client, old: bool) -> Snapshot:
