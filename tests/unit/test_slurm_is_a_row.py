@@ -26,6 +26,7 @@ ELSEWHERE = {
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
     "config/options.py": (2, "help of options that mean something else with --slurm"),
     "config/command_options.py": (2, "help of options that describe the lab's"),
+    "config/resolve.py": (1, "the hint of an option that requires hosts or a job"),
     "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
     "cli/commands.py": (
         7,

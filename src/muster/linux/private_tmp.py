@@ -16,7 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 
-from muster.linux import processes
+from muster.linux import processes, procfs
 
 SHIM = "rank.pyz"
 _RUN = "run"
@@ -93,7 +93,7 @@ def claim(base: str, token: str, run_id: str, shim: bytes = b"") -> tuple[str, i
             lock = _put_shim(folder, shim)
             if _is_linked(folder, lock):
                 # last: until then nobody takes it for what a killed agent left
-                _write(folder, _BOOT, _boot_id())
+                _write(folder, _BOOT, procfs.boot_id().encode())
                 _write(folder, _RUN, run_id.encode())
                 return path, lock
         except FileNotFoundError:
@@ -155,7 +155,7 @@ def sweep(env: Mapping[str, str]) -> None:
     A file system may be shared by machines that do not see each other's locks; so what another machine created is left
     to `muster clean`.
     """
-    boot = _boot_id().decode()
+    boot = procfs.boot_id()
     for _, path in left(env):
         folder = _open_own(path)
         if folder is None:
@@ -266,12 +266,3 @@ def _is_linked(folder: int, shim: int) -> bool:
         return os.path.samestat(os.stat(SHIM, dir_fd=folder, follow_symlinks=False), os.fstat(shim))
     except OSError:
         return False
-
-
-def _boot_id() -> bytes:
-    """Return what distinguishes this machine, since it was booted, from others; empty if unknown."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read().strip()
-    except OSError:
-        return b""
