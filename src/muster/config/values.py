@@ -108,7 +108,7 @@ def size(value: str) -> int:
 
 
 def memory(value: str) -> str:
-    """An amount of memory as Slurm reads it: `64G`, or a number of MiB; 0 for all of a node."""
+    """An amount of memory as a scheduler reads it: `64G`, or a number of MiB; 0 for all of a node."""
     if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?([KMGT]B?)?", value, re.IGNORECASE):
         raise ValueError("a size such as `64G`, a number of MiB, or 0 for all memory of a node")
     return value
