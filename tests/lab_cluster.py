@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live_terminal import ON_IT, Terminal
 from waiting import until
 
 from muster.lab import Lab, namespaces
@@ -200,6 +201,17 @@ class LabCluster:
 def where(there: LabCluster, ranks: int, attempt: int = 0) -> list[str]:
     """Return what each rank of WHERE has printed."""
     return [there.log(rank, attempt=attempt).strip() for rank in range(ranks)]
+
+
+def on_terminal(there: LabCluster, *words: str) -> Terminal:
+    """A command of muster on the head, on a terminal."""
+
+    def start(fd: int) -> Any:
+        env = {**there.lab.environment(), **there.env, **ON_IT}
+        ends = dict.fromkeys(("stdin", "stdout", "stderr"), fd)
+        return there.lab.start("head", there.argv(*words), env=env, cwd=str(there.folder), **ends)
+
+    return Terminal.of(start)
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-from lab_cluster import LabCluster, Logins
-from live_terminal import ON_IT, Terminal
+from lab_cluster import LabCluster, Logins, on_terminal
 from waiting import until
 
 HOLD = """
@@ -18,17 +16,6 @@ while not os.path.exists("go"):
     time.sleep(0.05)
 raise SystemExit(5 if rank == 3 else 0)
 """
-
-
-def on_terminal(there: LabCluster, *words: str) -> Terminal:
-    """A command of muster on the head, on a terminal."""
-
-    def start(fd: int) -> Any:
-        env = {**there.lab.environment(), **there.env, **ON_IT}
-        ends = dict.fromkeys(("stdin", "stdout", "stderr"), fd)
-        return there.lab.start("head", there.argv(*words), env=env, cwd=str(there.folder), **ends)
-
-    return Terminal.of(start)
 
 
 def test_a_run_on_hosts_is_watched_over_one_connection(there: LabCluster) -> None:
