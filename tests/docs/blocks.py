@@ -123,7 +123,7 @@ _TIME = r"\b(?:\d+[dhm] )?\d+(?:\.\d+)?[dhms]\b"
 _VARIES = (
     (r"\b\d{8}-\d{6}-[0-9a-f]{5,16}\b", "RUN"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
-    (rf"{_TIME}(?= after)|(?<=after ){_TIME}|(?<=\(){_TIME}(?=\))|{_TIME}$", "SECONDS"),
+    (rf"{_TIME}(?= after)|(?<=after ){_TIME}|(?<=\(){_TIME}(?=\))|(?<= for ){_TIME}|{_TIME}$", "SECONDS"),
     (rf"(?<=DATE  ){_TIME} +", "SECONDS  "),  # in a table, whose column has the width of the longest
     (r"\bDURATION +", "DURATION  "),
     (r"\b\d+ threads? each", "THREADS"),

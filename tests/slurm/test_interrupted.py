@@ -153,7 +153,7 @@ def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: LabCluster) 
     there.steps(2, 3)
     there.lab.fault("crash", "n2")
     assert 0 == process.wait(timeout=180), there.said()
-    assert "the agent on n2" in there.said()
+    assert "lost n2: " in there.said()
     assert "step 59" in there.log(0, attempt=there.last_attempt)
 
 
@@ -162,7 +162,7 @@ def test_without_restarts_a_crash_is_the_end(there: LabCluster) -> None:
     there.steps(2, 3)
     there.lab.fault("crash", "n2")
     assert 125 == process.wait(timeout=60), there.said()
-    assert "the agent on n2" in there.said()
+    assert "lost n2: " in there.said()
     until(lambda: "RUNNING" not in queue(there), "the job is over")
     # muster ended it, and its nodes were not held until Slurm noticed the crash
     assert "JobState=NODE_FAIL" not in there.lab.run("head", ["scontrol", "show", "job"]).stdout

@@ -65,7 +65,7 @@ def test_a_spare_host_takes_the_place_of_one_that_crashes(there: LabCluster) -> 
     assert 0 == process.wait(timeout=90), there.said()
     said = there.said()
     assert "n3 takes the place of n2; restarting all ranks" in said
-    assert "n3 replaced n2 for attempt 1: the agent on n2 " in said
+    assert "n3 replaced n2 for attempt 1: lost n2: " in said
     assert "n3 3: n3 3 1 1 4 2 2 1\n" in said
     assert ["n1 0 0 0 4 2 2 1", "n1 1 1 0 4 2 2 1", "n3 2 0 1 4 2 2 1", "n3 3 1 1 4 2 2 1"] == where(there, 4, 1)
     shown = there.muster("show", "last").stdout
@@ -101,5 +101,5 @@ def test_when_node_0_is_lost_the_run_ends(there: LabCluster) -> None:
     until(lambda: "n2 3 1" in there.said(), "the ranks run")
     os.kill(there.agent("n1"), signal.SIGKILL)
     assert 125 == process.wait(timeout=90), there.said()
-    assert "the agent on n1 exited" in there.said()
+    assert "lost n1: muster's agent on it exited" in there.said()
     there.nothing_left()
