@@ -318,6 +318,24 @@ def test_kill_ends_the_ranks_of_a_muster_that_is_stopped(muster: Any) -> None:
         assert "Traceback" not in err
 
 
+def test_a_stopped_rank_continues_to_react_to_the_end(muster: Any, script: Script) -> None:
+    """A process that is stopped reacts to SIGTERM only after SIGCONT, and would be killed after the grace period."""
+    lines = (
+        "import signal, sys",
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))",
+        "print('ready', flush=True)",
+        "signal.pause()",
+    )
+    path = str(script("\n".join(lines)))
+    with RunProcesses(muster, "run", "-g", "2", "--grace", "600", path) as run:
+        run.wrote("ready", range(2))
+        os.kill(run.ranks()[1], signal.SIGSTOP)
+        done = muster("kill", "last")
+        assert 0 == done.returncode, done.stderr
+        run.end()
+        assert b"ready\nsaved\n" == muster.log(1)
+
+
 def test_a_closed_stdout_ends_nothing(muster: Any, tmp_path: Path) -> None:
     line = f"{sys.executable} -m muster run -g 2 -- sh -c 'seq 100000; seq 100000 >&2; touch done$RANK' 2>&1 | head -1"
     done = subprocess.run(["sh", "-c", line], env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=60)

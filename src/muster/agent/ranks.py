@@ -29,7 +29,7 @@ from muster.agent.rank_watch import RankWatch
 from muster.agent.recorder import Recorder
 from muster.agent.stdin import RankStdin
 from muster.agent.store import StoreProcess
-from muster.linux import exits, processes
+from muster.linux import exits, processes, procfs
 from muster.linux.exits import Ended
 from muster.linux.hardware import physical_cores
 from muster.protocol.frames import Dispatcher, Refused, handlers, named
@@ -572,6 +572,9 @@ class RankProcesses:
                 group = groups[rank] if self.external is None else self.external.conf["signal_group"]
                 caught = number != signal.SIGQUIT or processes.has_handler(self.pids[rank], number)
                 processes.send_signal(self.pids[rank], number if caught else signal.SIGTERM, group)
+                stat = procfs.stat(self.pids[rank])
+                if stat is not None and stat.state == "T":  # a stopped process reacts to nothing but SIGKILL
+                    processes.send_signal(self.pids[rank], signal.SIGCONT, group)
 
     def warn(self, number: int, again: bool = False) -> list[int]:
         """Send a signal to the ranks that handle it, and return these; it would kill the others.

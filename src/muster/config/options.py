@@ -64,7 +64,7 @@ class RunOptions(RunDirOptions):
     spare_nodes = defaulted(
         ("--spare-nodes", "--spare"),
         "keep the last N hosts as spares: one takes the place of a host that fails its checks at the start or is lost, "
-        "and all ranks restart; with --nnodes, the N hosts after those",
+        "and all ranks restart; with --nnodes, the N hosts after those; in a job that muster submits, N nodes more",
         "N",
         values.whole,
         default="0",
