@@ -366,6 +366,7 @@ print(subprocess.run([sys.executable, "-m", "muster", "show", run.id], capture_o
 run.kill()
 """
     lines = program(text).stdout.splitlines()
+    assert "command  train(), called from Python with --np 2 --grace 1" in lines, lines[:4]
     head = next(number for number, line in enumerate(lines) if line.startswith("RANK "))
     assert ["STEP", "3/10", "4"] == [line.split()[-1] for line in lines[head : head + 3]]
 

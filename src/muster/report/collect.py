@@ -25,9 +25,9 @@ from muster.rundir.comparing import facts_for_comparison, last_success
 from muster.rundir.pace import read_pace
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.snapshots import snapshots
-from muster.ui.formatting import shell_word
 from muster.ui.pace_text import pace_in_words
 from muster.ui.summary import steps_of
+from muster.ui.text import how_it_was_started
 
 _SNAPSHOTS = 3
 """Maximum number of snapshots on the page."""
@@ -56,7 +56,7 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         run_id=run.id,
         operand=run.operand,
         name=job.get("name", ""),
-        command=" ".join(map(shell_word, job.get("argv", ()))),
+        command=how_it_was_started(job),
         cwd=f"{job.get('cwd', '?')} on {job.get('host') or '?'}",
         started=_moment(began),
         state=state or (str(outcome.state) if outcome is not None else str(RunState.RUNNING)),

@@ -303,6 +303,17 @@ def program_in_words(kind: str, argv: Sequence[str]) -> str:
     return " ".join(["-m"] * (kind == "module") + [shell_word(word) for word in (first, *argv[1:])])
 
 
+def how_it_was_started(job: Mapping[str, Any]) -> str:
+    """Return the command that started a run, as it was typed, or the call in Python. `job`: of job.json."""
+    argv = job.get("argv", [])
+    program = job.get("job", {}).get("program", {}).get("argv") or [""]
+    name = program[0].removeprefix(BUNDLED)
+    if name != program[0] and [*argv[:2]] == ["muster", "run"] and argv[-1].endswith("()"):  # nobody has typed that
+        given = " ".join(map(shell_word, argv[2:-1]))
+        return f"{argv[-1]}, called from Python" + (f" with {given}" if given else "")
+    return " ".join(map(shell_word, argv))
+
+
 def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
     """Return the launcher and Python of a run, as far as they are known."""
     asked = job.get("job", {})
@@ -335,7 +346,7 @@ def show_in_words(
     """
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
-    lines.append(f"command  {' '.join(map(shell_word, job.get('argv', [])))}")
+    lines.append(f"command  {how_it_was_started(job)}")
     lines.append(f"cwd      {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
     lines.append(f"{'submitted' if job.get('scheduler') else 'started '} {safe(job.get('started', '?'))}")
     lines += _how_in_words(job, facts_of(events), hosts)
