@@ -268,6 +268,9 @@ class Agent:
         """Handle SIGTERM: from a scheduler it announces the end of the job, and the controller decides."""
         if self.scheduled and not self.is_lost:
             self.emit("scheduler_signal")
+            if self.prepared and not self.wire.connected:
+                # the controller has probably been killed, and the scheduler's next signal is SIGKILL
+                self.ranks.remove_temporary()
         else:
             self.lost("the agent received SIGTERM")
 
