@@ -100,7 +100,8 @@ def test_displayed_commands_have_the_directory_of_an_unrecorded_run(muster: Any,
     failed = muster("run", "--run-dir", str(place), "--", "sh", "-c", "echo ran; exit 3")
     assert 3 == failed.returncode, failed.stderr
     detached = muster("run", "-d", "--run-dir", str(place), "--", "true")
-    assert f"or kill {detached.stdout.strip()} --run-dir '{place}'\n" in detached.stderr
+    name = f"{detached.stdout.strip()} --run-dir '{place}'"
+    assert f"follow it: muster attach {name}; end it: muster kill {name}\n" in detached.stderr
     words = shlex.split(failed.stderr.partition("\nlog: muster logs ")[2].partition("\n")[0])
     assert ["--run-dir", str(place), "--rank", "0"] == words[1:]
     assert (0, "[0] ran\n") == ((shown := muster("logs", *words, cwd="/")).returncode, shown.stdout), shown.stderr
