@@ -34,6 +34,8 @@ WORDS = {
     "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed.": "a DataLoader worker was killed",
     "ImportError: /work/fused_ops.so: undefined symbol: _ZN2at4_ops": "a compiled extension does not fit",
     "EOFError: EOF when reading a line": "stdin is /dev/null",
+    "FloatingPointError: loss is nan at step 9": "a NaN or an infinity spreads",
+    "ValueError: non-finite loss": "a NaN or an infinity spreads",
     "bdb.BdbQuit": "stdin is /dev/null",
     "ModuleNotFoundError: No module named 'wandb'": "install the missing module for the Python of the ranks",
 }

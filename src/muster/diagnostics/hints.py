@@ -173,6 +173,13 @@ FAILURE_HINTS = (
         False,
     ),
     FailureHint(
+        r"(?i)\bloss\b.{0,20}\b(nan|inf|infinity|not finite|non-finite)\b|non-finite loss",
+        "a NaN or an infinity spreads to all ranks with the next collective, so the rank that had it first is unknown: "
+        "print the loss of each rank before it is reduced",
+        Domain.USER_CODE,
+        None,
+    ),
+    FailureHint(
         r"ModuleNotFoundError: No module named",
         "install the missing module for the Python of the ranks, or choose another Python with `--python` or `--setup`",
         Domain.ENVIRONMENT,
