@@ -7,9 +7,6 @@ import os
 import sys
 from typing import Any
 
-_closed: set[int] = set()
-"""Standard descriptors that this process was started without."""
-
 
 def open_standard_descriptors() -> None:
     """Open /dev/null in place of each of stdin, stdout and stderr that is closed.
@@ -23,7 +20,6 @@ def open_standard_descriptors() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, so this one
             os.set_inheritable(fd, True)
-            _closed.add(fd)
         if getattr(sys, name) is None:  # Python found it closed
             setattr(sys, name, open(fd, mode, errors="backslashreplace", closefd=False))
 
@@ -50,9 +46,6 @@ class _Lasting:
     def write(self, text: str) -> int:
         """Write text; an OSError redirects the stream to /dev/null."""
         try:
-            if text and self._fd in _closed:
-                _closed.discard(self._fd)
-                raise OSError(errno.EBADF, "it is closed")
             self._stream.write(text)
         except OSError as error:
             self._lose(error)
