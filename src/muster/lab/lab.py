@@ -120,7 +120,7 @@ class Lab:
         missing = [path for path in self.shared if record and path not in record["shared"]]
         if missing:
             raise InvalidRequest(
-                f"a lab is already up, and its hosts do not share {', '.join(missing)}", "`muster lab down` first"
+                f"a lab is already up, and its hosts do not share {', '.join(missing)}", "run `muster lab down` first"
             )
 
     def _start(self, owned: bool, lock: int) -> None:
