@@ -127,8 +127,9 @@ def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dic
     """Return what was added (+) and removed (-), by kind."""
     found = {}
     for kind in before:
-        lines = [f"+ {line}" for line in after[kind] if line not in before[kind]]
-        lines += [f"- {line}" for line in before[kind] if line not in after[kind]]
+        old, new = set(before[kind]), set(after[kind])
+        lines = [f"+ {line}" for line in after[kind] if line not in old]
+        lines += [f"- {line}" for line in before[kind] if line not in new]
         if lines:
             found[kind] = lines
     return found
