@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,18 @@ class LabCluster:
                     if file.read_text() in runs:
                         found.setdefault(host, []).append(file.parent.name)
         return found
+
+    @contextmanager
+    def folder_on(self, *hosts: str) -> Iterator[str]:
+        """Create a directory on these hosts only, and remove it; it must be empty then."""
+        folder = f"{self.lab.folder.scratch}/{self.folder.name}"
+        for host in hosts:
+            assert 0 == self.lab.run(host, ["mkdir", folder], cwd="/").returncode
+        try:
+            yield folder
+        finally:
+            for host in hosts:
+                self.lab.run(host, ["rmdir", folder], cwd="/")
 
     def nothing_left(self, timeout: float = 20) -> None:
         """Check that no process and no temporary directory of this test is on any host."""

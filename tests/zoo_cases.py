@@ -6,8 +6,11 @@ The scripts are in `real/zoo/`. Their ranks 0 to 3 do what matters, so they run 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 ZOO = Path(__file__).parent / "real" / "zoo"
 
@@ -22,8 +25,6 @@ class Case(NamedTuple):
     status: tuple[int, ...] = (1,)
     misleads: tuple[str, ...] = ()
     """What would lead away from the cause."""
-    takes_long: bool = False
-    """True if it waits for seconds, so that it runs with one launcher only."""
 
 
 CASES = [
@@ -35,14 +36,14 @@ CASES = [
     Case("group", 1, ("LookupError: shard 4 is empty",)),
     Case("recursion", 2, ("RecursionError", "in descend)")),
     Case("out_of_memory", 1, ("can't allocate memory", "in allocate)")),
-    Case("slow_cleanup", 1, ("OSError: corrupt record in shard 1",), takes_long=True),
+    Case("slow_cleanup", 1, ("OSError: corrupt record in shard 1",)),
     Case("wrapped_by_all", 3, ("IndexError: token id 50300 is out of range", "in tokenize)")),
     Case("own_server_refused", 2, ("ConnectionRefusedError", "in fetch)")),
     Case("own_port_in_use", 1, ("Address already in use", "in serve)"), misleads=("MASTER_PORT",)),
     Case("leaves_early", 2, ("exited with status 0 while other ranks still worked",)),
-    Case("barrier_missed", 2, ("did not come", "Rank 2 failed to pass monitoredBarrier"), takes_long=True),
-    Case("late_to_init", 1, ("did not come",), takes_long=True),
-    Case("collective_times_out", 1, ("in evaluate", "collective_times_out.py:12"), takes_long=True),
+    Case("barrier_missed", 2, ("did not come", "Rank 2 failed to pass monitoredBarrier")),
+    Case("late_to_init", 1, ("did not come",)),
+    Case("collective_times_out", 1, ("in evaluate", "collective_times_out.py:12")),
     Case("different_types", 2, ("float64 [1000]",), (1, 134)),
     Case("different_shapes", 1, ("[3000]",), (1, 134)),
     Case("logged_to_stdout", 1, ("LookupError: vocabulary of shard 1 is empty", "in read)")),
@@ -52,8 +53,8 @@ CASES = [
     Case("deep_library", 2, ("TypeError: an open file cannot be copied", "in duplicate_model", "in __deepcopy__)")),
     Case("stderr_gone", 1, ("ValueError: expected 3 channels, got 4", "raise ValueError(")),
     Case("silent_excepthook", 3, ("ValueError: 5 heads do not divide 64", "(silent_excepthook.py:15 in check)")),
-    Case("worker_killed", 3, ("DataLoader worker", "killed"), takes_long=True),
-    Case("worker_raises", 0, ("ValueError: image 0 is truncated", "in __getitem__)"), takes_long=True),
+    Case("worker_killed", 3, ("DataLoader worker", "killed")),
+    Case("worker_raises", 0, ("ValueError: image 0 is truncated", "in __getitem__)")),
     Case("all_alike", None, ("ranks raised FloatingPointError within 0.", "loss is nan")),
     Case("truncated_mapping", 0, ("SIGBUS", "truncated"), (135,), ("/dev/shm",)),
     Case("thread_died_before", 3, ("ValueError: head dimension 80 is not supported",), misleads=("tracker",)),
@@ -91,6 +92,16 @@ HANGS = [
     Hang("groups_in_circle", ("ranks wait for each other", "of process group")),
     Hang("leaves_the_store_waiting", ("rank 2 exited with status 0", "wait for it in TCPStore.get")),
 ]
+
+
+def by_launcher(cases: Iterable[Case | Hang], for_all: Iterable[str]) -> list[Any]:
+    """Return parameters of a test: each script with fork, those named in `for_all` with exec and torchrun too."""
+    return [
+        pytest.param(case, launcher, id=f"{case.name}-{launcher}")
+        for case in cases
+        for launcher in ("fork", "exec", "torchrun")
+        if launcher == "fork" or case.name in for_all
+    ]
 
 
 def report(stderr: str) -> str:

@@ -10,20 +10,13 @@ from typing import Any
 
 import pytest
 from running import outcome
-from zoo_cases import CASES, ZOO, Case, first_rank, lacks, report
+from zoo_cases import CASES, ZOO, Case, by_launcher, first_rank, lacks, report
 
 FOR_ALL_LAUNCHERS = ("handled_then_segfault", "error_in_cleanup", "logged_to_stdout", "leaves_early", "slow_cleanup")
 """Cases in which the launcher matters; the others run with fork."""
 
-RUNS = [
-    pytest.param(case, launcher, id=f"{case.name}-{launcher}")
-    for case in CASES
-    for launcher in ("fork", "exec", "torchrun")
-    if launcher == "fork" or case.name in FOR_ALL_LAUNCHERS
-]
 
-
-@pytest.mark.parametrize(("case", "launcher"), RUNS)
+@pytest.mark.parametrize(("case", "launcher"), by_launcher(CASES, FOR_ALL_LAUNCHERS))
 def test_the_report_names_rank_and_cause(muster: Any, case: Case, launcher: str) -> None:
     if case.name == "group" and sys.version_info < (3, 11):
         pytest.skip("groups of exceptions are new in Python 3.11")

@@ -7,20 +7,13 @@ from typing import Any
 import pytest
 from running import RunProcesses
 from waiting import until
-from zoo_cases import HANGS, ZOO, Hang, lacks
+from zoo_cases import HANGS, ZOO, Hang, by_launcher, lacks
 
 FOR_ALL_LAUNCHERS = ("worker_waits", "never_joins", "one_call_too_many", "leaves_the_store_waiting")
 """Hangs in which the launcher matters; the others run with fork."""
 
-RUNS = [
-    pytest.param(hang, launcher, id=f"{hang.name}-{launcher}")
-    for hang in HANGS
-    for launcher in ("fork", "exec", "torchrun")
-    if launcher == "fork" or hang.name in FOR_ALL_LAUNCHERS
-]
 
-
-@pytest.mark.parametrize(("hang", "launcher"), RUNS)
+@pytest.mark.parametrize(("hang", "launcher"), by_launcher(HANGS, FOR_ALL_LAUNCHERS))
 def test_why_names_rank_and_cause(muster: Any, hang: Hang, launcher: str) -> None:
     path = str(ZOO / f"{hang.name}.py")
     with RunProcesses(muster, "run", "-g", "4", "--grace", "5", "--launcher", launcher, path) as run:

@@ -22,15 +22,8 @@ def test_without_a_failure_a_spare_node_does_nothing(there: LabCluster) -> None:
 
 def test_a_node_that_fails_its_check_is_left_out(there: LabCluster) -> None:
     """The working directory exists only on some nodes."""
-    folder = f"{there.lab.folder.scratch}/{there.folder.name}"
-    hosts = ("head", "n1", "n3")
-    for host in hosts:
-        assert 0 == there.lab.run(host, ["mkdir", folder], cwd="/").returncode
-    try:
+    with there.folder_on("head", "n1", "n3") as folder:
         done = there.muster(*TWO, "--cwd", folder, there.script(WHERE))
-    finally:
-        for host in hosts:
-            there.lab.run(host, ["rmdir", folder], cwd="/")
     assert 0 == done.returncode, done.stderr
     assert "warning: n2 left out: the working directory does not exist there; n3 takes its place" in done.stderr
     assert ["n1 0 0 0 4 2 2 0", "n1 1 1 0 4 2 2 0", "n3 2 0 1 4 2 2 0", "n3 3 1 1 4 2 2 0"] == where(there, 4)

@@ -33,15 +33,8 @@ def test_a_host_that_is_down_is_left_out(there: LabCluster) -> None:
 
 def test_a_host_that_fails_its_check_is_left_out(there: LabCluster) -> None:
     """The working directory exists only on some hosts."""
-    folder = f"{there.lab.folder.scratch}/{there.folder.name}"
-    hosts = ("head", "n1", "n3")
-    for host in hosts:
-        assert 0 == there.lab.run(host, ["mkdir", folder], cwd="/").returncode
-    try:
+    with there.folder_on("head", "n1", "n3") as folder:
         done = there.muster("run", "-H", "n1,n2,n3", *FOUR, "--cwd", folder, there.script(WHERE))
-    finally:
-        for host in hosts:
-            there.lab.run(host, ["rmdir", folder], cwd="/")
     assert 0 == done.returncode, done.stderr
     assert "warning: n2 left out: the working directory does not exist there; n3 takes its place" in done.stderr
     assert ["n1", "n3"] == [line.split()[0] for line in where(there, 4)[::2]]

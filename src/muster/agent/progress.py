@@ -141,7 +141,7 @@ class ProgressWatch:
         look()
 
     def _judge(self, subjects: list[Subject], answers: Mapping[int, bytes], grouped: bool) -> None:
-        processes = dict(_everybody())
+        processes = dict(procfs.all_processes())
         now = {
             (subject.rank, subject.pid): self._of(subject, processes, answers.get(subject.rank)) for subject in subjects
         }
@@ -205,10 +205,3 @@ def _bytes_moved(pid: int) -> int:
         return int(fields[b"rchar"]) + int(fields[b"wchar"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _everybody() -> Iterable[tuple[int, procfs.Stat]]:
-    for pid in procfs.pids():
-        seen = procfs.stat(pid)
-        if seen is not None:
-            yield pid, seen

@@ -130,9 +130,8 @@ class Sampler:
     def _scan(self, pids: Mapping[int, int]) -> None:
         """Look for the descendants of the ranks."""
         children: dict[int, list[int]] = {}
-        for pid in procfs.pids():
-            seen = procfs.stat(pid)
-            if seen is not None and seen.lives:
+        for pid, seen in procfs.all_processes():
+            if seen.lives:
                 children.setdefault(seen.parent, []).append(pid)
         self._descendants = {}
         for rank, pid in pids.items():

@@ -112,9 +112,8 @@ def _of(
 def _processes() -> dict[int, _Process]:
     """Return all visible processes on this machine that are alive, without zombies."""
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    found = {}
-    for pid in procfs.pids():
-        seen = procfs.stat(pid)
-        if seen is not None and seen.lives:
-            found[pid] = _Process(seen.parent, seen.cpu / tick, seen.memory * page)
-    return found
+    return {
+        pid: _Process(seen.parent, seen.cpu / tick, seen.memory * page)
+        for pid, seen in procfs.all_processes()
+        if seen.lives
+    }

@@ -38,7 +38,7 @@ class Cause(NamedTuple):
 
 
 _BY_OTHERS = frozenset((FailureKind.MISMATCH, FailureKind.TIMED_OUT, FailureKind.ABSENT))
-"""Kinds of failures that involve other ranks, and have a place in the script where they come again."""
+"""Kinds of failures that involve other ranks, and can recur at the same place of the script."""
 
 
 class Attempt(NamedTuple):

@@ -260,10 +260,6 @@ def children_of(pid: int) -> list[int]:
     for thread in threads_of(pid):
         path = f"/proc/{pid}/task/{thread}/children"
         if not os.path.exists(path):  # the kernel was built without it
-            return sorted(other for other, seen in _everybody() if seen.parent == pid)
+            return sorted(other for other, seen in procfs.all_processes() if seen.parent == pid)
         found += [int(word) for word in _read(path).split()]
     return sorted(found)
-
-
-def _everybody() -> list[tuple[int, procfs.Stat]]:
-    return [(pid, seen) for pid in procfs.pids() if (seen := procfs.stat(pid)) is not None]

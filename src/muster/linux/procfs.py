@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 
@@ -55,6 +55,14 @@ def pids() -> list[int]:
         return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
     except OSError:
         return []
+
+
+def all_processes() -> Iterator[tuple[int, Stat]]:
+    """Yield each visible process with its state, zombies included."""
+    for pid in pids():
+        seen = stat(pid)
+        if seen is not None:
+            yield pid, seen
 
 
 def stat(pid: int, thread: int | None = None) -> Stat | None:

@@ -135,8 +135,12 @@ def exported(env: Mapping[str, str]) -> dict[str, str]:
 
 
 _GPUS_OF_JOB = (
-    *("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_SOCKET"),
-    *("SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"),
+    "SLURM_GPUS",
+    "SLURM_GPUS_PER_NODE",
+    "SLURM_GPUS_PER_TASK",
+    "SLURM_GPUS_PER_SOCKET",
+    "SLURM_JOB_GPUS",
+    "SLURM_GPUS_ON_NODE",
 )
 """Variables of a job with GPUs. The first ones repeat the request; salloc and sbatch 22.05 set these even where the job
 got no GPU. The last two are those of the node on which a batch script or a step runs."""

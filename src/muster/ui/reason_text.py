@@ -154,7 +154,7 @@ def _end_in_brief(end: RankExit) -> str:
 
 
 def without_verdict(reason: StopReason | None) -> StopReason | None:
-    """Return a reason without the verdict on a hang, which is told apart."""
+    """Return a reason without the verdict on a hang, which is printed separately."""
     return reason._replace(message="") if reason is not None and reason.kind is StopKind.HANG else reason
 
 
