@@ -333,9 +333,8 @@ def train():
         dist.barrier()
 
 run = muster.submit(train, np=2, grace=1)
-while not run.why().ranks:
+while "has not entered barrier" not in str(why := run.why()):  # before that, one may still be on its way to join
     time.sleep(0.2)
-why = run.why()
 assert why.ranks == (1,) and why.live and len(why.evidence) == 2, why
 assert "rank 1 has not entered barrier" in str(why), why
 run.kill()
