@@ -207,8 +207,39 @@ def test_what_sinfo_says() -> None:
 
 
 def test_what_squeue_says_of_everybody() -> None:
-    (job,) = slurm_nodes.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None\n")
+    (job,) = slurm_nodes.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None|n[1-2]|lr|0.1\n")
     assert ("1", "ada", 2, "gres:gpu:2", "0:10") == (job.job, job.user, job.nodes, job.gpus, job.used)
+    assert ("n[1-2]", "lr|0.1") == (job.hosts, job.name)
+
+
+def test_the_partitions_and_their_limits() -> None:
+    first, second = slurm_nodes.partitions(
+        "main*|up|infinite|1:00:00|1-infinite|3|n[1-3]\nspare|down|30:00|n/a|1-2|1|n1\n"
+    )
+    assert ("main", True, "infinite", 3, "n[1-3]") == (first.name, first.default, first.limit, first.nodes, first.hosts)
+    assert ("spare", False, "down", "1-2") == (second.name, second.default, second.state, second.sizes)
+
+
+PENDING = """JobId=12 JobName=x
+   UserId=root(0) GroupId=root(0) MCS_label=N/A
+   Priority=4294901758 Nice=0 Account=(null) QOS=(null)
+   JobState=PENDING Reason=Resources Dependency=(null)
+   SubmitTime=2026-11-27T00:05:09 EligibleTime=2026-11-27T00:05:09
+   StartTime=2026-11-27T01:05:09 EndTime=2026-11-27T02:05:09 Deadline=N/A
+   PreemptEligibleTime=2026-11-27T00:05:09 PreemptTime=None
+   Partition=main AllocNode:Sid=head:12
+   ReqNodeList=n1 ExcNodeList=(null)
+   NodeList=(null)
+"""
+
+
+def test_the_record_of_a_job_that_waits_or_runs() -> None:
+    found = slurm_jobs.record_of(PENDING)
+    assert ("PENDING", "Resources", "main", "4294901758", ()) == (
+        *(found.state, found.reason, found.partition, found.priority, found.hosts),
+    )
+    assert found.submitted is not None and found.start == found.submitted + 3600
+    assert ("n1", "n2") == slurm_jobs.record_of(PENDING.replace("NodeList=(null)\n", "NodeList=n[1-2]\n")).hosts
 
 
 HELP = """Usage: sbatch [OPTIONS(0)...] [ : [OPTIONS(N)...]] script(0) [args(0)...]

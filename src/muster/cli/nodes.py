@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from muster.cli.common import parse_command
 from muster.config.command_options import NodesOptions
@@ -14,7 +14,7 @@ from muster.core.hostlist import fold_hostlist
 from muster.core.plurals import plural
 from muster.schedulers import SCHEDULERS, get_scheduler
 from muster.schedulers.client import SchedulerClient, client
-from muster.schedulers.scheduler import NodeStatus, Phase
+from muster.schedulers.scheduler import NodeStatus, PartitionStatus, Phase, QueueEntry
 from muster.ui.formatting import size_in_words, table
 
 
@@ -27,10 +27,14 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     here = _client(env)
     machines = here.scheduler.machines
     assert machines is not None
+    partitions = here.ask(machines.partitions) if machines.partitions is not None and options.all else []
     found, used, queue = here.ask(machines.nodes), here.ask(machines.gpus_in_use), here.ask(machines.queue)
     if options.json:
         records = [{**node._asdict(), "gpus_in_use": used.get(node.name, {})} for node in found]
-        print(json.dumps({"nodes": records, "jobs": [job._asdict() for job in queue]}, indent=1))
+        told = {"nodes": records, "jobs": [job._asdict() for job in queue]}
+        if options.all:
+            told["partitions"] = [partition._asdict() for partition in partitions]
+        print(json.dumps(told, indent=1))
         return 0
     print(table(_machines(found, used)))
     me = env.get("USER") or getpass.getuser()
@@ -39,14 +43,37 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     waiting = [job for job in queue if job.job in pending and job.user != me]
     others = plural(len(waiting), "pending job", "pending jobs")
     print(f"\n{plural(len(queue), 'job')}, {len(mine)} yours; {others} of other users")
-    if mine:
-        rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "TIME", "LIMIT", "REASON")]
-        for job in mine:
-            why = job.reason if job.job in pending else ""
-            gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
-            rows.append((job.job, job.partition, job.state, str(job.nodes), gpus, job.used, job.limit, why))
-        print(table(rows))
+    listed = queue if options.all else mine
+    if listed:
+        print(table(_jobs(listed, pending, options.all)))
+    if partitions:
+        print(f"\n{table(_partitions(partitions))}")
     return 0
+
+
+def _jobs(listed: Sequence[QueueEntry], pending: Set[str], everybody: bool) -> list[Sequence[str]]:
+    """Return the table of these jobs; with the users, names and nodes of jobs if they are `everybody`'s."""
+    head = ("JOB", "PARTITION", "STATE", "NODES", "GPUS", "TIME", "LIMIT")
+    rows: list[Sequence[str]] = [
+        (head[0], "USER", "NAME", *head[1:], "NODELIST OR REASON") if everybody else (*head, "REASON")
+    ]
+    for job in listed:
+        why = job.reason if job.job in pending else ""
+        gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
+        use = (job.partition, job.state, str(job.nodes), gpus, job.used, job.limit)
+        rows.append((job.job, job.user, job.name, *use, job.hosts or why) if everybody else (job.job, *use, why))
+    return rows
+
+
+def _partitions(found: Sequence[PartitionStatus]) -> list[Sequence[str]]:
+    """Return the table of partitions and their limits."""
+    rows: list[Sequence[str]] = [
+        ("PARTITION", "STATE", "TIME LIMIT", "DEFAULT TIME", "NODES PER JOB", "NODES", "NODELIST")
+    ]
+    for one in found:
+        name = f"{one.name} (default)" if one.default else one.name
+        rows.append((name, one.state, one.limit, one.usual_limit, one.sizes, str(one.nodes), one.hosts))
+    return rows
 
 
 def _client(env: Mapping[str, str]) -> SchedulerClient:

@@ -20,10 +20,12 @@ from muster.cli.common import (
 from muster.cli.confirm import agreed
 from muster.client import pruning, usage
 from muster.client.client import ANSWERS_WITHIN, Client
+from muster.client.queue import job_facts
 from muster.client.reconcile import last_answer, reconcile, statuses
 from muster.client.status import RunStatus
 from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
 from muster.config.options import FindOptions
+from muster.core.job_facts import JobFacts
 from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
@@ -32,7 +34,9 @@ from muster.errors import InvalidRequest
 from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import Store
+from muster.schedulers import title
 from muster.ui.formatting import fitted, seconds, size_in_words, table
+from muster.ui.job_text import job_in_words, ranks_in_words
 from muster.ui.summary import facts_of
 from muster.ui.text import outcome_as_json, program_in_words, show_in_words
 
@@ -68,13 +72,15 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not records:
         print(f"no runs in {store.root}")
         return 0
-    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
+    jobs = any(item["job_id"] for item in records)
+    rows = [("RUN", *(["JOB"] * jobs), "NAME", "RANKS", "STATE", "EXIT", "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
     for item in records:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         how = (item["launcher"], item["command"])
         when = started_in_words(item)
-        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
+        number = [item["job_id"] or ""] if jobs else []
+        rows.append((item["id"], *number, item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
     # a run id starts with the start time in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "DURATION", "LAUNCHER", "EXIT", "RANKS")))
@@ -114,7 +120,8 @@ def _record(run: Run, status: RunStatus) -> dict[str, Any]:
         return _readable(run, status)
     except Unreadable as error:
         unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
-        of_job = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
+        of_job: dict[str, Any] = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
+        of_job.update(scheduler=None, job_id=None)
         return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
 
@@ -139,6 +146,8 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
         "argv": job.get("argv", []),
         "cwd": job.get("cwd", ""),
         "host": job.get("host", ""),
+        "scheduler": job.get("scheduler", {}).get("name"),
+        "job_id": job.get("scheduler", {}).get("job"),
     }
 
 
@@ -157,18 +166,31 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
             return show_slow(run, status.state, client, options.json)
         now = usage.of(run, client) if status.state is RunState.RUNNING else None
     outcome, events = run.outcome, run.events()
+    facts = job_facts(run, status.state)
     if options.json:
         record = {**_record(run, status), "job": run.job.get("job"), "python": facts_of(events), "events": events}
         record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
+        record.update(scheduler_job=facts._asdict() if facts is not None else None)
         print(json.dumps(record, indent=1))
         return 0
-    told = f"{status.state}: {status.why}" if status.why else str(status.state)
+    why = status.why or (facts.why if facts is not None else "")
+    told = f"{status.state}: {why}" if why else str(status.state)
     uses = _now_in_words(now, run.hosts) if now else ""
     job = {**run.job, "started": started_in_words(run.job)}
     notes = notes_in_words(run, outcome, ended=True) if outcome is not None else []
-    print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses, notes))
+    where = _where_in_words(run, status.state, facts)
+    print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses, notes, where))
     print(f"run dir  {run.path}")
     return 0
+
+
+def _where_in_words(run: Run, state: RunState, facts: JobFacts | None) -> list[str]:
+    """Return the lines about the job of a run, and about its hosts while it runs."""
+    lines = job_in_words(facts, time.time()) if facts is not None else []
+    if facts is None and (scheduled := run.scheduled) is not None:
+        lines.append(safe(f"job      {title(scheduled.name)} job {scheduled.job}"))
+    plan = run.plan if state is RunState.RUNNING else None
+    return [*lines, *(ranks_in_words(plan.nodes) if plan is not None else ())]
 
 
 def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:

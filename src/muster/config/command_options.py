@@ -101,6 +101,11 @@ _HOSTS_OR_HERE = (
 class NodesOptions(RunDirOptions):
     """Options of `muster nodes`."""
 
+    all = flag(
+        ("-a", "--all"),
+        "list the jobs of all users with their names and nodes, and the limits of each partition",
+        group=OUTPUT,
+    )
     json = AS_JSON
 
 

@@ -12,6 +12,7 @@ from muster.errors import InvalidRequest
 from muster.linux import processes
 from muster.linux.identity import user_name
 from muster.rundir import homes
+from muster.rundir.job_record import with_scheduler
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import ID, Store, option_for
 
@@ -112,9 +113,10 @@ def all_runs(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
-    """Return the run with this id, name or unique prefix of an id; `last` is the newest. Raises `InvalidRequest`.
+    """Return the run with this id, name, scheduler job or unique prefix of an id; `last` is the newest.
 
-    Of several runs with the same name it is the one that `lives`, or the newest.
+    Of several runs with the same name, or in the same job, it is the one that `lives`, or the newest. Raises
+    `InvalidRequest`.
     """
     listed = f"list all with `muster ps -a{store.option}`"
     if not which:
@@ -125,7 +127,9 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
         if path.name == which:
             raise InvalidRequest(f"cannot read {path}: {why}", "its owner or root can read it")
     exact = [run for run in runs if run.id == which]
-    named = [run for run in runs if not exact and _name(run) == which]
+    labels = {run.id: _labels(run) for run in runs} if not exact and which != "last" else {}
+    named = [run for run in runs if labels and labels[run.id].name == which]
+    named = named or [run for run in runs if labels and labels[run.id].job == which]
     begun = [run for run in runs if run.id.startswith(which)]
     living = [run for run in named if lives(run)] if len(named) > 1 else []
     found = exact or living or named[-1:] or begun
@@ -158,15 +162,25 @@ def unreadable_error(unreadable: Mapping[Path, str]) -> InvalidRequest:
 
 def namesakes(store: Store, name: str) -> list[Run]:
     """Return the runs with this name, oldest first."""
-    return [run for run in list_runs(store) if _name(run) == name]
+    return [run for run in list_runs(store) if _labels(run).name == name]
 
 
-def _name(run: Run) -> str:
-    """Return the name of a run; empty if it cannot be read."""
+class _Labels(NamedTuple):
+    """What names a run beside its id; empty if unknown."""
+
+    name: str = ""
+    job: str = ""
+    """The id of its scheduler job."""
+
+
+def _labels(run: Run) -> _Labels:
+    """Return the name and the job of a run, without checking all that its job.json contains."""
     try:
-        return str(run.job.get("name", ""))
+        data = with_scheduler(run.read("job.json") or {})
     except Unreadable:
-        return ""
+        return _Labels()
+    scheduled = data.get("scheduler")
+    return _Labels(str(data.get("name", "")), str(scheduled.get("job", "")) if isinstance(scheduled, dict) else "")
 
 
 MORE_OF_IT = "use the id of one of them"

@@ -55,6 +55,8 @@ class SchedulerClient:
         self.name, self.scheduler = name, get_scheduler(name)
         self.title = self.scheduler.title
         self._silent_since = -_SILENT_FOR
+        self._seen: tuple[float, dict[str, JobStatus]] = 0.0, {}
+        """The last answer about the user's jobs and its Unix time, so that a long queue is not parsed for each run."""
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -131,12 +133,16 @@ class SchedulerClient:
 
         `root` is muster's directory. A cached answer from before `since` (Unix time) is not used.
         """
+        asked, found = self._seen
+        if asked > since and 0 <= time.time() - asked < _FRESH:
+            return found
         question = self.scheduler.jobs()
         kept = root / _SEEN.format(name=self.name, host=socket.gethostname())
         with suppress(OSError, ValueError):
             seen = json.loads(kept.read_text())
             if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
-                return question.read(Answer(0, seen["said"]))
+                self._seen = seen["time"], question.read(Answer(0, seen["said"]))
+                return self._seen[1]
         if time.monotonic() - self._silent_since < _SILENT_FOR:
             return None
         asked = time.time()
@@ -152,7 +158,8 @@ class SchedulerClient:
             part = kept.with_name(f"{kept.name}.{os.getpid()}")
             part.write_text(json.dumps({"time": asked, "said": done.out}))
             part.replace(kept)
-        return question.read(done)
+        self._seen = asked, question.read(done)
+        return self._seen[1]
 
     def phase(self, status: JobStatus) -> Phase:
         """Return the phase of a job."""

@@ -185,14 +185,19 @@ class JobGpus(NamedTuple):
 
 
 class JobRecord(NamedTuple):
-    """The scheduler's record of a running job; times are Unix times, None if unknown."""
+    """The scheduler's record of a job; times are Unix times, None if unknown."""
 
     state: str
     reason: str
     start: float | None
+    """Start time; of a pending job the expected one."""
     end: float | None
     preempted: bool
     """True if it is being preempted, possibly with some time left."""
+    submitted: float | None = None
+    partition: str = ""
+    priority: str = ""
+    hosts: tuple[str, ...] = ()
 
 
 class Task(NamedTuple):
@@ -281,6 +286,26 @@ class QueueEntry(NamedTuple):
     used: str
     limit: str
     reason: str
+    name: str = ""
+    hosts: str = ""
+    """The nodes of a running job, in the scheduler's notation."""
+
+
+class PartitionStatus(NamedTuple):
+    """A partition or queue to which jobs are submitted, in the scheduler's own words."""
+
+    name: str
+    state: str
+    default: bool
+    """True if jobs that name none go there."""
+    limit: str
+    """Maximum time limit of its jobs."""
+    usual_limit: str
+    """Time limit of jobs that request none."""
+    sizes: str
+    """Number of nodes that a job may request, such as `1-infinite`."""
+    nodes: int
+    hosts: str
 
 
 class Remedies(NamedTuple):
@@ -303,6 +328,7 @@ class Machines(NamedTuple):
     queue: Ask[list[QueueEntry]]
     """The jobs of all users."""
     remedies: Remedies = Remedies()
+    partitions: Ask[list[PartitionStatus]] | None = None
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------
@@ -382,7 +408,7 @@ class Scheduler(NamedTuple):
     restarts: Callable[[str], Ask[int]] | None = None
     """Returns how often a job was requeued."""
     record: Callable[[str], Ask[JobRecord | None]] | None = None
-    """Returns the record of a running job."""
+    """Returns the record of a pending or running job."""
     gpus: Callable[[str, Mapping[str, int]], Ask[JobGpus | None]] | None = None
     """Returns a job's GPUs on each of its nodes, given its number of tasks there; None if the answer has no record."""
     gpus_claimed: Callable[[Env], str] = lambda env: ""

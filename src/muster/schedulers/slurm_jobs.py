@@ -41,13 +41,30 @@ def record(job: str) -> tuple[str, ...]:
     return ("scontrol", "show", "job", job)
 
 
+_RECORDED = "JobState|Reason|StartTime|EndTime|PreemptTime|SubmitTime|Partition|Priority|NodeList"
+
+
 def record_of(out: str) -> JobRecord:
     """Return the record in `JobState=RUNNING Reason=None …`; missing fields are empty."""
-    found = dict(re.findall(r"\b(JobState|Reason|StartTime|EndTime|PreemptTime)=(\S+)", out))
+    found = dict(re.findall(rf"(?:^|(?<=\s))({_RECORDED})=(\S+)", out))
     state, reason, start, end = (found.get(name, "") for name in ("JobState", "Reason", "StartTime", "EndTime"))
     at = found.get("PreemptTime", "")
     # it may have been preempted before it was last started
-    return JobRecord(state, reason, time_of(start), time_of(end), preempted=at[:1].isdigit() and at >= start)
+    try:
+        hosts = tuple(unfold_nodes(nodes)) if (nodes := found.get("NodeList", "(null)"))[:1] != "(" else ()
+    except InvalidRequest:  # not today's format
+        hosts = ()
+    return JobRecord(
+        state,
+        reason,
+        time_of(start),
+        time_of(end),
+        preempted=at[:1].isdigit() and at >= start,
+        submitted=time_of(found.get("SubmitTime", "")),
+        partition=found.get("Partition", ""),
+        priority=found.get("Priority", ""),
+        hosts=hosts,
+    )
 
 
 _DUE = {

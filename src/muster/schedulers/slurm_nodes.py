@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from muster.schedulers.scheduler import NodeStatus, QueueEntry
+from muster.schedulers.scheduler import NodeStatus, PartitionStatus, QueueEntry
 from muster.schedulers.slurm_values import SEPARATOR, gpus_of, number_of
 
 _NODE_FIELDS = ("%N", "%P", "%T", "%c", "%m", "%G", "%C", "%E")
@@ -60,7 +60,8 @@ def used_gpus(out: str) -> dict[str, dict[str, int]]:
     return found
 
 
-_JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r")
+_JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r", "%N", "%j")
+"""Output fields of squeue. The job name stands last, because it may contain the separator."""
 
 
 def everybody() -> tuple[str, ...]:
@@ -72,8 +73,33 @@ def jobs(out: str) -> list[QueueEntry]:
     """Return the jobs of all users in squeue's output."""
     found = []
     for line in out.splitlines():
+        cells = line.strip().split(SEPARATOR, len(_JOB_FIELDS) - 1)
+        if len(cells) == len(_JOB_FIELDS):
+            job, user, partition, state, count, gpus, used, limit, reason, hosts, name = cells
+            hosts = "" if hosts.startswith("(") else hosts
+            found.append(
+                QueueEntry(job, user, partition, state, number_of(count), gpus, used, limit, reason, name, hosts)
+            )
+    return found
+
+
+_PARTITION_FIELDS = ("%P", "%a", "%l", "%L", "%s", "%D", "%N")
+
+
+def groups() -> tuple[str, ...]:
+    """Return the command that lists the partitions and their limits; `partitions` parses its output."""
+    return ("sinfo", "--noheader", "--format=" + SEPARATOR.join(_PARTITION_FIELDS))
+
+
+def partitions(out: str) -> list[PartitionStatus]:
+    """Return the partitions in sinfo's output; `*` marks the default one."""
+    found = []
+    for line in out.splitlines():
         cells = line.strip().split(SEPARATOR)
-        if len(cells) >= len(_JOB_FIELDS):
-            job, user, partition, state, count, gpus, used, limit, reason = cells[: len(_JOB_FIELDS)]
-            found.append(QueueEntry(job, user, partition, state, number_of(count), gpus, used, limit, reason))
+        if len(cells) == len(_PARTITION_FIELDS):
+            name, state, limit, usual, sizes, count, hosts = cells
+            default = name.endswith("*")
+            found.append(
+                PartitionStatus(name.rstrip("*"), state, default, limit, usual, sizes, number_of(count), hosts)
+            )
     return found

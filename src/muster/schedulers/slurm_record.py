@@ -165,6 +165,7 @@ SCHEDULER = Scheduler(
             "compare gres.conf on the node with `scontrol show node`",
             "see `scontrol show node {node}`",
         ),
+        _ask(slurm_nodes.groups(), slurm_nodes.partitions),
     ),
     naming_nodes="; request nodes with --slurm-opt nodelist=n[1-3]",
     interactive="salloc",

@@ -339,10 +339,12 @@ def show_in_words(
     operand: str = "",
     now: str = "",
     notes: Sequence[str] = (),
+    where: Sequence[str] = (),
 ) -> str:
     """Return the details of a run; `hosts` are the names of its nodes, `operand` names it if its id does not suffice.
 
-    `now` is the text of its ranks' resource usage, `notes` as in `outcome_in_words`.
+    `now` is the text of its ranks' resource usage, `notes` as in `outcome_in_words`. `where` are lines about its job
+    and its hosts.
     """
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
@@ -350,6 +352,7 @@ def show_in_words(
     lines.append(f"cwd      {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
     lines.append(f"{'submitted' if job.get('scheduler') else 'started '} {safe(job.get('started', '?'))}")
     lines += _how_in_words(job, facts_of(events), hosts)
+    lines += where
     lines += ["", now] if now else []
     if outcome is not None:
         lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.exits), hosts, notes)]
