@@ -73,14 +73,14 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"no runs in {store.root}")
         return 0
     jobs = any(item["job_id"] for item in records)
-    rows = [("RUN", *(["JOB"] * jobs), "NAME", "RANKS", "STATE", "EXIT", "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
+    rows = [("RUN", "NAME", *(["JOB"] * jobs), "RANKS", "STATE", "EXIT", "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
     for item in records:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         how = (item["launcher"], item["command"])
         when = started_in_words(item)
         number = [item["job_id"] or ""] if jobs else []
-        rows.append((item["id"], *number, item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
+        rows.append((item["id"], item["name"], *number, str(item["ranks"]), item["state"], code, when, took, *how))
     # a run id starts with the start time in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "DURATION", "LAUNCHER", "EXIT", "RANKS")))

@@ -29,7 +29,7 @@ def job_in_words(facts: JobFacts, now: float) -> list[str]:
     if facts.submitted is not None:
         lines.append(f"waiting  {seconds(max(0.0, now - facts.submitted))}, since {_moment(facts.submitted)}")
     if facts.start is not None and facts.start > now:
-        lines.append(f"start    expected at {_moment(facts.start)}, in {seconds(facts.start - now)}")
+        lines.append(f"start    expected in {seconds(facts.start - now)}, at {_moment(facts.start)}")
     return lines
 
 

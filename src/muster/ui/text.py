@@ -349,7 +349,8 @@ def show_in_words(
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
     lines.append(f"command  {how_it_was_started(job)}")
-    lines.append(f"cwd      {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
+    on = job.get("host", "?")  # empty while a job is pending
+    lines.append(f"cwd      {safe(job.get('cwd', '?'))}" + (f" on {safe(on)}" if on else ""))
     lines.append(f"{'submitted' if job.get('scheduler') else 'started '} {safe(job.get('started', '?'))}")
     lines += _how_in_words(job, facts_of(events), hosts)
     lines += where
