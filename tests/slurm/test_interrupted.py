@@ -58,7 +58,9 @@ def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: Lab
     assert 0 == plain.returncode, plain.stderr
     expected = plain.stdout.splitlines()[-1]
     assert expected.startswith("parameters")
-    line = ["-N", "2", "-g", "1", "--prefix", "", "--requeue", "5", script, str(there.folder / "state")]
+    told = there.folder / "told"
+    line = ["-N", "2", "-g", "1", "--prefix", "", "--requeue", "5", "--on-end", f"echo $MUSTER_STATUS >>{told}"]
+    line += [script, str(there.folder / "state")]
     process = there.start("run", "--slurm", *line)
     for attempt in range(2):
         until(
@@ -69,6 +71,7 @@ def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: Lab
     assert 0 == process.wait(timeout=120), there.said()
     assert expected in there.said().splitlines()
     assert 3 == len(list(there.run.glob("attempt_*")))
+    until(lambda: told.exists() and told.read_text() == "succeeded\n", "the end is told, once")
     there.nothing_left()
 
 

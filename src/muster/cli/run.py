@@ -146,7 +146,7 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
     return found
 
 
-_OWN_VARIABLES = ("FOLDER", "HOME", "HOOK", "PYTHON", "RANK", "SCRATCH", "TRACE", "TRUST")
+_OWN_VARIABLES = ("FOLDER", "HOME", "HOOK", "PYTHON", "RANK", "RUN_ID", "SCRATCH", "STATUS", "TRACE", "TRUST")
 """Variables that begin with MUSTER_ and are no options."""
 
 

@@ -31,6 +31,7 @@ from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
+from muster.notification import told_in_words
 from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import Store
@@ -181,6 +182,8 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     where = _where_in_words(run, status.state, facts)
     print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses, notes, where))
     print(f"run dir  {run.path}")
+    if told := told_in_words(run):
+        print(told)
     return 0
 
 

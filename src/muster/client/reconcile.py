@@ -14,6 +14,7 @@ from muster.client.status import Controller, RunStatus, status
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.identity import identity
+from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
 from muster.schedulers.scheduler import Final
 from muster.ui.text import outcome_as_json
@@ -144,9 +145,18 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
         return found
     if found.heard:
         note_answer(run)
-    if found.outcome is not None and run.outcome is None:
+    unseen = found.outcome is not None and run.outcome is None
+    if unseen and found.outcome is not None:
         run.write_outcome(outcome_as_json(found.outcome))
+    scheduled = run.scheduled
+    if found.state is RunState.LOST or unseen or (found.outcome is not None and scheduled and scheduled.requeue):
+        # no controller decided this end, or it could not know whether the scheduler would start the run again
+        _started.append(notify(run, found.state, found.outcome, found.why))
     return found
+
+
+_started: list[Notification | None] = []
+"""Keeps processes that nobody waits for: Python warns of one that it forgets."""
 
 
 def lives(run: Run) -> bool:

@@ -159,6 +159,8 @@ def import_run(store: Store, host: str, which: str) -> Run:
                 remember_way(run, Way(target.transport, target.ssh, target.python))
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
+                if "job" in record:  # the machine that started the run tells of its end
+                    own["job"] = {**record["job"], "on_end": ""}
                 run.write("job.json", {**record, **own})
                 run = note_run(store, run.path)
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):

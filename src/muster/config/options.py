@@ -284,6 +284,13 @@ class RunOptions(RunDirOptions):
         choices=dict.fromkeys(OnHang, ""),
         group=FAILURE,
     )
+    on_end = optional(
+        ("--on-end",),
+        "shell command to run once after the run, whether it succeeded, failed or was lost; it reads JSON from stdin",
+        "COMMAND",
+        values.text,
+        group=FAILURE,
+    )
     detach = flag(
         ("-d", "--detach"),
         "start the run independently of this terminal and return; see `muster attach`, `logs -f`, `wait` and `kill`",

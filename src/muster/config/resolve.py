@@ -146,6 +146,7 @@ def make_job(
         timeout=options.timeout,
         hang_timeout=options.hang_timeout,
         on_hang=options.on_hang,
+        on_end=options.on_end or "",
         hang_from_start=options.given(RunOptions.hang_timeout, RunOptions.on_hang),
         script_spawns=launcher == "spawn" and bool(what.path) and calls_spawn(os.path.join(cwd, what.path)),
         launcher_args=split_words(options.launcher_args or "", "--launcher-args"),

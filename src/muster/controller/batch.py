@@ -23,7 +23,7 @@ from muster.code_sync import Tree
 from muster.config.nodes import nodes_of
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.connections import TcpConnection
-from muster.controller.detached import DetachedController
+from muster.controller.detached import DetachedController, tell_of_end
 from muster.controller.job_time import BatchJob
 from muster.controller.joining_agents import PATIENCE, JoiningAgents
 from muster.core.controller_config import RECORD, config_as_json
@@ -34,13 +34,14 @@ from muster.core.json_records import job_from_json
 from muster.core.model import Host, Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import guard
-from muster.core.results import Replaced
+from muster.core.results import Replaced, RunState
 from muster.core.spares import arrange, unfit_hosts
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.launchers import make_plan
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
+from muster.notification import notify
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
@@ -357,14 +358,20 @@ class BatchRun:
         job_end = world.watch_job(self.batch, self.signals)
         outcome = world.go(-1, viewers.detach(), agents.listener.detach())
         interrupted = (job_end.warned or job_end.ending or world.nodes_lost) and job_end.cause != "cancelled"
+        comes_again = False
         if interrupted and outcome.code != 0 and self.allocation.restarts < self.terms.requeue:
-            self._requeue(over=job_end.ending and job_end.cause == "time limit")
+            comes_again = self._requeue(over=job_end.ending and job_end.cause == "time limit")
+        elif job_end.ending and job_end.cause in ("preempted", "requeued", "node failure"):
+            comes_again = self.terms.requeue > 0  # perhaps: who looks at the run when the scheduler has decided, knows
+        if not comes_again:
+            tell_of_end(self.run, outcome)
         self.steps.see_end(_STEPS_END if world.nodes_lost else None)
         return outcome.code
 
-    def _requeue(self, over: bool) -> None:
+    def _requeue(self, over: bool) -> bool:
         """Requeue the job, unless the scheduler has already requeued it on preemption, or a user has cancelled it.
 
+        Return whether there may be another attempt.
         `over`: the time limit is reached, so the scheduler is terminating the job already, and requeues it after that.
         """
         deadline = time.monotonic() + _END
@@ -373,15 +380,16 @@ class BatchRun:
             if done.code == 0:
                 break
             if self.scheduler.refuses_requeue(done.err):
-                return  # usually the job is ending already, and the scheduler knows whether it is requeued
+                return True  # usually the job is ending already, and the scheduler knows whether it is requeued
             time.sleep(1.0)
         else:
             _complain(f"cannot requeue the job: {done.err.strip()}")
-            return
+            return False
         # wait for the scheduler to kill this process; if it exited by itself, the job would be finished
         while not over and time.monotonic() < deadline:
             time.sleep(1.0)
             self.client.start_now(self.allocation.job)
+        return True
 
 
 def _complain(text: str) -> None:
@@ -414,5 +422,9 @@ def run_batch(words: list[str]) -> int:
         return here.serve()
     except MusterError as error:
         _complain(str(error))
+        if signal.SIGTERM not in signals.pending:  # the scheduler may start a job again that it ends
+            notification = notify(run, RunState.ERROR, None, error.sentence)
+            if notification is not None:
+                notification.wait()
         steps.terminate()
         return error.exit_code

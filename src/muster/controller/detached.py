@@ -48,6 +48,7 @@ from muster.core.supervisor import Phase
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
+from muster.notification import failure_in_words, notify
 from muster.protocol import trace
 from muster.protocol.frames import FrameDecoder, encode_frame
 from muster.protocol.handshake import Terms, new_nonce
@@ -450,6 +451,15 @@ class DetachedController(Controller):
         return outcome
 
 
+def tell_of_end(run: Run, outcome: RunResult) -> None:
+    """Run the `--on-end` command, and report its failure in the controller's log."""
+    notification = notify(run, outcome.state, outcome)
+    if notification is not None:
+        notification.wait()
+        if why := failure_in_words(run):
+            print(f"warning: {why}", file=sys.stderr, flush=True)
+
+
 def serve(words: list[str]) -> int:
     """Run the program `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
     secret = sys.stdin.read()
@@ -461,5 +471,6 @@ def serve(words: list[str]) -> int:
     assert plan is not None and config is not None
     own, visitors, door = (int(word) for word in [*words[1:], "-1"][:3])
     world = DetachedController(EventLoop(), plan, run, config, secret)
-    world.go(own, visitors, door)
+    outcome = world.go(own, visitors, door)
+    tell_of_end(run, outcome)
     return 0

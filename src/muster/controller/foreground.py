@@ -21,6 +21,7 @@ from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
+from muster.notification import failure_in_words, notify
 from muster.protocol import trace
 from muster.protocol.frames import VERSION, encode_frame
 from muster.protocol.local_sockets import new_token
@@ -32,6 +33,9 @@ from muster.ui.output_writer import OutputWriter
 from muster.ui.terminal import QUIET, size_here
 from muster.ui.text import outcome_as_json
 from muster.ui.view import View
+
+_LOOK = 0.02
+"""Seconds between checks whether the `--on-end` command has exited."""
 
 
 class ForegroundController(Controller):
@@ -100,6 +104,7 @@ class ForegroundController(Controller):
             self.run, self.outcome, {**os.environ, **self.plan.job.env}
         ):  # while the terminal shows the result
             self.view.say(why)
+        self._tell_of_end(self.outcome)
         self.pen.close(lambda: self.hurry)
         return self.outcome
 
@@ -214,6 +219,17 @@ class ForegroundController(Controller):
         self.broadcast("bye", drain=not self.hurry)
         while any(link.open for link in self.links) and not self.enough:
             self.loop.run_once()
+
+    def _tell_of_end(self, outcome: RunResult) -> None:
+        """Run the `--on-end` command while Ctrl-C still works: then it goes on without this process."""
+        notification = notify(self.run, outcome.state, outcome)
+        if notification is None:
+            return
+        while not notification.ended and not self.enough:
+            self.loop.call_later(_LOOK, lambda: None)
+            self.loop.run_once()
+        if not self.enough and (why := failure_in_words(self.run)):
+            self.view.say(f"warning: {why}")
 
     def _leave(self) -> None:
         """Close everything, and leave no process behind."""

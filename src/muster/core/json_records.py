@@ -94,6 +94,7 @@ _JOB = {
     "timeout": optional(number),
     "hang_timeout": number,
     "on_hang": text,
+    "on_end": text,
     "hang_from_start": flag,
     "script_spawns": flag,
     "launcher_args": texts,

@@ -184,6 +184,8 @@ class Job(NamedTuple):
     """Seconds without progress of any rank after which the run counts as hanging; 0 for no limit."""
     on_hang: str = "warn"
     """What is done then: a value of `OnHang`."""
+    on_end: str = ""
+    """A shell command to run once at the end of the run; empty for none."""
     hang_from_start: bool = False
     """True if that counts from the start of the ranks, and not only once torch in one of them has a process group."""
     script_spawns: bool = False

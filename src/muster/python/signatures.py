@@ -79,6 +79,7 @@ class RunKeywords(TypedDict, total=False):
     timeout: float | str
     hang_timeout: float | str
     on_hang: str
+    on_end: str
     detach: bool
     name: str
     run_dir: str | os.PathLike[str]
@@ -156,6 +157,7 @@ def run(
     timeout: float | str | None = None,
     hang_timeout: float | str | None = None,
     on_hang: str | None = None,
+    on_end: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -235,6 +237,7 @@ def run(
     timeout: float | str | None = None,
     hang_timeout: float | str | None = None,
     on_hang: str | None = None,
+    on_end: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -334,6 +337,7 @@ def submit(
     timeout: float | str | None = None,
     hang_timeout: float | str | None = None,
     on_hang: str | None = None,
+    on_end: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -413,6 +417,7 @@ def submit(
     timeout: float | str | None = None,
     hang_timeout: float | str | None = None,
     on_hang: str | None = None,
+    on_end: str | None = None,
     detach: bool | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
