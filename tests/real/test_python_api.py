@@ -344,9 +344,9 @@ print(run.id)
     program(text)
 
 
-def test_show_has_the_step_that_ranks_report(program: Program) -> None:
+def test_show_ps_top_and_the_report_have_the_step_that_ranks_report(program: Program) -> None:
     text = """
-import subprocess, sys, time
+import json, pathlib, subprocess, sys, time
 import muster
 
 def train():
@@ -361,13 +361,26 @@ for line in run.logs(follow=True):
     seen.add(line)
     if len(seen) == 2:
         break
-print(subprocess.run([sys.executable, "-m", "muster", "show", run.id], capture_output=True, text=True).stdout)
+
+def told(*words):
+    return subprocess.run([sys.executable, "-m", "muster", *words], capture_output=True, text=True, check=True).stdout
+
+print(told("show", run.id))
+print(told("top", "--once", run.id))
+print(told("ps"))
+assert [3, 10] == [json.loads(told("ps", "--json"))[0][name] for name in ("step", "steps")]
+assert "step 3 of 10 (30%)" in pathlib.Path(told("report", run.id).strip()).read_text()
 run.kill()
+print(told("ps"))
+assert "step 3 of 10 (30%)" in pathlib.Path(told("report", run.id).strip()).read_text()
 """
     lines = program(text).stdout.splitlines()
     assert "command  train(), called from Python with --np 2 --grace 1" in lines, lines[:4]
     head = next(number for number, line in enumerate(lines) if line.startswith("RANK "))
     assert ["STEP", "3/10", "4"] == [line.split()[-1] for line in lines[head : head + 3]]
+    assert "step 3 of 10 (30%)" in lines
+    listed = [line.split()[2:4] for line in lines if " fork " in line]
+    assert [["running", "3/10"], ["interrupted", "3/10"]] == listed, lines
 
 
 @pytest.mark.parametrize("how", ["attached", "detach"])

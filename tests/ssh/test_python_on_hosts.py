@@ -44,6 +44,26 @@ assert muster.run(lambda: len(blob), hosts="n2", nproc_per_node=1) == [9 << 20]
 """
 
 
+REPORTS = """
+import json, subprocess, sys, time
+import muster
+
+def train():
+    muster.progress(7, 20)
+    time.sleep(100)
+
+run = muster.submit(train, hosts="n1,n2", nproc_per_node=1, grace=1, detach=True)
+deadline = time.monotonic() + 60
+while True:
+    told = subprocess.run([sys.executable, "-m", "muster", "ps", "--json"], capture_output=True, text=True, check=True)
+    seen = json.loads(told.stdout)[0]
+    if seen["step"] is not None or time.monotonic() > deadline:
+        break
+print(seen["state"], seen["step"], seen["steps"])
+run.kill()
+"""
+
+
 def _run(there: LabCluster, **more: Any) -> str:
     path = there.script(PROGRAM, "program.py")
     env = {**there.lab.environment(), **there.env}
@@ -84,5 +104,8 @@ def test_functions_and_their_results_reach_hosts_that_share_nothing(alone: LabCl
     done = alone.lab.run("head", text, env=env, cwd="/", timeout=200)
     assert 0 == done.returncode, done.stdout + done.stderr
     _seen(done.stdout)
+    assert 0 == alone.lab.run("head", write, input=REPORTS, cwd="/").returncode
+    done = alone.lab.run("head", text, env=env, cwd="/", timeout=200)
+    assert "running 7 20" == done.stdout.strip(), done.stdout + done.stderr
     left = alone.lab.run("n2", ["sh", "-c", "ls /root/.muster/runs"], cwd="/").stdout.split()
     assert ["lambda"] == [name.rpartition("-")[2] for name in left], "only of the run whose controller was there"

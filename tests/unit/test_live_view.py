@@ -8,7 +8,18 @@ import pytest
 
 from muster.client.top import _answer
 from muster.core.json_checks import Malformed
-from muster.core.live_view import Collectives, RankState, RankTracker, RankUsage, RankView, Tail, TopView, slowest
+from muster.core.live_view import (
+    Collectives,
+    RankState,
+    RankTracker,
+    RankUsage,
+    RankView,
+    Steps,
+    Tail,
+    TopView,
+    slowest,
+)
+from muster.core.progress import Progress
 from muster.core.results import RunState
 from muster.ui.top_text import KEYS, Row, Style, condition, grid, head, narrowed, neighbour, plain, screen
 
@@ -227,3 +238,35 @@ def test_a_long_path_of_a_stack_is_shortened_from_its_front() -> None:
     assert '  File "…/held.py", line 2 in <module>' == narrowed(line, 10), "the name stays, whatever the width"
     assert "x" * 100 == narrowed("x" * 100, 80)
     assert '  File "held.py", line 2 in ' + "f" * 80 == narrowed('  File "held.py", line 2 in ' + "f" * 80, 80)
+
+
+# ---- steps that ranks report -----------------------------------------------------------------------------------------
+
+
+def at(step: int, total: int | None = 1000) -> RankUsage:
+    return RankUsage(100, 1 << 30, 50.0, {}, Progress(step, total))
+
+
+def test_steps_are_those_that_all_ranks_have_finished_and_a_late_rank_is_behind() -> None:
+    tracker = tracked({"event": "pids", "attempt": 0, "pids": {"0": 10, "1": 11, "2": 12}})
+    assert tracker.steps() is None
+    tracker.measured(10.0, {0: at(100), 1: at(100), 2: at(100)})
+    assert Steps(Progress(100, 1000)) == tracker.steps()
+    tracker.measured(20.0, {0: at(140), 1: at(121), 2: at(120)})
+    assert Steps(Progress(120, 1000), 2.0) == tracker.steps()
+    ranks = tracker.ranks([[0, 1, 2]])
+    assert [0, 19, 20] == [rank.steps_behind for rank in ranks]
+    view = TopView("r", "", RunState.RUNNING, "", 5.0, ("n1",), ranks, steps=tracker.steps())
+    text = plain(screen(view, 80, 20, 0), 80)
+    assert "step 120 of 1,000 (12%), 2/s, 7m 20s left" in text, text
+    assert "120/1000  behind by 20 steps" in text, text
+    tracker.measured(30.0, {0: at(160), 1: at(160), 2: at(159)})
+    assert [0, 0, 0] == [rank.steps_behind for rank in tracker.ranks([[0, 1, 2]])], "reports are up to a second apart"
+
+
+def test_the_rate_of_steps_begins_anew_with_a_restart() -> None:
+    tracker = tracked()
+    tracker.measured(10.0, {0: at(500, None)})
+    tracker.measured(20.0, {0: at(400, None)})  # from a checkpoint
+    found = tracker.steps()
+    assert found is not None and found.rate is None and found.left is None

@@ -59,6 +59,7 @@ LATER = QUIET._replace(when=10.0)
         (LATER._replace(io=66536), True),
         (LATER._replace(faults=18), False),
         (LATER._replace(faults=19), True),
+        (LATER._replace(step=1), True),
     ],
 )
 def test_progress_of_a_rank(now: Measured, moved: bool) -> None:
@@ -69,6 +70,7 @@ def test_a_rank_that_spins_in_a_collective_makes_no_progress() -> None:
     waits, spins = QUIET._replace(pending=True), LATER._replace(pending=True, cpu=11.0, io=1 << 30)
     assert not progressed(waits, spins)
     assert progressed(waits, spins._replace(collectives=9))
+    assert progressed(waits, spins._replace(step=9))
     assert progressed(QUIET, spins), "it computed before it called the collective"
 
 
@@ -78,10 +80,18 @@ class Watched:
     def __init__(self, folder: Path, pid: int, monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
         self.loop, self.log, self.told = ManualLoop(), folder / "log", list[float]()
         self.log.touch()
+        self.step = -1
         monkeypatch.setattr("time.monotonic", self.loop.time)
         subject = Subject(0, pid, "", "")
         self.watch = ProgressWatch(
-            self.loop, 80.0, lambda: [subject], lambda rank: [str(self.log)], None, self.told.append, always
+            self.loop,
+            80.0,
+            lambda: [subject],
+            lambda rank: [str(self.log)],
+            lambda rank: self.step,
+            None,
+            self.told.append,
+            always,
         )
         self.watch.begin()
 
@@ -107,6 +117,11 @@ def test_a_node_tells_since_when_it_is_idle(sleeper: int, tmp_path: Path, monkey
     assert before + 1 == len(watched.told) and watched.told[-1] > first, "there is progress again"
     watched.loop.advance(20.0)
     assert before + 1 == len(watched.told)
+    watched.loop.advance(40.0)
+    before, last = len(watched.told), watched.told[-1]
+    watched.step = 7  # as `muster.progress` reports it
+    watched.loop.advance(10.0)
+    assert before + 1 == len(watched.told) and watched.told[-1] > last
 
 
 def test_by_default_ranks_count_once_one_has_a_process_group(

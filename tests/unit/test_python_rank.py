@@ -12,8 +12,8 @@ import pytest
 
 import muster
 from muster.agent.rank_info import Identity
-from muster.agent.usage import progress_in
 from muster.errors import InvalidRequest
+from muster.protocol.progress_file import reported_step
 from muster.python import rank
 
 
@@ -56,9 +56,9 @@ def test_progress_is_a_small_file_beside_the_logs(tmp_path: Path, monkeypatch: p
     path = tmp_path / "rank_00003.progress"
     muster.progress(1, 100)
     muster.progress(2, 100)  # too soon after the first
-    assert progress_in(str(path)) == {"step": 1, "steps": 100}
+    assert reported_step(str(tmp_path), 3) == {"step": 1, "steps": 100}
     muster.progress(100, 100)  # the last is always written
-    assert progress_in(str(path)) == {"step": 100, "steps": 100}
+    assert reported_step(str(tmp_path), 3) == {"step": 100, "steps": 100}
     assert path.stat().st_size == 64
 
 
@@ -72,8 +72,8 @@ def test_progress_elsewhere_writes_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("text", [b"", b"x y", b"-1 5", b"99999999999999 3", b"7 - 1.0"])
 def test_what_is_no_number_in_a_progress_file_is_no_progress(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / "progress").write_bytes(text)
-    assert progress_in(str(tmp_path / "progress")) == ({"step": 7} if text.startswith(b"7") else {})
+    (tmp_path / "rank_00003.progress").write_bytes(text)
+    assert reported_step(str(tmp_path), 3) == ({"step": 7} if text.startswith(b"7") else {})
 
 
 def test_ranks_find_each_other_under_launchers_that_set_no_address(monkeypatch: pytest.MonkeyPatch) -> None:

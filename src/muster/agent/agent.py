@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from muster.agent.cleanup import Cleanup
@@ -568,10 +569,18 @@ class Agent:
         else:
             tell([])
 
-    def on_get_usage(self, payload: bytes, number: int, progress: bool = False, tail_of: int | None = None) -> None:
+    def on_get_usage(
+        self,
+        payload: bytes,
+        number: int,
+        progress: bool = False,
+        tail_of: int | None = None,
+        only_steps: bool = False,
+    ) -> None:
         """Report the resource usage of the ranks, their progress, and the last output of one of them."""
         if self.prepared:
-            self.ranks.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks), progress, tail_of)
+            tell = partial(self.emit, "rank_usage", number=number)
+            self.ranks.tell_usage(lambda ranks: tell(ranks=ranks), progress, tail_of, only_steps)
         else:
             self.emit("rank_usage", number=number, ranks={})
 

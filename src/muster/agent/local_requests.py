@@ -106,11 +106,20 @@ class LocalRequests:
             lambda times: visitor.send(encode_frame("answer", times=times, version=VERSION)), INSPECTED_WITHIN
         )
 
-    def visit_usage(self, visitor: Peer, payload: bytes, progress: bool = False, tail_of: int | None = None) -> None:
+    def visit_usage(
+        self,
+        visitor: Peer,
+        payload: bytes,
+        progress: bool = False,
+        tail_of: int | None = None,
+        only_steps: bool = False,
+    ) -> None:
         """Report the resource usage of the ranks, their progress, and the last output of one of them."""
-        self.ranks.tell_usage(
-            lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)), progress, tail_of
-        )
+
+        def tell(ranks: dict[int, dict[str, Any]]) -> None:
+            visitor.send(encode_frame("answer", ranks=ranks, version=VERSION))
+
+        self.ranks.tell_usage(tell, progress, tail_of, only_steps)
 
     def _external(self) -> ExternalRanks:
         """Return the ranks of the external launcher. Raises `Refused` if there is none."""

@@ -1,9 +1,9 @@
 """Whether the ranks of a node make progress: measured every few seconds, without a question to their Python.
 
-A rank makes progress if its collectives, its output, its CPU time, its input and output, or its page faults grow. CPU
-time and files count only while no collective is pending: a rank that waits in one may spin, as with NCCL. A rank that
-reads its terminal waits for a person. The agent reports how long it is since any of its ranks made progress; what that
-means is up to the controller, which knows the other nodes.
+A rank makes progress if it reports another step (`muster.progress`), or if its collectives, its output, its CPU time,
+its input and output, or its page faults grow. CPU time and files count only while no collective is pending: a rank that
+waits in one may spin, as with NCCL. A rank that reads its terminal waits for a person. The agent reports how long it is
+since any of its ranks made progress; what that means is up to the controller, which knows the other nodes.
 """
 
 from __future__ import annotations
@@ -53,11 +53,17 @@ class Measured(NamedTuple):
     """A number that changes with its collectives; -1 if its recorder did not answer."""
     pending: bool = False
     """True if it has called one that is not complete."""
+    step: int = -1
+    """The step that it reported; -1 if it reports none."""
 
 
 def progressed(before: Measured, now: Measured) -> bool:
     """Return whether a rank has made progress between two moments."""
-    if now.output != before.output or (now.collectives >= 0 and now.collectives != before.collectives):
+    if (
+        now.output != before.output
+        or now.step != before.step
+        or (now.collectives >= 0 and now.collectives != before.collectives)
+    ):
         return True
     if now.pending and before.pending:
         return False
@@ -78,13 +84,17 @@ class ProgressWatch:
         patience: float,
         subjects: Callable[[], list[Subject]],
         logs: Callable[[int], Iterable[str]],
+        step: Callable[[int], int],
         reader: int | None,
         tell: Callable[[float], object],
         always: bool,
     ) -> None:
-        """`logs` returns the log files of a rank; `reader` is the rank that has a stdin."""
+        """`logs` returns the log files of a rank, `step` the step that it reported, -1 for none.
+
+        `reader` is the rank that has a stdin.
+        """
         self._loop, self._patience, self._subjects, self._logs = loop, patience, subjects, logs
-        self._reader, self._tell, self._always = reader, tell, always
+        self._step, self._reader, self._tell, self._always = step, reader, tell, always
         # torch puts its whole recorder into each answer: some milliseconds of a thread of the rank
         self._interval = min(30.0, max(0.2, patience / 8))
         self._before: dict[tuple[int, int], Measured] = {}
@@ -178,6 +188,7 @@ class ProgressWatch:
             sum(processes[pid].faults for pid in family),
             called,
             pending,
+            self._step(subject.rank),
         )
 
 

@@ -48,6 +48,9 @@ class WatchedRanks(Protocol):
     null: int
     external: ExternalRanks | None
 
+    def reported(self, rank: int) -> dict[str, int]:
+        """Return the `step` and `steps` that a rank reported."""
+
 
 class RankWatch:
     """Watches the ranks of one node, from one attempt to the next."""
@@ -103,7 +106,8 @@ class RankWatch:
             external = self.ranks.external
             here = len(self.ranks.ranks) if external is None else len(external.conf["places"])
             self._sampler = Sampler(self.run.node, attempt, here, self.run.logs.clock)
-        pause = self._sampler.take(self.ranks.pids) if self.ranks.pids else self._sampler.interval
+        pids, reported = self.ranks.pids, self.ranks.reported
+        pause = self._sampler.take(pids, reported) if pids else self._sampler.interval
         self.run.loop.call_later(pause, lambda: self._sample(attempt))
 
     def _watch_gpus(self, attempt: int) -> None:

@@ -519,6 +519,7 @@ class RankProcesses:
             end["facts"] = self.watch.facts(rank, ended)
         if ended.usage:
             end["usage"]["children_peak"] = self.watch.children_peak(rank)
+            end["usage"].update(self.reported(rank))
         self.logs.rank_ended(rank)
         if asked is not None:
             end["asked"] = asked
@@ -649,18 +650,35 @@ class RankProcesses:
         def logs(rank: int) -> list[str]:
             return [rank_file(self.folder, rank, kind) for kind in ("out", "err")]
 
+        def step(rank: int) -> int:
+            return self.reported(rank).get("step", -1)
+
         reader = self.stdin_rank if self.stdin.fd is not None else None
-        self.progress = ProgressWatch(self.loop, patience, self.subjects, logs, reader, tell, always)
+        self.progress = ProgressWatch(self.loop, patience, self.subjects, logs, step, reader, tell, always)
+
+    def reported(self, rank: int) -> dict[str, int]:
+        """Return the `step`, and the number of `steps` if it is known, that a rank reported; empty for none."""
+        from muster.protocol.progress_file import reported_step
+
+        return reported_step(self.folder, rank)
 
     def tell_usage(
-        self, tell: Callable[[dict[int, dict[str, Any]]], object], progress: bool = False, tail_of: int | None = None
+        self,
+        tell: Callable[[dict[int, dict[str, Any]]], object],
+        progress: bool = False,
+        tail_of: int | None = None,
+        only_steps: bool = False,
     ) -> None:
         """Measure the resource usage of this node's ranks for a moment, and report it with the steps they reported.
 
         `progress`: with the number of collectives that each rank has called. `tail_of`: with the end of the output of
-        this rank.
+        this rank. `only_steps`: nothing is measured, and the answer is given at once.
         """
-        from muster.agent.usage import last_output, progress_in, watch
+        from muster.agent.usage import last_output, watch
+
+        if only_steps:
+            tell({rank: found for rank in self.pids if (found := self.reported(rank))})
+            return
 
         asked: CollectiveCounts | None = None
         if progress:
@@ -670,7 +688,7 @@ class RankProcesses:
 
         def measured(ranks: dict[int, dict[str, Any]]) -> None:
             for rank, use in ranks.items():
-                use.update(progress_in(rank_file(self.folder, rank, "progress")))
+                use.update(self.reported(rank))
             if asked is not None:
                 asked.stop()
                 for rank, groups in asked.called.items():

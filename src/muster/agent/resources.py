@@ -80,8 +80,11 @@ class Sampler:
         self.children_peak: dict[int, int] = {}
         """Highest memory of the descendants of each rank together, in bytes."""
 
-    def take(self, pids: Mapping[int, int]) -> float:
-        """Take a sample of these ranks, `pids` by rank; return the seconds until the next one."""
+    def take(self, pids: Mapping[int, int], reported: Callable[[int], Mapping[str, int]] = lambda rank: {}) -> float:
+        """Take a sample of these ranks, `pids` by rank; return the seconds until the next one.
+
+        `reported` returns what a rank reported: its `step`.
+        """
         if len(self._times) >= MOST:
             self._halve()
         now = time.monotonic() - self.began
@@ -92,6 +95,7 @@ class Sampler:
         cpu: dict[int, float] = {}
         for rank, pid in pids.items():
             self._take_rank(rank, pid, cpu, passed)
+            self._take_step(rank, reported(rank).get("step"))
         self._cpu = cpu
         self._take_machine()
         for index, values in self._gpus_now.items():
@@ -126,6 +130,11 @@ class Sampler:
         series["memory"].values.append(seen.memory * self._page)
         series["children_memory"].values.append(children)
         series["cpu"].values.append(round(100 * max(0.0, spent) / passed, 1) if passed else None)
+
+    def _take_step(self, rank: int, step: int | None) -> None:
+        if step is not None and rank in self._ranks:
+            series = self._ranks[rank].setdefault("step", Series(len(self._times), max))
+            series.values.append(step)
 
     def _scan(self, pids: Mapping[int, int]) -> None:
         """Look for the descendants of the ranks."""

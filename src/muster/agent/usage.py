@@ -56,18 +56,6 @@ def watch(
     after(WINDOW, look)
 
 
-def progress_in(path: str) -> dict[str, int]:
-    """Return the `step`, and the number of `steps` if it is known, that a rank reported (`muster.progress`)."""
-    try:
-        with open(path, "rb") as file:
-            words = file.read(64).split()
-    except OSError:
-        return {}
-    named = zip(("step", "steps"), words)
-    found = {name: int(word) for name, word in named if word.isdigit() and int(word) < 1 << 31}
-    return found if "step" in found else {}
-
-
 _TAIL = 2048
 """Bytes of each stream that are sent as the last output of a rank."""
 

@@ -29,10 +29,12 @@ from muster.core.job_facts import JobFacts
 from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
+from muster.core.progress import Progress, least
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
 from muster.notification import told_in_words
 from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
+from muster.rundir.progress import progress_at_end
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import Store
 from muster.schedulers import title
@@ -60,7 +62,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         found = [run for run in found if _name(run) == options.name]
     filtered = options.running or options.failed
     shown = found if options.all or filtered else found[:20]
-    records = [_record(run, found) for run, found in zip(shown, statuses(shown, _WITHIN))]
+    records = [_record(run, found) for run, found in zip(shown, statuses(shown, _WITHIN, progress=True))]
     if filtered:
         fits = [_fits(record, options) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
@@ -74,14 +76,18 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"no runs in {store.root}")
         return 0
     jobs = any(item["job_id"] for item in records)
-    rows = [("RUN", "NAME", *(["JOB"] * jobs), "RANKS", "STATE", "EXIT", "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
+    steps = any(item["step"] is not None for item in records)  # a column only where a run reports steps
+    head = ("STATE", "STEP", "EXIT") if steps else ("STATE", "EXIT")
+    rows = [("RUN", "NAME", *(["JOB"] * jobs), "RANKS", *head, "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
     for item in records:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         how = (item["launcher"], item["command"])
         when = started_in_words(item)
         number = [item["job_id"] or ""] if jobs else []
-        rows.append((item["id"], item["name"], *number, str(item["ranks"]), item["state"], code, when, took, *how))
+        far = Progress(item["step"], item["steps"]).text if item["step"] is not None else ""
+        state = (item["state"], far, code) if steps else (item["state"], code)
+        rows.append((item["id"], item["name"], *number, str(item["ranks"]), *state, when, took, *how))
     # a run id starts with the start time in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "DURATION", "LAUNCHER", "EXIT", "RANKS")))
@@ -122,7 +128,7 @@ def _record(run: Run, status: RunStatus) -> dict[str, Any]:
     except Unreadable as error:
         unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
         of_job: dict[str, Any] = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
-        of_job.update(scheduler=None, job_id=None)
+        of_job.update(scheduler=None, job_id=None, step=None, steps=None)
         return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
 
@@ -130,6 +136,7 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
     job, outcome = run.job, run.outcome
     asked = job.get("job", {})
     program = asked.get("program")
+    far = progress_at_end(outcome) if outcome else status.progress
     took = outcome.duration if outcome else (time.time() - job["time"] if status.state is RunState.RUNNING else None)
     return {
         "id": run.id,
@@ -138,6 +145,8 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
         "state": status.state,
         "why": status.why,
         "code": outcome.code if outcome else None,
+        "step": far.step if far else None,
+        "steps": far.total if far else None,
         "started": started_for_programs(job),
         "time": job.get("time"),
         "seconds": took,
@@ -166,6 +175,8 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
 
             return show_slow(run, status.state, client, options.json)
         now = usage.of(run, client) if status.state is RunState.RUNNING else None
+    if now is not None:
+        status = status._replace(progress=least(rank.progress for rank in now.ranks))
     outcome, events = run.outcome, run.events()
     facts = job_facts(run, status.state)
     if options.json:
@@ -200,14 +211,14 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
     """Return a table of the ranks' resource usage, and which hosts do not answer."""
     rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "PEAK", "CPU", "CHILDREN")]
     names = dict(enumerate(hosts))
-    reports = any(rank.step is not None for rank in now.ranks)
+    reports = any(rank.progress is not None for rank in now.ranks)
     if reports:
         rows[0] = (*rows[0], "STEP")
     for rank in now.ranks:
         children = f"{rank.children}, {size_in_words(rank.children_memory)}" if rank.children else ""
         peak = size_in_words(rank.peak) if rank.peak else ""
         used = (size_in_words(rank.memory), peak, f"{rank.cpu:.0f}%", children)
-        step = "" if rank.step is None else f"{rank.step}" if rank.steps is None else f"{rank.step}/{rank.steps}"
+        step = "" if rank.progress is None else rank.progress.text
         own = (str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used)
         rows.append((*own, step) if reports else own)
     lines = [table(rows)] if now.ranks else []

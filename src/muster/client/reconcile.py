@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.local import agent_listens, answers, is_anothers, starter_lives
+from muster.client.progress import progress_now
 from muster.client.status import Controller, RunStatus, status
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError, Unreachable
@@ -26,14 +27,21 @@ _TO_GIVE_UP = 1.0
 """Seconds to terminate an ssh that did not connect."""
 
 
-def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
-    """Return the status of each run, asking all at once; unknown if there is no answer in `within` seconds."""
+def statuses(runs: Sequence[Run], within: float, progress: bool = False) -> list[RunStatus]:
+    """Return the status of each run, asking all at once; unknown if there is no answer in `within` seconds.
+
+    `progress`: with the steps that the ranks report.
+    """
     found: dict[str, RunStatus] = {}
 
     def look(several: Sequence[Run]) -> None:
         for run in several:
             try:
-                found[run.id] = reconcile(run, within)
+                with Client(run) as client:
+                    found[run.id] = reconcile(run, within, client)
+                    if progress and found[run.id].state is RunState.RUNNING:
+                        known = progress_now(run, client, within)
+                        found[run.id] = found[run.id]._replace(progress=known)
             except Unreadable as error:
                 found[run.id] = RunStatus(RunState.UNREADABLE, error.sentence)
             except MusterError as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from muster.core.controller_config import RECORD
+from muster.core.progress import Progress
 from muster.core.results import RunResult, RunState, StopKind, StopReason
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run, Unreadable
@@ -28,6 +29,8 @@ class RunStatus(NamedTuple):
     """True if it was lost because this user's process limit was reached."""
     elsewhere: bool = False
     """True if it ended on another machine, whose files may say how."""
+    progress: Progress | None = None
+    """How far it is, if it runs and that was asked and reported."""
 
 
 class Controller(NamedTuple):

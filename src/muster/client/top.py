@@ -16,6 +16,7 @@ from muster.core.controller_config import RECORD
 from muster.core.json_checks import Malformed, checked, number, several, table, text, whole
 from muster.core.live_view import RankTracker, RankUsage, Tail, TopView
 from muster.core.printable import line as safe
+from muster.core.progress import Progress
 from muster.core.results import RunState
 from muster.errors import ControlError, MusterError, Unreachable
 from muster.rundir.run import Run
@@ -116,6 +117,7 @@ class RunWatch:
             problem,
             self._tail,
             found.outcome,
+            self._tracker.steps(),
         )
 
     # ---- events -----------------------------------------------------------------------------------------------------
@@ -194,6 +196,7 @@ class RunWatch:
         return "terminating the ranks"
 
 
+_STEP = {"step": whole, "steps": whole}
 _USE = {"pid": whole, "memory": whole, "cpu": number, "children_memory": whole}
 _GROUPS = {"groups": lambda value: {text(name): whole(count) for name, count in table(value).items()}}
 
@@ -207,10 +210,12 @@ def _answer(answer: Mapping[str, Any], selected: int) -> _Answer:
             raise Malformed(f"not a rank: {name!r}")
         use = table(fields)
         if "pid" in use:  # otherwise it has ended
-            checked_use = checked(use, {**_USE, **_GROUPS}, tuple(_USE))
+            checked_use = checked(use, {**_USE, **_GROUPS, **_STEP}, tuple(_USE))
             memory = checked_use["memory"] + checked_use["children_memory"]
             groups = checked_use.get("groups", {})
-            ranks[int(name)] = RankUsage(checked_use["pid"], memory, checked_use["cpu"], groups)
+            step = checked_use.get("step")
+            far = None if step is None else Progress(step, checked_use.get("steps"))
+            ranks[int(name)] = RankUsage(checked_use["pid"], memory, checked_use["cpu"], groups, far)
         if int(name) == selected and "tail" in use:
             tail = Tail(selected, _last_lines(table(use["tail"]), text(use.get("newer", ""))))
     return _Answer(ranks, several(whole)(answer.get("missing", ())), tail)

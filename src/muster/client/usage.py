@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from muster.client.client import Client, ask
 from muster.core.json_checks import Malformed, checked, number, several, table, whole
 from muster.core.pace import Pressure
+from muster.core.progress import Progress
 from muster.errors import MusterError
 from muster.rundir.run import Run
 
@@ -34,6 +35,11 @@ class RankNow(NamedTuple):
     step: int | None = None
     steps: int | None = None
     """The step that it reported by `muster.progress`, and the number of steps; None without a report."""
+
+    @property
+    def progress(self) -> Progress | None:
+        """Both as one value."""
+        return None if self.step is None else Progress(self.step, self.steps)
 
 
 class Now(NamedTuple):

@@ -292,8 +292,15 @@ class Sessions:
         if viewer in self.sessions:
             viewer.peer.send(frame)
 
-    def _on_usage(self, viewer: Session, payload: bytes, progress: bool = False, tail_of: int | None = None) -> None:
-        self._ask(viewer, "get_usage", progress=progress, tail_of=tail_of)
+    def _on_usage(
+        self,
+        viewer: Session,
+        payload: bytes,
+        progress: bool = False,
+        tail_of: int | None = None,
+        only_steps: bool = False,
+    ) -> None:
+        self._ask(viewer, "get_usage", progress=progress, tail_of=tail_of, only_steps=only_steps)
 
     def _ask(self, viewer: Session, kind: str, **fields: Any) -> None:
         """Ask all agents, and answer once all connected ones have; `missing` lists the nodes without an answer."""

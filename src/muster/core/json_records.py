@@ -236,6 +236,7 @@ _USAGE = {
     **dict.fromkeys(RankUsage._fields, whole),
     **dict.fromkeys(_SECONDS, number),
     **dict.fromkeys(("io_wait", "core_wait"), optional(number)),
+    **dict.fromkeys(("step", "steps"), optional(whole)),
 }
 
 _CGROUP = {

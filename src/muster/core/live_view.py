@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from muster.core.progress import Progress, behind, least
 from muster.core.results import RunResult, RunState, TextEnum
 
 
@@ -36,6 +37,8 @@ class RankUsage(NamedTuple):
     """CPU usage in percent of a core, including its descendants."""
     groups: Mapping[str, int] = {}
     """The number of collectives that it has called, by process group."""
+    progress: Progress | None = None
+    """The step that it reported by `muster.progress`; None if it reports none."""
 
 
 class RankView(NamedTuple):
@@ -52,13 +55,15 @@ class RankView(NamedTuple):
     """True if the agent of its node does not answer."""
     behind: int = 0
     """The number of collectives by which it is behind the rank that is farthest."""
+    steps_behind: int = 0
+    """The number of steps by which it is behind that rank, if ranks report steps."""
 
     @property
     def notable(self) -> int:
         """How much it deserves attention: the larger, the more."""
         if self.state in (RankState.FAILED, RankState.LOST):
             return 3
-        return 2 if self.silent else 1 if self.behind else 0
+        return 2 if self.silent else 1 if self.behind or self.steps_behind else 0
 
 
 class Collectives(NamedTuple):
@@ -69,6 +74,20 @@ class Collectives(NamedTuple):
     """The number of the last collective that any rank has called."""
     rate: float | None = None
     """Collectives per second since the last look; None at the first one."""
+
+
+class Steps(NamedTuple):
+    """How far the run is, in steps that all ranks have finished."""
+
+    progress: Progress
+    rate: float | None = None
+    """Steps per second since they were first seen; None at the first look."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the last step at this rate; None if that is not known."""
+        total = self.progress.total
+        return (total - self.progress.step) / self.rate if total is not None and self.rate else None
 
 
 class Tail(NamedTuple):
@@ -104,6 +123,8 @@ class TopView(NamedTuple):
     tail: Tail | None = None
     outcome: RunResult | None = None
     """The result, once the run has ended."""
+    steps: Steps | None = None
+    """How far it is, if its ranks report steps."""
 
     def host(self, node: int) -> str:
         """Return the name of a node."""
@@ -145,6 +166,9 @@ class RankTracker:
         self._measured: tuple[float, dict[str, int]] | None = None
         """When it was measured last, and how far each process group was."""
         self._rates: dict[str, float] = {}
+        self._first_step: tuple[float, int] | None = None
+        """When a step was seen first, and which; the rate is that since then."""
+        self._step_rate: float | None = None
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
@@ -160,6 +184,7 @@ class RankTracker:
             self.attempt = int(event["attempt"])
             self._started, self._signalled, self._exits = set(), set(), {}
             self._usage, self._measured, self._rates = {}, None, {}
+            self._first_step = self._step_rate = None
         elif kind == "pids":
             self._started.update(map(int, event["pids"]))
         elif kind == "joined":
@@ -181,6 +206,7 @@ class RankTracker:
     def measured(self, now: float, usage: Mapping[int, RankUsage], silent: Iterable[int] = ()) -> None:
         """Take in what the agents have measured: by rank; `silent`: the nodes without an answer."""
         self._usage, self._silent = dict(usage), frozenset(silent)
+        self._measure_steps(now)
         farthest: dict[str, int] = {}
         for rank in usage.values():
             for group, called in rank.groups.items():
@@ -192,6 +218,15 @@ class RankTracker:
                 if group in before[1]:
                     self._rates[group] = max(0, called - before[1][group]) / (now - before[0])
 
+    def _measure_steps(self, now: float) -> None:
+        far = least(use.progress for use in self._usage.values())
+        if far is None:
+            return
+        if self._first_step is None or far.step < self._first_step[1]:
+            self._first_step, self._step_rate = (now, far.step), None
+        elif now > self._first_step[0]:
+            self._step_rate = (far.step - self._first_step[1]) / (now - self._first_step[0])
+
     # ---- out --------------------------------------------------------------------------------------------------------
 
     def collectives(self) -> Collectives | None:
@@ -202,10 +237,21 @@ class RankTracker:
         group = max(called, key=lambda name: (self._rates.get(name, 0.0), called[name]))
         return Collectives(group, called[group], self._rates.get(group))
 
+    def steps(self) -> Steps | None:
+        """Return how far the run is in steps; None if no rank reports any."""
+        far = least(use.progress for use in self._usage.values())
+        return None if far is None else Steps(far, self._step_rate)
+
     def ranks(self, nodes: Sequence[Sequence[int]]) -> tuple[RankView, ...]:
         """Return all ranks, given the ranks of each node."""
         farthest = self.collectives()
-        found = [self._rank(rank, node, farthest) for node, ranks in enumerate(nodes) for rank in ranks]
+        reported = {rank: use.progress for rank, use in self._usage.items() if use.progress is not None}
+        late = behind(reported, self._step_rate)
+        found = [
+            self._rank(rank, node, farthest)._replace(steps_behind=late.get(rank, 0))
+            for node, ranks in enumerate(nodes)
+            for rank in ranks
+        ]
         return tuple(sorted(found))
 
     def _rank(self, rank: int, node: int, farthest: Collectives | None) -> RankView:
@@ -216,11 +262,11 @@ class RankTracker:
             return RankView(rank, node, RankState.LOST)
         usage = self._usage.get(rank)
         state = RankState.RUNNING if rank in self._started or usage is not None else RankState.STARTING
-        behind = 0
+        missed = 0
         if usage is not None and farthest is not None and farthest.rate is not None:
             missing = farthest.called - usage.groups.get(farthest.group, farthest.called)
-            behind = missing if missing > farthest.rate * _AT_ONCE else 0
-        return RankView(rank, node, state, "", usage, node in self._silent, behind)
+            missed = missing if missing > farthest.rate * _AT_ONCE else 0
+        return RankView(rank, node, state, "", usage, node in self._silent, missed)
 
 
 def slowest(ranks: Sequence[RankView]) -> list[RankView]:
@@ -228,6 +274,6 @@ def slowest(ranks: Sequence[RankView]) -> list[RankView]:
 
     def urgency(rank: RankView) -> tuple[int, int, float, int]:
         cpu = rank.usage.cpu if rank.usage is not None else 0.0
-        return -rank.notable, -rank.behind, -cpu, rank.rank
+        return -rank.notable, -max(rank.behind, rank.steps_behind), -cpu, rank.rank
 
     return sorted(ranks, key=urgency)

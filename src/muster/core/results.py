@@ -125,6 +125,10 @@ class RankUsage(NamedTuple):
     """Seconds that its threads waited for block I/O; None where the kernel does not count it."""
     core_wait: float | None = None
     """Seconds that its main thread was ready and waited for a core; None where the kernel does not count it."""
+    step: int | None = None
+    """The last step that it reported by `muster.progress`; None for none."""
+    steps: int | None = None
+    """The number of steps, as it reported it."""
 
 
 class MemoryCgroup(NamedTuple):

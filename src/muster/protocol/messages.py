@@ -152,6 +152,12 @@ different versions there. `state`, `answer` and `unknown`, by which they learn w
 
 _NO_FIELDS: Mapping[str, Type] = {}
 
+_USAGE: Mapping[str, Type] = {
+    "progress": maybe(FLAG),
+    "tail_of": maybe(or_null(WHOLE)),
+    "only_steps": maybe(FLAG),
+}
+
 _VERSION = maybe(WHOLE)
 
 _MOVED: Mapping[str, Type] = {"failed": STRING, "limit": FLAG}
@@ -352,8 +358,8 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "get_collectives": ("Asks when the ranks called their last collectives.", {"number": WHOLE}),
             "get_usage": (
-                "Asks for memory and CPU; `progress`: and collectives called; `tail_of`: and last output of a rank.",
-                {"number": WHOLE, "progress": maybe(FLAG), "tail_of": maybe(or_null(WHOLE))},
+                "Asks for memory, CPU, steps; `progress`: and collectives; `tail_of`: and last output of a rank.",
+                {"number": WHOLE, **_USAGE},
             ),
             "clean_up": (
                 "Has the node end what is left of the attempt.",
@@ -589,8 +595,8 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "collectives": ("Asks when the ranks called their last collectives.", _NO_FIELDS),
             "usage": (
-                "Asks for memory and CPU; `progress`: and collectives called; `tail_of`: and last output of a rank.",
-                {"progress": maybe(FLAG), "tail_of": maybe(or_null(WHOLE))},
+                "Asks for memory, CPU, steps; `progress`: and collectives; `tail_of`: and last output of a rank.",
+                _USAGE,
             ),
         },
     ),
@@ -649,8 +655,8 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "collectives": ("Asks when the ranks called their last collectives.", _NO_FIELDS),
             "usage": (
-                "Asks for memory and CPU; `progress`: and collectives called; `tail_of`: and last output of a rank.",
-                {"progress": maybe(FLAG), "tail_of": maybe(or_null(WHOLE))},
+                "Asks for memory, CPU, steps; `progress`: and collectives; `tail_of`: and last output of a rank.",
+                _USAGE,
             ),
         },
     ),

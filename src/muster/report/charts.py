@@ -68,6 +68,7 @@ def _total(start: NodeStart) -> float:
 # ---- resources ------------------------------------------------------------------------------------------------------
 
 _TITLES = {
+    Resource.STEP: "steps of ranks",
     Resource.CPU: "CPU of ranks, percent of a core",
     Resource.NODE_CPU: "CPU of hosts, percent of all cores",
     Resource.MEMORY: "memory of ranks",
@@ -125,6 +126,8 @@ def _name(series: Series, hosts: Sequence[str]) -> str:
 
 
 def _value(resource: Resource, value: float) -> str:
+    if resource is Resource.STEP:
+        return f"{value:,.0f}"
     return size_in_words(int(value)) if resource in _SIZES else f"{value:.0f}%"
 
 

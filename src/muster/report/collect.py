@@ -13,6 +13,7 @@ from muster.core.env_forwarding import secrets_of, without_secrets
 from muster.core.folding import fold_texts
 from muster.core.inspection import Snapshot
 from muster.core.model import Job, Plan
+from muster.core.progress import Progress
 from muster.core.results import RankExit, RunResult, RunState
 from muster.core.verdict import Verdict
 from muster.diagnostics.hangs import verdict
@@ -23,6 +24,7 @@ from muster.report.history import attempts_of
 from muster.report.measured import series_of
 from muster.rundir.comparing import facts_for_comparison, last_success
 from muster.rundir.pace import read_pace
+from muster.rundir.progress import progress_at_end, progress_in_run_dir
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.snapshots import snapshots
 from muster.ui.pace_text import pace_in_words
@@ -67,6 +69,7 @@ def collect(run: Run, env: Mapping[str, str], state: str = "", events: Sequence[
         ranks=plan.world_size if plan is not None else job.get("ranks", 0),
         outcome=_cleaned(outcome, clean),
         now=now,
+        progress=_progress(run, outcome),
         attempts=_cleaned(attempts, clean),
         startup=_startup(told, plan),
         tracebacks=_tracebacks(outcome, run.hosts, clean),
@@ -91,6 +94,11 @@ def _cleaned(value: T, clean: Callable[[str], str]) -> T:
         found = type(found)(*items) if hasattr(found, "_fields") else tuple(items)
     cleaned: T = found
     return cleaned
+
+
+def _progress(run: Run, outcome: RunResult | None) -> Progress | None:
+    """Return how far the run is, or was at its end."""
+    return progress_at_end(outcome) if outcome is not None else progress_in_run_dir(run)
 
 
 def _moment(at: float) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from muster.core.comparison import Difference, RunFacts
 from muster.core.inspection import Snapshot
+from muster.core.progress import Progress
 from muster.core.provenance import Provenance
 from muster.core.results import RankExit, RunResult, TextEnum
 from muster.core.verdict import Verdict
@@ -67,6 +68,8 @@ class LogEnd(NamedTuple):
 class Resource(TextEnum):
     """What is measured over time."""
 
+    STEP = "step"
+    """The step that a rank reported by `muster.progress`."""
     CPU = "cpu"
     """Of a rank with its descendants, in percent of a core."""
     NODE_CPU = "node cpu"
@@ -141,3 +144,5 @@ class ReportData(NamedTuple):
     """Options of the run that are not defaults, by name."""
     pace: tuple[str, ...] = ()
     """Which ranks arrived late at the collectives, in words; empty if none did."""
+    progress: Progress | None = None
+    """The least step that a rank has reported last; None if none did."""

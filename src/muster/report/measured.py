@@ -28,6 +28,7 @@ def _of_node(node: NodeResources) -> Iterator[Series]:
         both = tuple(
             None if own is None else own + (more or 0.0) for own, more in zip(rank.memory, rank.children_memory)
         )
+        yield Series(Resource.STEP, node.node, rank.rank, points=_points(node.times, rank.step))
         yield Series(Resource.CPU, node.node, rank.rank, points=_points(node.times, rank.cpu))
         yield Series(Resource.MEMORY, node.node, rank.rank, points=_points(node.times, both))
     yield Series(Resource.NODE_CPU, node.node, points=_points(node.times, node.cpu))

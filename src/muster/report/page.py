@@ -18,7 +18,7 @@ from muster.report.looks import looks, why_in_words
 from muster.report.style import STYLE
 from muster.report.timeline import timeline
 from muster.ui.diff_text import label_of_success, value_in_words
-from muster.ui.formatting import seconds, shortened, size_in_words
+from muster.ui.formatting import progress_in_words, seconds, shortened, size_in_words
 from muster.ui.html import page, shown, table
 from muster.ui.text import outcome_in_words
 
@@ -67,6 +67,7 @@ def _head(data: ReportData) -> str:
     where = fold_hostlist(data.hosts) if data.hosts else "?"
     took = f"{'ran' if data.outcome is not None else 'running for'} {seconds(data.now)}"
     facts = [data.started, took, f"{plural(data.ranks, 'rank')} on {shortened(where, _LONGEST_VALUE)}"]
+    facts += [progress_in_words(data.progress)] if data.progress is not None else []
     facts += [f"launcher {data.launcher}"] if data.launcher else []
     name = f"<p>{shown(data.run_id)}</p>" if data.name else ""
     return (

@@ -23,6 +23,8 @@ class RankResources(NamedTuple):
     """The same of its descendants together; memory that they share counts in each."""
     cpu: Values
     """CPU usage in percent of a core, with descendants."""
+    step: Values = ()
+    """The step that it reported; empty if it reported none."""
 
 
 class GpuResources(NamedTuple):
@@ -58,6 +60,8 @@ class NodeResources(NamedTuple):
 _VALUES: Check = several(optional(number))
 
 _RANK = dict.fromkeys(("memory", "children_memory", "cpu"), _VALUES)
+_RANK_TOO = {"step": _VALUES}
+"""What only ranks that call `muster.progress` have."""
 
 _GPU = {"total": whole, "memory": _VALUES, "utilization": _VALUES}
 
@@ -68,7 +72,7 @@ _FILE: Mapping[str, Check] = {
     "attempt": whole,
     "began": number,
     "times": several(number),
-    "ranks": lambda data: tuple(RankResources(index, **of) for index, of in _numbered(data, _RANK)),
+    "ranks": lambda data: tuple(RankResources(index, **of) for index, of in _numbered(data, _RANK, _RANK_TOO)),
     "gpus": lambda data: tuple(GpuResources(index, **of) for index, of in _numbered(data, _GPU)),
     "machine": lambda data: checked(data, _MACHINE, tuple(_MACHINE)),
 }
@@ -92,17 +96,19 @@ def _node(data: Any, started: float) -> NodeResources:
     began = fields.pop("start", by_clock)  # without a controller nobody knew the difference of the clocks
     times = tuple(round(began + time, 2) for time in fields.pop("times"))
     node = NodeResources(times=times, **fields, **machine)
-    rows = [values for of in (*node.ranks, *node.gpus) for values in of if isinstance(values, tuple)]
+    rows = [values for of in (*node.ranks, *node.gpus) for values in of if isinstance(values, tuple) and values]
     if any(len(values) != len(times) for values in (*rows, node.memory, node.cpu)):
         raise Malformed("not one value for each sample")
     return node
 
 
-def _numbered(data: Any, checks: Mapping[str, Check]) -> list[tuple[int, dict[str, Any]]]:
+def _numbered(
+    data: Any, checks: Mapping[str, Check], more: Mapping[str, Check] = {}
+) -> list[tuple[int, dict[str, Any]]]:
     """Return the records of a table by number, in its order."""
     found = []
     for name, of in table(data).items():
         if not (name.isascii() and name.isdigit() and len(name) < 10):
             raise Malformed(f"not a number: {name!r}")
-        found.append((int(name), checked(of, checks, tuple(checks))))
+        found.append((int(name), checked(of, {**checks, **more}, tuple(checks))))
     return sorted(found, key=lambda pair: pair[0])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from muster.core.model import Late, Template, Text
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
+from muster.core.progress import Progress
 
 
 def seconds(value: float) -> str:
@@ -20,6 +21,12 @@ def seconds(value: float) -> str:
             rest = whole % size // part
             return f"{whole // size}{unit}" + (f" {rest}{small}" if rest else "")
     return f"{whole}s"
+
+
+def progress_in_words(found: Progress) -> str:
+    """Return how far a run is: `step 812 of 1,000 (81%)`."""
+    of = f" of {found.total:,} ({found.step / found.total:.0%})" if found.total else ""
+    return f"step {found.step:,}{of}"
 
 
 def shell_word(text: Text) -> str:

@@ -49,6 +49,14 @@ def pace_in_words(
     return "\n".join(lines)
 
 
+def behind_in_words(late: Mapping[int, int]) -> str:
+    """Return which ranks report fewer steps than the farthest rank; the last first."""
+    order = sorted(late, key=lambda rank: (-late[rank], rank))
+    shown = [f"rank {rank} by {plural(late[rank], 'step')}" for rank in order[:_MOST]]
+    more = [f"and {plural(len(order) - _MOST, 'other rank')}"] if len(order) > _MOST else []
+    return f"behind in muster.progress: {', '.join([*shown, *more])}"
+
+
 def cause_in_words(cause: Cause, slow: Slow) -> str:
     """Return why ranks are slow."""
     it, its = ("it", "its") if len(slow.ranks) == 1 else ("they", "their")

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist
-from muster.core.live_view import RankState, RankView, TopView, slowest
+from muster.core.live_view import RankState, RankView, Steps, TopView, slowest
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import RunState, TextEnum
-from muster.ui.formatting import seconds, shortened, size_in_words
+from muster.ui.formatting import progress_in_words, seconds, shortened, size_in_words
 
 
 class Style(TextEnum):
@@ -77,7 +77,7 @@ Each letter of the grid is one rank, or several if there are many: then the
 most urgent of them.
 
   R running        q quiet (below 5% of a core)  s starting
-  b behind         its collectives are fewer than those of other ranks
+  b behind         its collectives, or steps, are fewer than those of other ranks
   F failed         T terminated                  L its host is lost
   . succeeded      ? the agent of its host does not answer
 
@@ -98,7 +98,15 @@ def condition(rank: RankView) -> int:
     """Return the place of a rank's condition in the order of urgency."""
     if rank.state is RankState.RUNNING:
         quiet = rank.usage is not None and rank.usage.cpu < _IDLE
-        words = "no answer" if rank.silent else "behind" if rank.behind else "quiet" if quiet else "running"
+        words = (
+            "no answer"
+            if rank.silent
+            else "behind"
+            if rank.behind or rank.steps_behind
+            else "quiet"
+            if quiet
+            else "running"
+        )
         return _BY_WORDS[words]
     return _BY_WORDS[str(rank.state)]
 
@@ -124,6 +132,8 @@ def head(view: TopView, width: int) -> list[Row]:
     if view.collectives is not None:
         rate = f", {view.collectives.rate:.1f}/s" if view.collectives.rate is not None else ""
         rows.append((Piece(f"collectives: {view.collectives.called:,} called{rate}"),))
+    if view.steps is not None:
+        rows.append((Piece(_steps_in_words(view.steps)),))
     if view.silent and view.state is RunState.RUNNING:
         rows += _wrapped(f"no answer from {fold_hostlist(map(safe, view.silent))}", width)
     if view.state is RunState.PENDING and view.why:
@@ -133,6 +143,13 @@ def head(view: TopView, width: int) -> list[Row]:
         old = f"; the ranks below are {seconds(view.age)} old" if again and view.ranks else ""
         rows += _wrapped(f"{safe(why)}{again}{old}", width)
     return rows
+
+
+def _steps_in_words(steps: Steps) -> str:
+    """Return how far a run is: `step 812 of 1,000 (81%), 3.2/s, 59s left`."""
+    rate = f", {steps.rate:.3g}/s" if steps.rate else ""
+    left = f", {seconds(steps.left)} left" if steps.left else ""
+    return f"{progress_in_words(steps.progress)}{rate}{left}"
 
 
 def _wrapped(text: str, width: int) -> list[Row]:
@@ -223,12 +240,17 @@ def table_of(view: TopView, ranks: Sequence[RankView], selected: int) -> list[Ro
     """Return a table of these ranks."""
     hosts = [safe(view.host(rank.node)) for rank in ranks]
     wide = min(20, max([4, *map(len, hosts)]))
-    rows: list[Row] = [(Piece(f"{'RANK':>5} {'HOST':{wide}} {'CPU':>6} {'MEMORY':>9}  STATE", Style.FAINT),)]
+    steps = {rank.rank: rank.usage.progress.text for rank in ranks if rank.usage and rank.usage.progress}
+    far = max(map(len, ("STEP", *steps.values()))) + 1 if steps else 0
+    column = f"{'STEP':>{far}}" if steps else ""
+    rows: list[Row] = [(Piece(f"{'RANK':>5} {'HOST':{wide}} {'CPU':>6} {'MEMORY':>9}{column}  STATE", Style.FAINT),)]
     for rank, host in zip(ranks, hosts):
         use = rank.usage if rank.state is RankState.RUNNING else None
         cpu, memory = (f"{use.cpu:.0f}%", size_in_words(use.memory)) if use is not None else ("", "")
         mark = _MARKS[condition(rank)]
-        numbers = f"{rank.rank:>5} {shortened(host, wide):{wide}} {cpu:>6} {memory:>9}  "
+        numbers = (
+            f"{rank.rank:>5} {shortened(host, wide):{wide}} {cpu:>6} {memory:>9}{steps.get(rank.rank, ''):>{far}}  "
+        )
         chosen = Style.CHOSEN if rank.rank == selected else Style.PLAIN
         rows.append((Piece(numbers, chosen), Piece(_state_in_words(rank, mark.words), mark.style)))
     return rows
@@ -237,6 +259,8 @@ def table_of(view: TopView, ranks: Sequence[RankView], selected: int) -> list[Ro
 def _state_in_words(rank: RankView, words: str) -> str:
     if rank.behind:
         return f"behind by {plural(rank.behind, 'collective')}"
+    if rank.steps_behind and rank.state is RankState.RUNNING and not rank.silent:
+        return f"behind by {plural(rank.steps_behind, 'step')}"
     return f"{words}: {safe(rank.how)}" if rank.how and rank.state is not RankState.SUCCEEDED else words
 
 

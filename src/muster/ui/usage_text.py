@@ -32,6 +32,7 @@ def _count(value: float) -> str:
 
 
 _MEASURES = (
+    _Measure("STEP", lambda used: used.step, _count),
     _Measure("PEAK MEMORY", lambda used: used.peak_memory, _size),
     _Measure("OF CHILDREN", lambda used: used.children_peak, _size, 1),
     _Measure("CPU TIME", lambda used: used.user + used.system, seconds),
