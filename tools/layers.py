@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
         Part("launchers", "how ranks start: one file and one row each; pure"),
         Part("transports", "how a command gets onto a host: one file and one row each; pure"),
         Part("diagnostics", "what failures and machines tell, and what to do; pure"),
+        Part("lint", "launch scripts and configurations: a model of them, and what is wrong in them; pure"),
     ),
     (
         Part("bundle", "muster as one file, which stays with a run", frozenset({"pathlib"})),
