@@ -190,6 +190,43 @@ def test_each_odd_end_of_a_function_is_one_clear_error(program: Program) -> None
     assert lines[7].startswith("[<module 'posixpath'")
 
 
+SAVED = """
+import os, signal, threading
+import muster
+
+class Count:
+    def __init__(self, saves):
+        self.saves, self.step, self.begun = saves, 0, []
+
+    def __call__(self, steps):
+        self.begun.append(self.step)
+        while self.step < steps:
+            self.step += 1
+            if self.step == 3 and os.environ["RANK"] == "0":
+                os.kill(os.getpid(), signal.SIGUSR1)  # as before the end of a job
+        return self.begun
+
+    def checkpoint(self, steps):
+        return {"self": self, "none": None, "number": 7, "lock": lambda lock=threading.Lock(): lock}[self.saves]
+
+for saves in ("self", "none", "number", "lock"):
+    try:
+        print(muster.run(Count(saves), 5, np=2, max_restarts=1, restart_delay=0, show_output=False))
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_an_object_with_checkpoint_continues_in_the_next_attempt(program: Program) -> None:
+    """Also when it restarts without a scheduler. All ranks have the state of rank 0."""
+    assert program(SAVED).stdout.splitlines() == [
+        "[[0, 3], [0, 3]]",
+        "[[0], [0]]",
+        "checkpoint() returned int: neither a callable, nor None",
+        "cannot pickle what checkpoint() returned: checkpoint.<default>[0]: cannot pickle '_thread.lock' object",
+    ]
+
+
 def test_a_script_runs_and_its_failure_is_raised(program: Program, script: Callable[..., Path]) -> None:
     script("import sys; print(sys.argv[1:]); sys.exit(len(sys.argv) > 2)", "train.py")
     text = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 
+import pytest
 from job_queue import queue
 from lab_cluster import LabCluster
 from waiting import until
@@ -49,4 +51,69 @@ def test_a_function_is_submitted_and_its_results_return(there: LabCluster) -> No
 
 def test_a_function_runs_inside_an_allocation(there: LabCluster) -> None:
     assert ["[('n1', 0), ('n2', 10)]"] == _run(there, "salloc", "-Q", "-N2", "-n2", how="inside")
+    there.nothing_left()
+
+
+CHECKPOINT = """
+import os, sys, time
+import muster
+
+class Count:
+    def __init__(self):
+        self.step, self.begun = 0, []
+
+    def __call__(self, steps, go):
+        self.begun.append(self.step)
+        print("begins at", self.step, flush=True)
+        while self.step < steps or not os.path.exists(go):
+            time.sleep(0.02)
+            self.step += 1
+            print("step", self.step, flush=True)
+        return self.begun, int(os.environ["RANK"])
+
+    def checkpoint(self, *args):
+        return self
+
+class Delayed:  # as submitit has it
+    def __init__(self, function, *args, **kwargs):
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+class Old(Count):
+    def __submitit_checkpoint__(self, *args, **kwargs):
+        return Delayed(self, *args, **kwargs)
+
+kind = Old if sys.argv[2] == "submitit" else Count
+with muster.Executor(slurm=True, nnodes=2, nproc_per_node=1, time="5", grace=1) as executor:
+    future = executor.submit(kind(), 10, sys.argv[1])
+    run = executor.run_of(future)
+    print(future.result(), run.results())
+"""
+
+
+@pytest.mark.parametrize("kind", ["ours", pytest.param("submitit", marks=pytest.mark.slow)])
+def test_an_object_with_checkpoint_continues_after_a_preemption(there: LabCluster, kind: str) -> None:
+    """All ranks continue with the state of rank 0."""
+    go = there.folder / "go"
+    env = {**there.lab.environment(), **there.env}
+    argv = [sys.executable, there.script(CHECKPOINT, "program.py"), str(go), kind]
+    with open(there.folder / "said", "w") as file:
+        process = there.lab.start("head", argv, env=env, cwd=str(there.folder), stdout=file, stderr=file)
+    there.started.append(process)
+    said = (there.folder / "said").read_text
+    until(
+        lambda: list(there.home.glob("runs/*/attempt_0/rank_00001.out")) and "step 20" in there.log(1), "it works", 90
+    )
+    made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
+    assert 0 == made_room.returncode, made_room.stderr
+    until(
+        lambda: (there.run / "attempt_1/rank_00001.out").exists() and "step" in there.log(1, attempt=1),
+        "it continues",
+        90,
+    )
+    go.touch()
+    assert 0 == process.wait(timeout=120), said()
+    (begun, rank), results = ast.literal_eval(f"({said().splitlines()[-1].replace(') [', '), [')})")
+    assert 0 == rank and [(begun, 0), (begun, 1)] == results
+    assert begun[0] == 0 and begun[1] >= 20 and 2 == len(begun), begun
+    assert "checkpoint saved" in there.log(0, "err")
     there.nothing_left()

@@ -3,6 +3,9 @@
 The program starts this script for `muster.run(function)`. The file `function` of the run directory has, each with its
 length before it: a header (JSON) with the versions of the caller and the sources of what is needed to unpickle, and the
 pickle of (function, args, kwargs). It is read only if it belongs to this user and nobody else can write it.
+
+A callable object with a method `checkpoint` is saved by it when the job is preempted or near its time limit; the next
+attempt continues with what was saved.
 """
 
 from __future__ import annotations
@@ -21,21 +24,26 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def _parts_of(path: str) -> tuple[dict[str, Any], bytes]:
-    """Return the header and the pickle of the file. Raises PermissionError if others can write it."""
+def _refuse_of_others(path: str) -> None:
+    """Raise PermissionError if others can write a file that is going to be unpickled."""
     for name in (os.path.dirname(path), path):
         found = os.lstat(name)
         if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError("muster: error: other users can write " + name)
+
+
+def _parts_of(path: str) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the pickle of the file. Raises PermissionError if others can write it."""
+    _refuse_of_others(path)
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         header, data = (file.read(int.from_bytes(file.read(8), "big")) for _ in range(2))
     return json.loads(header), data
 
 
-def _attempt(run_dir: str) -> str:
-    """Return the directory of the current attempt, which is the newest."""
+def _attempts(run_dir: str) -> list[str]:
+    """Return the directories of the attempts, the current one, which is the newest, first."""
     numbers = [int(name[8:]) for name in os.listdir(run_dir) if re.fullmatch("attempt_[0-9]+", name)]
-    return os.path.join(run_dir, f"attempt_{max(numbers)}")
+    return [os.path.join(run_dir, f"attempt_{number}") for number in sorted(numbers, reverse=True)]
 
 
 def _module(name: str, text: str) -> ModuleType:
@@ -105,7 +113,8 @@ def _main() -> None:
     rank = int(os.environ["RANK"])
     header, data = _parts_of(os.path.join(run_dir, "function"))
     # the name for rank 0, so that the pattern of these names stays in one place
-    target = os.path.join(_attempt(run_dir), header["result"].replace("00000", f"{rank:05d}"))
+    attempts = _attempts(run_dir)
+    target = os.path.join(attempts[0], header["result"].replace("00000", f"{rank:05d}"))
     sys.path[:0] = [entry for entry in header["path"] if entry not in sys.path]
     _know_lines(header["lines"])
     pickles = _module("_muster_pickles", header["pickles"])
@@ -117,8 +126,16 @@ def _main() -> None:
         _bring_cloudpickle(header["cloudpickle"], header["sources"])
         import pickle
 
-        function, args, kwargs = pickle.loads(data)
+        saved = [path for folder in attempts if os.path.exists(path := os.path.join(folder, header["checkpoint"]))]
+        if saved:
+            _refuse_of_others(saved[0])
+            function, args, kwargs = pickles.read(saved[0]).value()
+        else:
+            function, args, kwargs = pickle.loads(data)
         data = b""
+        if rank == 0 and header["signal"]:
+            place = os.path.join(attempts[0], header["checkpoint"])
+            _save_when_preempted(pickles, place, header["signal"], function, args, kwargs)
         result = function(*args, **kwargs)
         _refuse(result, rank)
         try:
@@ -132,6 +149,54 @@ def _main() -> None:
         error = raised
     if error is not None:
         _fail(pickles, target, error)
+
+
+def _save_when_preempted(
+    pickles: Any, path: str, signal_name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """At the signal that warns of the end of the job, save what `checkpoint` of the function returns, and exit.
+
+    That is a callable to call with the same arguments, or an object with `function`, `args` and `kwargs`, such as a
+    DelayedSubmission of submitit; None saves nothing, and the function continues.
+    """
+    import signal
+
+    checkpoint = getattr(function, "__submitit_checkpoint__", None) or getattr(function, "checkpoint", None)
+    if not callable(checkpoint):
+        return
+    warned: list[int] = []
+
+    def save(number: int, frame: object) -> None:
+        if warned:
+            return
+        warned.append(number)
+        found = checkpoint(*args, **kwargs)
+        if found is None:
+            return
+        if all(hasattr(found, name) for name in ("function", "args", "kwargs")):
+            call = (found.function, tuple(found.args), dict(found.kwargs))
+        elif callable(found):
+            call = (found, args, kwargs)
+        else:
+            raise TypeError(f"checkpoint() returned {type(found).__name__}: neither a callable, nor None")
+        try:
+            pickles.write(path + ".part", call, {"kind": "call"})
+        except OSError:
+            raise
+        except Exception as failed:
+            why = pickles.why_not(found, "checkpoint", failed)
+            raise TypeError(f"cannot pickle what checkpoint() returned: {why}") from None
+        os.replace(path + ".part", path)
+        sys.stdout.flush()
+        sys.stderr.write("muster: checkpoint saved: the next attempt continues with it\n")
+        sys.stderr.flush()
+        os._exit(_SAVED)  # other ranks may wait for this one in a collective, so nothing of the function can clean up
+
+    signal.signal(getattr(signal, "SIG" + signal_name), save)
+
+
+_SAVED = 75
+"""Exit status of a rank that has saved a checkpoint: EX_TEMPFAIL of sysexits.h."""
 
 
 def _know_lines(files: Mapping[str, list[str]]) -> None:

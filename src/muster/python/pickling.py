@@ -24,8 +24,13 @@ _ALONE = threading.Lock()
 """Held while a function is pickled: the pickler notes the source files of one function at a time."""
 
 
-def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Return the contents of the file. Raises `InvalidRequest` with the path to what cannot be pickled."""
+def packed(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], warning: str = "USR1"
+) -> bytes:
+    """Return the contents of the file. Raises `InvalidRequest` with the path to what cannot be pickled.
+
+    `warning`: the signal before the end of a job, at which `checkpoint` of the function is called.
+    """
     try:
         import cloudpickle  # imported late: only functions need it
     except ImportError:
@@ -45,6 +50,8 @@ def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
     header = json.dumps(
         {
             "result": rank_file("", 0, "result"),
+            "checkpoint": rank_file("", 0, "checkpoint"),
+            "signal": warning if has_checkpoint(function) else "",
             "python": list(sys.version_info[:2]),
             "torch": _torch(),
             "path": _own_path(),
@@ -55,6 +62,11 @@ def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
         }
     ).encode()
     return b"".join(len(part).to_bytes(8, "big") + part for part in (header, file.getvalue()))
+
+
+def has_checkpoint(function: Callable[..., Any]) -> bool:
+    """Return whether a callable can save itself when its job is preempted: submitit users know both names."""
+    return any(callable(getattr(function, name, None)) for name in ("__submitit_checkpoint__", "checkpoint"))
 
 
 def _why_not(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException) -> str:

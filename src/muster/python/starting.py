@@ -18,11 +18,12 @@ from muster.core.model import BUNDLED, Plan
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
 from muster.python.output import Printed, Quiet, tell
-from muster.python.pickling import packed
+from muster.python.pickling import has_checkpoint, packed
 from muster.python.run import Run
-from muster.python.splitting import Split, name_of, split
+from muster.python.splitting import OPTIONS, Split, name_of, split
 from muster.rundir.store import store_at
 from muster.runner.context import RunContext, Viewer, resolve
+from muster.schedulers import SCHEDULERS
 from muster.ui.view import View
 
 
@@ -50,6 +51,8 @@ def _start(program: Any, found: Split, show: bool) -> Run[Any]:
 def context_of(program: Any, found: Split, show: bool) -> RunContext:
     """Return the context of a run of a function or a script. Raises `InvalidRequest`."""
     began, env = time.monotonic(), dict(os.environ)
+    if callable(program) and has_checkpoint(program):
+        found = found._replace(options={**_requeued(found.options, env), **found.options})
     options = RunOptions(("argv", from_table(RUN, found.options, "options of the run")))
     _refuse_in_a_rank()
     store = store_at(options.run_dir, env)
@@ -59,7 +62,7 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
             raise InvalidRequest(
                 f"{'module' if options.module else 'no_python'}= is for scripts, not for functions", "leave it out"
             )
-        function = packed(program, found.args, found.kwargs)
+        function = packed(program, found.args, found.kwargs, options.value(OPTIONS["signal_before"]).signal)
         words, source, shown = [BUNDLED + name], script_of_ours("call.py"), f"{name_of(program)}()"
     else:
         function, words, source = b"", [os.fspath(program), *found.args], ""
@@ -78,6 +81,17 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
         brought=source,
     )
     return context._replace(function=function)
+
+
+_REQUEUES = 3
+"""How often a job with a checkpoint is requeued at most, if `requeue` is not given."""
+
+
+def _requeued(given: Mapping[str, Any], env: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the option that has a job continue from its checkpoint; empty without a job, and inside one."""
+    scheduled = any(given.get(name) for name in ("scheduler", *SCHEDULERS))
+    inside = any(row.job in env for row in SCHEDULERS.values())
+    return {"requeue": _REQUEUES} if scheduled and not inside else {}
 
 
 def _viewer(options: RunOptions, show: bool) -> Viewer:
