@@ -25,7 +25,8 @@ PAGES = [
     *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
 ]
 RECORDINGS = shown(ROOT / "README.md")
-SLOW = ("from-ray",)
+OF_OTHERS = ("from-ray", "from-accelerate", "from-deepspeed")
+"""Pages that run the programs of other people, which take long: `make lab-test`."""
 
 MOST_SKIPPED = 6
 """Maximum number of blocks of all guides that are not run."""
@@ -47,7 +48,7 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []) for page in PAGES],
+    [pytest.param(page, id=page.stem, marks=[pytest.mark.lab] if page.stem in OF_OTHERS else []) for page in PAGES],
 )
 def test_pages_show_what_happens(page: Path, places: Places):
     found = blocks(expanded(page))

@@ -13,6 +13,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = str(EXAMPLES / "train_llm.py")
+LAB = pytest.mark.lab  # `transformers` in many processes takes minutes
 ENDS_EARLY = str(Path(__file__).with_name("ends_early.py"))
 
 # imports of the script, and late imports of transformers: once, and not in each attempt
@@ -48,7 +49,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [{name: line[name] for name in ("step", "loss", "lr")} for line in lines]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=LAB), 2, pytest.param(4, marks=LAB)])
 def test_interrupted_at_any_moment_it_ends_with_the_same_bits(muster: Any, tmp_path: Path, ranks: int) -> None:
     moments = [moment for moment, _ in MOMENTS]
     restarts = ["--max-restarts", "9", "--always-restart", "--restart-delay", "0"]
@@ -70,6 +71,7 @@ def test_interrupted_at_any_moment_it_ends_with_the_same_bits(muster: Any, tmp_p
     assert one == other
 
 
+@LAB
 def test_it_needs_no_network_and_no_muster_and_learns(env: dict[str, str], tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
     options = ["--layers", "2", "--width", "64", "--seq-length", "64", "--num-epochs", "3", "--log-freq", "1"]

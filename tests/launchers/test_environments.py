@@ -9,7 +9,7 @@ import environments
 import pytest
 
 
-@pytest.mark.parametrize("launcher", environments.launchers("local"))
+@pytest.mark.parametrize("launcher", environments.launchers("local", "ray", "deepspeed", "accelerate", "submitit"))
 def test_ranks_have_what_the_plan_says(muster: Any, script: Any, launcher: str) -> None:
     """The launcher does too; besides, they have the known additions of that launcher."""
     (told,) = [row for row in json.loads(muster("launchers", "--json").stdout) if row["name"] == launcher]
