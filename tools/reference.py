@@ -294,6 +294,35 @@ def pages() -> dict[str, str]:
     return {f"{name}.md": f"{text}\n" for name, text in found.items()}
 
 
+LINT = ROOT / "docs" / "lint.md"
+_BEGIN, _END = "<!-- the rules: written by tools/reference.py -->", "<!-- end of the rules -->"
+
+
+def lint_rules(text: str) -> str:
+    """The page of `muster lint` with its rules as they are now."""
+    from muster.lint.output import explained
+    from muster.lint.table import RULES
+
+    kinds = {
+        "script": "Shell and batch scripts",
+        "python": "Python scripts",
+        "config": "Configurations of accelerate and DeepSpeed",
+        "hostfile": "Host files",
+    }
+    pieces = []
+    for kind, title in kinds.items():
+        rules = [rule for rule in RULES.values() if rule.kind == kind]
+        if rules:
+            rows = [
+                (f"[{rule.name}](#{rule.name})", rule.level, cell(rule.says), "yes" if rule.fixed else "")
+                for rule in rules
+            ]
+            pieces += [f"## {title}", table(("rule", "level", "what it finds", "`--fix`"), *rows)]
+            pieces += [explained(rule.name) for rule in rules]
+    before, _, rest = text.partition(_BEGIN)
+    return "\n\n".join([f"{before}{_BEGIN}", *pieces, f"{_END}{rest.partition(_END)[2]}"])
+
+
 def main() -> None:
     """Write all pages, and delete pages that are no longer generated."""
     FOLDER.mkdir(exist_ok=True)
@@ -303,6 +332,7 @@ def main() -> None:
             path.unlink()
     for name, text in made.items():
         (FOLDER / name).write_text(text)
+    LINT.write_text(lint_rules(LINT.read_text()))
 
 
 if __name__ == "__main__":

@@ -198,6 +198,18 @@ COMMANDS: Mapping[str, Command] = {
         "docs/doctor.md",
         "muster.cli.doctor",
     ),
+    "lint": Command(
+        "find mistakes in launch scripts and configurations: sbatch, torchrun, accelerate, deepspeed, mpirun",
+        ("FILE…",),
+        ("muster lint train.sbatch", "muster lint --fix *.sbatch", "muster lint scripts/ --format sarif >lint.sarif"),
+        "docs/lint.md",
+        "muster.cli.lint",
+        "FILE is a shell or batch script, a Python script, a host file, a configuration of accelerate or DeepSpeed, a "
+        "directory with such files, or `-` for stdin.\n\n"
+        "`# muster: ignore=RULE` in a comment on the line, or on the line above it, ignores a finding; "
+        "`# muster: ignore-file=RULE` ignores it in the whole file. Exit codes: 0 without errors and warnings, 1 with "
+        "some, 2 if a file cannot be read.",
+    ),
     "launchers": Command(
         "list launchers and the versions that are installed",
         ("",),

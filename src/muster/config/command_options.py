@@ -163,6 +163,25 @@ class DoctorOptions(RunDirOptions):
         return chosen(self)
 
 
+class LintOptions(Options):
+    """Options of `muster lint`."""
+
+    fix = flag(("--fix",), "correct what can be corrected safely, and report the rest", group=OUTPUT)
+    format = defaulted(
+        ("--format",),
+        "text, json or sarif",
+        "FORMAT",
+        values.report_format,
+        default="text",
+        choices={"text": "for people", "json": "for programs", "sarif": "for code scanning"},
+        group=OUTPUT,
+    )
+    rule = repeated(("--rule",), "use only this rule; repeatable", "RULE", values.text, group=OUTPUT)
+    ignore = repeated(("--ignore",), "do not use this rule; repeatable", "RULE", values.text, group=OUTPUT)
+    explain = optional(("--explain",), "describe a rule, with examples", "RULE", values.text, group=OUTPUT)
+    help = HELP
+
+
 class CompletionOptions(Options):
     """Options of `muster completion`."""
 
@@ -287,6 +306,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "nodes": NodesOptions,
     "launchers": LaunchersOptions,
     "doctor": DoctorOptions,
+    "lint": LintOptions,
     "completion": CompletionOptions,
     "docs": DocsOptions,
     "clean": CleanOptions,

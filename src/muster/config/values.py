@@ -147,6 +147,13 @@ def backend(value: str) -> str:
     return value
 
 
+def report_format(value: str) -> str:
+    """A format of `muster lint`."""
+    if value not in ("text", "json", "sarif"):
+        raise ValueError("must be text, json or sarif")
+    return value
+
+
 def streams(value: str) -> str:
     """A value of torchrun's --redirects or --tee."""
     if not re.fullmatch(r"[0-3]|\d+:[0-3](,\d+:[0-3])*", value):

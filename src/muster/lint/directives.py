@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tree_sitter import Node
 
-from muster.lint.model import Directive, Literal, Span, Word
+from muster.lint.model import Directive, Word
 from muster.lint.options import read_options
 from muster.lint.syntaxes import SBATCH
-from muster.lint.values import Mapped, span_of
+from muster.lint.values import Mapped, literals, span_of
 
 _WORD = re.compile(r"""(?:[^\s"'#]|"[^"]*"|'[^']*'|(?<=\S)#)+""")
 
@@ -39,5 +39,5 @@ def words_of(mapped: Mapped, start: int, end: int) -> list[Word]:
         at = start + match.start()
         value = re.sub(r"""["']""", "", match[0])
         span = span_of(mapped.at, at, at + len(match[0]))
-        words.append(Word((Literal(value, span.start),), Span(*span)))
+        words.append(Word(tuple(literals(value, span.start, False, mapped.outer)), span))
     return words

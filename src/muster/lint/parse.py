@@ -226,7 +226,10 @@ class _Builder:
         kind = _LOOPS[node.type]
         if node.children and node.children[0].type == "until":
             kind = "until"
-        stdin = kind == "while" and any(self._head(child) == "read" for child in node.named_children)
+        stdin = kind == "while" and any(
+            self._head(child) == "read" and not re.search(r"\s-[a-z]*u|<&", self.words.text(child))
+            for child in node.named_children
+        )
         variable = node.child_by_field_name("variable")
         if variable is not None:
             self.values[self.words.text(variable)] = None
