@@ -16,7 +16,7 @@ def test_a_pending_job_says_since_when_and_until_when_it_waits() -> None:
     assert "job      Slurm job 12, partition gpu, priority 77" == first
     assert re.fullmatch(r"waiting  1m 5s, since 1970-01-0.*", waits)
     assert start.startswith("start    expected in 8m 55s, at 1970-01-0")
-    assert [first, waits] == job_in_words(facts, 1600.0)[:1] + [waits], "an expected start in the past says nothing"
+    assert [first, waits] == [*job_in_words(facts, 1600.0)[:1], waits], "an expected start in the past says nothing"
     assert 2 == len(job_in_words(facts, 1600.0))
 
 
