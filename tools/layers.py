@@ -66,6 +66,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
     (Part("ui", "what is shown: values in, text out", WORLDLY),),
     (
         Part("report", "a run as one page of HTML: what was recorded, and the page made of it", _CLOCK),
+        Part("export", "a run as scripts that need no muster: one file and one row each; pure"),
         Part("code_sync", "the code of a run: which files it is, a snapshot of it, sending it to hosts", WORLDLY),
         Part("notification", "the command that tells somebody of the end of a run", WORLDLY),
         Part("diagnostics.selftest", "what `muster check` makes of its ranks' reports; pure"),

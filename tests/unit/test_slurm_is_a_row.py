@@ -9,8 +9,8 @@ from muster.schedulers import SCHEDULERS, get_scheduler, options_of
 
 SRC = Path(__file__).parents[2] / "src" / "muster"
 
-ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py")
-"""Slurm itself, and launchers that are programs of Slurm or made for it."""
+ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py", "export/*.py", "cli/export.py")
+"""Slurm itself, launchers that are programs of Slurm or made for it, and scripts for it."""
 
 FROM_THE_TABLE = ("python/signatures.py",)
 """Written from the option table, which has Slurm's options."""
@@ -29,7 +29,7 @@ ELSEWHERE = {
     "config/resolve.py": (1, "the hint of an option that requires hosts or a job"),
     "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
     "cli/commands.py": (
-        7,
+        9,
         "help of `muster nodes` and `muster lab`, examples with --slurm, and a link to docs/slurm.md",
     ),
     "core/layout.py": (1, "the row of srun among the programs that start muster several times"),

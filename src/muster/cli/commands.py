@@ -33,6 +33,13 @@ MUSTER_MAX_RESTARTS."""
 _PLAN_NOTES = """\
 It takes the options of `muster run` and prints each command with the environment of each rank."""
 
+_EXPORT_NOTES = """\
+KIND is bash, tmux or torchrun (over ssh, or on this machine), sbatch, srun or submitit (Slurm), accelerate, \
+deepspeed, mpirun or mpich (over ssh, or with --slurm), ray, kubernetes or jobset.
+
+It takes the options of `muster run`, lists those that a form does not express as comments and warnings, and writes \
+no secrets. In addition:"""
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "launch the ranks of a script and wait until they finish",
@@ -57,6 +64,18 @@ COMMANDS: Mapping[str, Command] = {
         "docs/first-run.md",
         "muster.cli.run",
         _PLAN_NOTES,
+    ),
+    "export": Command(
+        "write what runs without muster: a batch script, a shell script, a manifest",
+        ("KIND SCRIPT [ARGS…]", "KIND -m MODULE [ARGS…]", "KIND -- COMMAND [ARGS…]"),
+        (
+            "muster export bash -H n1,n2 -g 8 train.py",
+            "muster export sbatch -N 2 -g 8 -o job.sh train.py",
+            "muster export jobset -N 2 -g 8 --image IMAGE train.py",
+        ),
+        "docs/export.md",
+        "muster.cli.export",
+        _EXPORT_NOTES,
     ),
     "ps": Command(
         "list runs, newest first",

@@ -289,9 +289,27 @@ class CheckOptions(RunOptions):
     help = HELP
 
 
+class ExportOptions(RunOptions):
+    """`muster export`: its own options and those of `muster run`."""
+
+    write = optional(("-o", "--write"), "file to write", "PATH", values.text, "stdout", group=OUTPUT)
+    image = optional(
+        ("--image",), "container image, for kinds that run in Kubernetes", "IMAGE", values.text, group=LAUNCHER
+    )
+
+    @property
+    def gpus_each(self) -> str:
+        """The number of GPUs per node that a scheduler is asked for; empty if it is not given as a number."""
+        option = self.option("gpus_per_node")
+        count = str(self.value(option) or "").rpartition(":")[2] if option is not None else ""
+        return count if count.isdigit() and int(count) else ""
+
+
 OF_CHECK = CheckOptions.table
 CHECK = tuple(option for option in OF_CHECK if option not in RUN or option is HELP)
 """Options that only `muster check` has."""
+EXPORT = tuple(option for option in ExportOptions.table if option not in RUN or option is HELP)
+"""Options that only `muster export` has."""
 
 COMMANDS: Mapping[str, type[Options]] = {
     "run": RunOptions,
@@ -317,6 +335,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "rm": FindOptions,
     "prune": PruneOptions,
     "check": CheckOptions,
+    "export": ExportOptions,
 }
 """Options of each command."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
-from muster.config.options import OF_TORCHRUN
+from muster.config.options import OF_TORCHRUN, RUN
 from muster.config.record import Option
 from muster.core.printable import line
 from muster.core.suggestions import did_you_mean
@@ -80,7 +80,9 @@ def names_in(scheduler: str, options: Table) -> Names:
     """Options by name, including the names that the scheduler's own program uses (sbatch: `-t` for `--time`)."""
     by_key = {option.key: option for option in options}
     own = options_of(scheduler).names
-    return {**names_of(options), **{name: by_key[key] for key, names in own.items() for name in names}}
+    # a command's own options keep their names: `-o` of `muster export`
+    taken = names_of([option for option in options if option not in RUN])
+    return {**names_of(options), **{name: by_key[key] for key, names in own.items() for name in names}, **taken}
 
 
 def hint_of_scheduler(name: str, options: Table) -> str | None:

@@ -1,0 +1,12 @@
+"""`muster export accelerate`: a launcher on each node, over ssh or as the only task of each node of a job of Slurm."""
+
+from __future__ import annotations
+
+from muster.export import _slurm, _ssh
+from muster.export._node import ACCELERATE
+from muster.export.wanted import Wanted
+
+
+def text(wanted: Wanted) -> str:
+    """Return the script."""
+    return _slurm.per_node(wanted, ACCELERATE) if wanted.slurm else _ssh.script(wanted, ACCELERATE)
