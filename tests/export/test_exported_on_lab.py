@@ -61,6 +61,7 @@ def forms(there: LabCluster) -> Forms:
     return Forms(there)
 
 
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 HOSTS = ("-H", "n1,n2", "-g", "2")
 
 
@@ -107,30 +108,29 @@ def test_lines_of_torchrun(forms: Forms, there: LabCluster):
 
 
 def _submitted(there: LabCluster, path: Path, to: str) -> list[dict[str, Any]]:
-    return _run(there, ["sbatch", "--wait", "--output", f"{to}.log", str(path)], to)
+    log = there.folder / f"{to}.log"
+    try:
+        return _run(there, ["sbatch", "--wait", "--output", str(log), str(path)], to, env=AS_ROOT)
+    except AssertionError as error:
+        raise AssertionError(log.read_text()) from error
 
 
 @pytest.mark.parametrize("kind", ["sbatch", "srun"])
 def test_batch_scripts(forms: Forms, there: LabCluster, kind: str):
     path = forms.exported(kind, "-N", "2", "-g", "2")
-    try:
-        found = _submitted(there, path, kind)
-    except AssertionError as error:
-        raise AssertionError((there.folder / f"{kind}.log").read_text()) from error
-    assert found == forms.launched("--slurm", "-N", "2", "-g", "2")
+    assert _submitted(there, path, kind) == forms.launched("--slurm", "-N", "2", "-g", "2")
 
 
 @pytest.mark.lab
 @pytest.mark.parametrize("kind", ["accelerate", "deepspeed", "mpirun", "mpich", "tmux"])
 def test_other_launchers_over_ssh(forms: Forms, there: LabCluster, kind: str):
     path = forms.exported(kind, *HOSTS)
-    env = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if kind == "tmux":
         _run(there, ["bash", str(path)], kind)
         until(lambda: len(dumped(there.folder / kind)) == 4, "all ranks have written", 60)
         found = dumped(there.folder / kind)
     else:
-        found = _run(there, ["bash", str(path)], kind, env=env)
+        found = _run(there, ["bash", str(path)], kind, env=AS_ROOT)
     assert found == forms.launched(*HOSTS)
 
 

@@ -18,7 +18,6 @@ from muster.cli.commands import ALIASES, COMMANDS, LAB, Command
 from muster.cli.help import wrap
 from muster.config.command_options import COMMANDS as OPTIONS
 from muster.config.command_options import LAB as LAB_OPTIONS
-from muster.config.command_options import OF_CHECK
 from muster.config.options import RUN
 from muster.config.parse import names_in, parse
 from muster.config.record import Option

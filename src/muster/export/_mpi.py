@@ -27,7 +27,7 @@ from muster.export.wanted import Wanted
 
 def script(wanted: Wanted, starter: str) -> str:
     """Return the script for `openmpi` or `mpich`."""
-    title = {"openmpi": "mpirun of Open MPI", "mpich": "mpiexec of MPICH"}[starter]
+    title = {"openmpi": "mpirun of Open MPI", "mpich": "mpiexec.hydra of MPICH"}[starter]
     shares = [len(node.ranks) for node in wanted.nodes]
     if wanted.slurm:
         each, cpus = wanted.each("mpirun in a job of Slurm"), wanted.batch.get("cpus-per-task")
@@ -79,9 +79,11 @@ def _start(wanted: Wanted, starter: str, passed: list[str]) -> list[str]:
     last = ["bash", "-c", Sh('"$rank_script"')]
     if starter == "mpich":
         return [
-            *comment("-genvlist names variables, whose values do not appear on a command line"),
+            *comment(
+                "mpiexec may be that of another MPI; -genvlist names variables, whose values do not appear on a command line"
+            ),
             command(
-                ["mpiexec", "-n", count, "-hosts", Sh('"$hosts"'), "-wdir", wanted.job.cwd],
+                ["mpiexec.hydra", "-n", count, "-hosts", Sh('"$hosts"'), "-wdir", wanted.job.cwd],
                 ["-genvlist", ",".join(passed)],
                 [*wanted.job.launcher_args] if wanted.job.launcher == "mpirun" else [],
                 last,

@@ -105,13 +105,23 @@ def _deepspeed(wanted: Wanted, place: Place) -> Groups:
     ]
 
 
+_SIZE = ["# the only variable of torchrun about ranks that this launcher does not set"]
+
+
 def _hostfile(wanted: Wanted, names: str) -> list[str]:
     """Return the lines that write DeepSpeed's file of hosts; `names` is empty if they are known now."""
     if names:
         each = wanted.each("deepspeed in a job of Slurm")
-        return ["hostfile=$(mktemp)", f"{names} | sed 's/$/ slots={each}/' >\"$hostfile\""]
+        return [
+            *_SIZE,
+            f"export LOCAL_WORLD_SIZE={each}",
+            "hostfile=$(mktemp)",
+            f"{names} | sed 's/$/ slots={each}/' >\"$hostfile\"",
+        ]
+    shares = [len(node.ranks) for node in wanted.nodes]
+    size = [*_SIZE, f"export LOCAL_WORLD_SIZE={shares[0]}"] if len(set(shares)) == 1 else []
     rows = [quote(f"{node.host.name} slots={len(node.ranks)}") for node in wanted.nodes]
-    return ["hostfile=$(mktemp)", f"printf '%s\\n' {' '.join(rows)} >\"$hostfile\""]
+    return [*size, "hostfile=$(mktemp)", f"printf '%s\\n' {' '.join(rows)} >\"$hostfile\""]
 
 
 TORCHRUN = NodeLauncher("torchrun", _torchrun)
