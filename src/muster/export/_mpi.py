@@ -80,7 +80,7 @@ def _start(wanted: Wanted, starter: str, passed: list[str]) -> list[str]:
     if starter == "mpich":
         return [
             *comment(
-                "mpiexec may be that of another MPI; -genvlist names variables, whose values do not appear on a command line"
+                "-genvlist names variables: their values appear on no command line; mpiexec may be that of another MPI"
             ),
             command(
                 ["mpiexec.hydra", "-n", count, "-hosts", Sh('"$hosts"'), "-wdir", wanted.job.cwd],
