@@ -79,7 +79,7 @@ WORDS: dict[str, str] = {
     r"what a rank finds": "environment of a rank",
     r"where the ranks meet|where they must meet": "rendezvous address",
     r"\bkeeper\b": "store process, daemon",
-    r"\bforsaken\b|\bbury\b|\bsweeps?\b|\bswept\b": "detached, cleanup",
+    r"\bforsaken\b|\bbury\b|\bswept\b": "detached, cleanup",
 }
 """Pattern: the field's word."""
 

@@ -449,7 +449,7 @@ def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path)
     programs = place / "bin"
     programs.mkdir()
     for name in ("scancel", "squeue", "ssh", "srun"):
-        (programs / name).write_text(f"#!/bin/sh\ntouch {victim}/{name}\necho '4711|RUNNING|None|n1|N/A|1:00|x'\n")
+        (programs / name).write_text(f"#!/bin/sh\ntouch {victim}/{name}\necho '4711|RUNNING|None|n1|N/A|1:00|4711|x'\n")
         (programs / name).chmod(0o755)
     subprocess.run(["chown", "-hR", f"{NOBODY}:{NOBODY}", str(user.home)], check=True)
     root.env["PATH"] = f"{programs}:{root.env['PATH']}"

@@ -32,7 +32,7 @@ exit 1
 
 
 def line(state: str, job: str = "7") -> str:
-    return f"{job}|{state}|None|n[1-2]|N/A|5:00|a name\n"
+    return f"{job}|{state}|None|n[1-2]|N/A|5:00|{job}|a name\n"
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_job_that_is_over_is_not(squeue: Callable[..., None], tmp_path: Path, 
 
 @pytest.mark.parametrize("known", ["", line("PENDING"), line("COMPLETED"), line("RUNNING", "8")])
 def test_an_answer_that_was_kept_refuses_nothing(squeue: Callable[..., None], tmp_path: Path, known: str) -> None:
-    kept = tmp_path / f"slurm-queue-{socket.gethostname()}.json"
+    kept = tmp_path / f"slurm-jobs-{socket.gethostname()}.json"
     kept.write_text(json.dumps({"time": time.time(), "said": known}))
     squeue(all=line("RUNNING"), job=line("RUNNING"))
     assert "" == refused(tmp_path)

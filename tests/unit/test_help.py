@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAGES: dict[str, Command] = {**COMMANDS, **{f"lab {name}": command for name, command in LAB.items()}}
 """Each command with a help page, by the arguments of `muster`."""
 
-GROUPS = ["Where to run", "Slurm", "Launcher", "Ranks", "Failure and shutdown", "Output"]
+GROUPS = ["Where to run", "Slurm", "Launcher", "Ranks", "Failure and shutdown", "Sweeps", "Output"]
 
 ESCAPE = "\x1b"
 
@@ -97,7 +97,9 @@ def test_every_text_is_a_noun_phrase_or_an_imperative() -> None:
 def test_placeholders_are_the_fields() -> None:
     for record in (*OPTIONS.values(), *LAB_OPTIONS.values()):
         for option in record.table:
-            assert re.fullmatch(r"|MB|[A-Z]+|NAME\[=VALUE\]|\[SIGNAL@\]DURATION", option.metavar), option.names
+            assert re.fullmatch(r"|MB|[A-Z]+|NAME\[=VALUE\]|NAME=VALUES|\[SIGNAL@\]DURATION", option.metavar), (
+                option.names
+            )
             assert option.metavar not in ("DIR", "FILE", "TIME", "WORDS", "LINES") or option.key == "time", option.names
 
 

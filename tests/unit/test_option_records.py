@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from muster.cli import run as command
+from muster.cli import run_line as command
 from muster.config.command_options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions
 from muster.config.options import RunOptions
 from muster.config.parse import parse

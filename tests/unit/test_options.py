@@ -12,7 +12,7 @@ import pytest
 
 from muster.cli import COMMANDS, call
 from muster.cli.help import Page, add_options
-from muster.cli.run import read_line
+from muster.cli.run_line import read_line
 from muster.config.command_options import COMMANDS as OPTIONS
 from muster.config.command_options import LAB, LogsOptions, PruneOptions
 from muster.config.options import RUN, RunOptions

@@ -10,7 +10,7 @@ from muster.core.layout import layout
 from muster.core.model import Host, Late, Rank
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_step, slurm_values
-from muster.schedulers.scheduler import Allocation, Request
+from muster.schedulers.scheduler import After, Allocation, Request
 
 
 def test_the_batch_script() -> None:
@@ -52,6 +52,18 @@ exec /venv/bin/python -I '/runs/x y/muster.pyz'
     assert "python=$after" not in slurm_batch.batch_script(asked, ("module load cuda",), command, keep_python=True)
 
 
+def test_a_job_array_and_jobs_to_wait_for() -> None:
+    asked = Request("x", 1, (), slurm_batch.output_in("/runs/x", array=True), 0, array="0-7%2")
+    words = slurm_batch.options(asked)
+    assert "--array=0-7%2" in words and "--output=/runs/x/slurm-%A_%a.out" in words
+    assert ("12_3", "12_[1,4-6]") == (slurm_batch.array_task("12", "3"), slurm_batch.array_task("12", "1,4-6"))
+    after = [After("12", "ok"), After("13", "failed")]
+    assert {"dependency": "after:1,afterok:12,afternotok:13", "kill-on-invalid-dep": "yes"} == (
+        slurm_batch.dependencies(after, "after:1")
+    )
+    assert {} == slurm_batch.dependencies([])
+
+
 def test_what_sbatch_says() -> None:
     assert "12" == slurm_batch.submitted("12\n")
     assert "12" == slurm_batch.submitted("12;cluster\n")
@@ -75,10 +87,12 @@ def test_what_sbatch_refuses(said: str, words: str, hinted: bool) -> None:
     assert (words, hinted) == (found, hint is not None)
 
 
-QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|a name | of two
-4|PENDING|Resources||2026-11-21T17:30:00|5:00|/tmp
-5|PENDING|BeginTime||N/A|5:00|/tmp
-6|CANCELLED|None||2026-11-21T17:20:00|INVALID|/tmp
+QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|3|a name | of two
+4|PENDING|Resources||2026-11-21T17:30:00|5:00|4|/tmp
+5|PENDING|BeginTime||N/A|5:00|5|/tmp
+6|CANCELLED|None||2026-11-21T17:20:00|INVALID|6|/tmp
+7|PENDING|JobArrayTaskLimit||N/A|1:00:00|7_3|x
+8|RUNNING|None|n1|2026-11-28T01:04:34|59:58|7_0|x
 """
 
 
@@ -92,6 +106,7 @@ def test_what_squeue_says() -> None:
     assert "Slurm delays the restart (BeginTime)" == slurm_jobs.why_pending(found["5"])
     assert "it was cancelled" == slurm_jobs.ENDS[found["6"].state].words
     assert {} == slurm_jobs.queued("")
+    assert {"3", "4", "5", "6", "7_3", "8", "7_0"} == found.keys(), "7 is no task, 8 is 7_0"
 
 
 def test_an_allocation() -> None:

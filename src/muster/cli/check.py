@@ -12,7 +12,8 @@ from typing import Any
 from muster.cli.commands import COMMANDS
 from muster.cli.common import store_of
 from muster.cli.help import print_command
-from muster.cli.run import context_of, read_line, start
+from muster.cli.run import start
+from muster.cli.run_line import context_of, read_line
 from muster.config.command_options import CHECK, CheckOptions
 from muster.config.files import check_target
 from muster.config.options import RunOptions

@@ -16,6 +16,7 @@ from muster.errors import InvalidRequest, MusterError
 from muster.rundir.finding import find_run, list_runs
 from muster.rundir.run import Run
 from muster.rundir.store import Store, store_at
+from muster.rundir.sweeps import is_sweep
 
 if TYPE_CHECKING:
     from muster.core.results import RunResult
@@ -122,8 +123,20 @@ def _changes_in_words(run: Run, outcome: RunResult) -> list[str]:
     return since_in_words(*facts, since(*facts))
 
 
-def find_operand_run(store: Store, rest: list[str], name: str) -> Run:
-    """Return the one run that the operands name; the newest if there are none."""
+def find_operand_run(store: Store, rest: list[str], name: str, sweeps: bool = False) -> Run:
+    """Return the one run that the operands name; the newest if there are none.
+
+    `sweeps`: it may be a sweep. Raises `InvalidRequest`.
+    """
+    run = _operand_run(store, rest, name)
+    if not sweeps and is_sweep(run):
+        from muster.cli.sweeps import refuse_sweep
+
+        refuse_sweep(run, name)
+    return run
+
+
+def _operand_run(store: Store, rest: list[str], name: str) -> Run:
     if len(rest) > 1:
         raise InvalidRequest(f"`muster {name}` takes one run, got {len(rest)}: {' '.join(rest)}", "name one")
     host, colon, which = (rest[0] if rest else "").rpartition(":")

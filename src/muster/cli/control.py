@@ -27,6 +27,7 @@ from muster.rundir.finding import all_runs
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
 from muster.rundir.store import Store
+from muster.rundir.sweeps import folded, is_sweep
 from muster.schedulers import title
 from muster.ui.formatting import seconds, table
 from muster.ui.reason_text import leftover_in_words, lost_in_words
@@ -43,7 +44,11 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, rest, store = asked
-    run = find_operand_run(store, rest, "wait")
+    run = find_operand_run(store, rest, "wait", sweeps=True)
+    if is_sweep(run):
+        from muster.cli.sweeps import follow_sweep
+
+        return follow_sweep(run, options.timeout)
     with Client(run) as client:
         waited = wait_for(Follower(run, client, tell_silence), options.timeout)
     found = waited.status
@@ -77,7 +82,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise InvalidRequest(
             "`muster kill` requires a run", "list runs with `muster ps`; `last` is the newest, `--all` selects all"
         )
-    chosen = {run.id: run for run in (find_operand_run(store, [word], "kill") for word in rest)}
+    chosen = {run.id: run for run in (find_operand_run(store, [word], "kill", sweeps=True) for word in rest)}
     over = not any(map(has_not_ended, chosen.values()))
     status = _end_all(list(chosen.values()), by)
     if over and (living := living_in_words(store)):
@@ -87,7 +92,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _kill_all(store: Store, agreed_already: bool, by: str) -> int:
     """Stop all running runs of this user after confirmation; report hosts that do not answer."""
-    own = [run for run in all_runs(store) if not is_anothers(run)]
+    own = folded([run for run in all_runs(store) if not is_anothers(run)])
     found = dict(zip((run.id for run in own), statuses(own, ANSWERS_WITHIN)))
     living = [run for run in own if found[run.id].state.lives]
     silent = [run for run in own if found[run.id].state is RunState.UNKNOWN]
@@ -131,6 +136,10 @@ def _end_all(chosen: Sequence[Run], by: str) -> int:
 
 def _end(run: Run, by: str) -> int:
     """Stop one run and print the result; return 1 if processes are still alive. `by` names who stops it."""
+    if is_sweep(run):
+        from muster.cli.sweeps import kill_sweep
+
+        return kill_sweep(run, lambda point: _end(point, by), by)
     with Client(run) as client:
         return _end_over(run, client, by)
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 
 from muster.cli.common import find_operand_run, parse_command
+from muster.cli.sweeps import refuse_sweep
 from muster.client.client import Client
 from muster.client.follow import Follower, Mirror, tell_silence
 from muster.client.reconcile import may_still_run, reconcile, require_known
@@ -18,6 +19,7 @@ from muster.core.results import RunState
 from muster.errors import InvalidRequest
 from muster.rundir.log_order import Ordered
 from muster.rundir.run import Run
+from muster.rundir.sweeps import is_sweep, runs_by_point, sweep_of
 from muster.ui.color import use_color
 from muster.ui.folded_lines import FoldedLines
 from muster.ui.output_writer import reader_gone, write_all
@@ -65,9 +67,26 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     options, rest, store = asked
     if options.fold:
         _refuse_with_fold(options)
-    run = find_operand_run(store, rest, "logs")
+    run = find_operand_run(store, rest, "logs", sweeps=True)
+    if is_sweep(run):
+        return _print_points(run, options, env)
     with Client(run) as client:
         return _print(run, client, options, env)
+
+
+def _print_points(sweep: Run, options: LogsOptions, env: Mapping[str, str]) -> int:
+    """Print the logs of each point of a sweep below its values. Raises `InvalidRequest` for `-f`."""
+    if options.follow:
+        refuse_sweep(sweep, "logs -f")
+    code, runs = 0, runs_by_point(sweep)
+    for point in sweep_of(sweep).points:
+        if point.number not in runs or reader_gone(1):
+            continue
+        label = f": {point.label}" if point.label else ""
+        write_all(1, f"==> {point.number}{label} <==\n".encode(errors="replace"))
+        with Client(runs[point.number]) as client:
+            code = max(code, _print(runs[point.number], client, options, env))
+    return code
 
 
 def _refuse_with_fold(options: LogsOptions) -> None:

@@ -22,6 +22,7 @@ from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
+from muster.rundir.sweeps import sweep_run
 from muster.runner.context import Viewer
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.client import client
@@ -185,7 +186,9 @@ def _ended_unseen(run: Run) -> int:
     how = reason_in_words(outcome.stopped) if outcome is not None else f"no longer known to {title(scheduled.name)}"
     print(f"muster: job {scheduled.job} ended: {how}", file=sys.stderr)
     names = get_scheduler(scheduled.name).outputs
-    for path in (run.path / name.replace("%j", scheduled.job) for name in names):
+    sweep = sweep_run(run)
+    folders = [run.path, *([sweep.path] if sweep is not None else ())]
+    for path in (folder / name.replace("%j", scheduled.job) for folder in folders for name in names):
         if not path.exists():
             continue
         for line in path.read_text(errors="replace").splitlines()[-6:]:

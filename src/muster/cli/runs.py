@@ -37,6 +37,7 @@ from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
 from muster.rundir.progress import progress_at_end
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import Store
+from muster.rundir.sweeps import folded, is_sweep, runs_by_point
 from muster.schedulers import title
 from muster.ui.formatting import fitted, seconds, size_in_words, table
 from muster.ui.job_text import job_in_words, ranks_in_words
@@ -57,12 +58,12 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     unknown = looked.unknown(store)
     if unknown and not looked.runs:
         raise unreadable_error(unknown)
-    found = looked.runs[::-1]
+    found = folded(looked.runs)[::-1]
     if options.name is not None:
         found = [run for run in found if _name(run) == options.name]
     filtered = options.running or options.failed
     shown = found if options.all or filtered else found[:20]
-    records = [_record(run, found) for run, found in zip(shown, statuses(shown, _WITHIN, progress=True))]
+    records = _records(shown)
     if filtered:
         fits = [_fits(record, options) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
@@ -85,9 +86,12 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         how = (item["launcher"], item["command"])
         when = started_in_words(item)
         number = [item["job_id"] or ""] if jobs else []
+        of_sweep = "points" in item
+        ranks = plural(item["ranks"], "part" if "chain" in item else "point") if of_sweep else str(item["ranks"])
+        shown_state = item["why"] if of_sweep else item["state"]
         far = Progress(item["step"], item["steps"]).text if item["step"] is not None else ""
-        state = (item["state"], far, code) if steps else (item["state"], code)
-        rows.append((item["id"], item["name"], *number, str(item["ranks"]), *state, when, took, *how))
+        state = (shown_state, far, code) if steps else (shown_state, code)
+        rows.append((item["id"], item["name"], *number, ranks, *state, when, took, *how))
     # a run id starts with the start time in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "DURATION", "LAUNCHER", "EXIT", "RANKS")))
@@ -99,6 +103,25 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if len(found) > len(shown):
         print(f"… and {len(found) - len(shown)} older; list all with `muster ps -a{store.option}`")
     return 0
+
+
+def _records(shown: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the listing of these runs, all of which are asked at the same time; a sweep is one of them."""
+    points = {run.id: list(runs_by_point(run).values()) for run in shown if is_sweep(run)}
+    asked = [one for run in shown for one in points.get(run.id, [run])]
+    known = dict(zip((run.id for run in asked), statuses(asked, _WITHIN, progress=True)))
+    return [_of_sweep(run, known) if run.id in points else _record(run, known[run.id]) for run in shown]
+
+
+def _of_sweep(run: Run, known: Mapping[str, RunStatus]) -> dict[str, Any]:
+    """Return the listing of a sweep."""
+    from muster.cli.sweeps import listing
+
+    try:
+        found = listing(run, known)
+        return {**_readable(run, RunStatus(found["state"], found["why"])), **found, "ranks": len(found["points"])}
+    except Unreadable as error:
+        return _unreadable(run, error)
 
 
 def _name(run: Run) -> str:
@@ -126,10 +149,14 @@ def _record(run: Run, status: RunStatus) -> dict[str, Any]:
     try:
         return _readable(run, status)
     except Unreadable as error:
-        unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
-        of_job: dict[str, Any] = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
-        of_job.update(scheduler=None, job_id=None, step=None, steps=None)
-        return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
+        return _unreadable(run, error)
+
+
+def _unreadable(run: Run, error: Unreadable) -> dict[str, Any]:
+    unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
+    of_job: dict[str, Any] = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
+    of_job.update(scheduler=None, job_id=None, step=None, steps=None)
+    return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
 
 def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
@@ -167,7 +194,13 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, rest, store = asked
-    run = find_operand_run(store, rest, "show")
+    run = find_operand_run(store, rest, "show", sweeps=not options.slow)
+    if is_sweep(run):
+        from muster.cli.sweeps import show_sweep
+
+        return show_sweep(run, options.json, options.metric)
+    if options.metric is not None:
+        raise InvalidRequest(f"--metric is for sweeps, and {run.id} is a single run", "leave it out")
     with Client(run) as client:
         status = reconcile(run, client=client)
         if options.slow:
@@ -271,7 +304,7 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _old(store: Store, age: float, keep: int) -> list[Run]:
     """Return runs older than `age` seconds, except the newest `keep`; unreadable ones are reported and kept."""
-    every, bound, found = all_runs(store), time.time() - age, []
+    every, bound, found = folded(all_runs(store)), time.time() - age, []
     for run in every[: max(0, len(every) - keep)]:
         try:
             job, _ = run.job, run.outcome  # damage in either is reported

@@ -16,6 +16,7 @@ from muster.errors import InvalidRequest
 from muster.rundir.finding import list_runs
 from muster.rundir.run import Run
 from muster.rundir.store import Store, remove_run
+from muster.rundir.sweeps import every_run, folded, is_sweep
 from muster.ui.formatting import size_in_words
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
@@ -64,7 +65,7 @@ def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -
 
 def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
     """Delete this user's finished runs that exceed the limits; return a message about it."""
-    own = [run for run in list_runs(store.here) if not is_anothers(run)]
+    own = folded([run for run in list_runs(store.here) if not is_anothers(run)])
     sizes = [_size(run) if keep_size is not None else 0 for run in own]
     old = [run for run in ended(own[: beyond(sizes, keep_runs, keep_size)], _WITHIN) if not _may_begin(run)]
     if not old:
@@ -92,6 +93,9 @@ def _size(run: Run) -> int:
 
 
 def delete(store: Store, run: Run) -> None:
-    """Delete a run, and what is stored about it elsewhere."""
+    """Delete a run, and what is stored about it elsewhere; with a sweep, the runs of its points."""
+    for point in every_run(run) if is_sweep(run) else ():
+        forget_way(point)
+        remove_run(store, point)
     forget_way(run)
     remove_run(store, run)

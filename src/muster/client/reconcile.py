@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,13 @@ from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.local import agent_listens, answers, is_anothers, starter_lives
 from muster.client.progress import progress_now
 from muster.client.status import Controller, RunStatus, status
+from muster.client.sweeps import PointStatus, whole
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.identity import identity
 from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
+from muster.rundir.sweeps import is_sweep, runs_by_point, sweep_of
 from muster.schedulers.scheduler import Final
 from muster.ui.text import outcome_as_json
 
@@ -141,6 +143,8 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
     `within`: timeout in seconds for another machine, or a scheduler. `client`: the connection to use. Raises
     `Unreadable`.
     """
+    if is_sweep(run):
+        return whole(point_statuses(run, within))
     if client is None:
         with Client(run) as own:
             return reconcile(run, within, own)
@@ -161,6 +165,23 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
         # no controller decided this end, or it could not know whether the scheduler would start the run again
         _started.append(notify(run, found.state, found.outcome, found.why))
     return found
+
+
+def point_statuses(
+    sweep: Run, within: float = ANSWERS_WITHIN, known: Mapping[str, RunStatus] | None = None
+) -> list[PointStatus]:
+    """Return the status of each point, in order. `known`: those of runs that were asked before."""
+    runs = runs_by_point(sweep)
+    if known is None:
+        asked = list(runs.values())
+        known = dict(zip((run.id for run in asked), statuses(asked, within)))
+    coming = len(runs) < len(sweep_of(sweep).points) and starter_lives(sweep)
+    absent = RunStatus(RunState.PENDING) if coming else RunStatus(RunState.LOST, "it was not started")
+    return [
+        PointStatus(point, run, absent if run is None else known.get(run.id, RunStatus(RunState.UNKNOWN)))
+        for point in sweep_of(sweep).points
+        for run in (runs.get(point.number),)
+    ]
 
 
 _started: list[Notification | None] = []
@@ -192,7 +213,7 @@ def may_still_run(run: Run, state: RunState) -> bool:
 
 
 def cancel(run: Run) -> None:
-    """Cancel the scheduler job of a run. Raises `InvalidRequest`, `Unreachable`."""
+    """Cancel the scheduler job of a run, or the job array of a sweep. Raises `InvalidRequest`, `Unreachable`."""
     scheduled, found = run.scheduled, _client_of(run)
     assert scheduled is not None and found is not None
     if is_anothers(run):

@@ -24,6 +24,13 @@ class ShowOptions(FindOptions):
     """Options of `muster show`."""
 
     slow = flag(("--slow",), "show which ranks arrive late at the collectives, and why", group=OUTPUT)
+    metric = optional(
+        ("--metric",),
+        "order the points of a sweep by the last number that was printed with this name, e.g. `loss`",
+        "NAME",
+        values.text,
+        group=OUTPUT,
+    )
     json = AS_JSON
 
 

@@ -13,7 +13,7 @@ from muster.core.results import OnHang
 from muster.runtimes import RUNTIMES, runtime
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
-RANKS, FAILURE, OUTPUT = "Ranks", "Failure and shutdown", "Output"
+RANKS, FAILURE, SWEEPS, OUTPUT = "Ranks", "Failure and shutdown", "Sweeps", "Output"
 
 HELP = flag(("-h", "--help"), "show this help", group=OUTPUT)
 AS_JSON = flag(("--json",), "print JSON", group=OUTPUT)
@@ -295,6 +295,38 @@ class RunOptions(RunDirOptions):
         ("-d", "--detach"),
         "start the run independently of this terminal and return; see `muster attach`, `logs -f`, `wait` and `kill`",
         group=FAILURE,
+    )
+    sweep = repeated(
+        ("--sweep",),
+        "run once for each value of a parameter, which replaces {NAME} in the arguments, e.g. `lr=0.1,0.01` or "
+        "`seed=1-4`; repeatable, for all combinations",
+        "NAME=VALUES",
+        values.parameter,
+        group=SWEEPS,
+    )
+    array = optional(
+        ("--array",),
+        "run once for each number, which replaces {index} in the arguments, e.g. `0-7`; `0-7%2` for two at a time",
+        "NUMBERS",
+        values.array,
+        group=SWEEPS,
+    )
+    max_parallel = optional(
+        ("--max-parallel",),
+        "how many points of a sweep run at the same time",
+        "N",
+        values.positive,
+        "1; in a scheduler's queue, no limit",
+        group=SWEEPS,
+    )
+    resubmit = optional(
+        ("--resubmit",),
+        "run points of an existing sweep again, which is named in place of the script: those that `failed`, or `all` "
+        "finished ones",
+        "POINTS",
+        values.resubmit,
+        choices={"failed": "those that did not succeed", "all": "all finished ones"},
+        group=SWEEPS,
     )
     name = optional(("--name",), "name of the run, for use instead of its id", "NAME", values.run_name, group=OUTPUT)
     run_dir = optional(("--run-dir",), "directory that contains all runs", "PATH", values.text, _HOME, group=OUTPUT)

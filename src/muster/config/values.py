@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from muster.core import sweep
 from muster.core.layout import unfold
 from muster.core.results import OnHang
+from muster.core.sweep import Array, Parameter
 from muster.errors import InvalidRequest
 
 _LARGEST = 1_000_000
@@ -175,6 +177,23 @@ def signals(value: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"SIG[A-Z]{2,6}[0-9]?", name) for name in names):
         raise ValueError("a list of signals such as `SIGURG,SIGUSR1`")
     return names
+
+
+def parameter(value: str) -> Parameter:
+    """A parameter of a sweep with its values: `lr=0.1,0.01`, `seed=1-4`, `opt=["a,b", "1-4"]`."""
+    return sweep.parameter(value)
+
+
+def array(value: str) -> Array:
+    """Numbers of points: `0-7`, `0-7%2`, `1,4-6`."""
+    return sweep.array(value)
+
+
+def resubmit(value: str) -> str:
+    """The points of a sweep to run again."""
+    if value not in ("failed", "all"):
+        raise ValueError("failed or all")
+    return value
 
 
 class Warn(NamedTuple):

@@ -45,6 +45,7 @@ from muster.notification import notify
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
+from muster.schedulers import get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
 
@@ -396,10 +397,19 @@ def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
+def _run_of_task(sweep: Run, scheduler: str, name: str) -> Run:
+    """Return the run of this task of a job array, which a file in the directory of its sweep names."""
+    arrays = get_scheduler(scheduler).arrays
+    assert arrays is not None
+    return Run(sweep.path.parent / str((sweep.read(name) or {})[arrays.number(os.environ)]))
+
+
 def run_batch(words: list[str]) -> int:
-    """Run the program `inside RUN_DIR`; return its exit code."""
+    """Run the program `inside RUN_DIR`, or `inside SWEEP_DIR SCHEDULER FILE` for a job array; return its exit code."""
     guard()
     run = Run(Path(words[0]))
+    if len(words) > 1:
+        run = _run_of_task(run, *words[1:])
     asked = run.read(REQUEST)
     assert asked is not None
     asks = client(asked["job"]["scheduler"])

@@ -81,6 +81,9 @@ class RunKeywords(TypedDict, total=False):
     on_hang: str
     on_end: str
     detach: bool
+    sweep: str | Sequence[str]
+    array: str
+    max_parallel: int
     name: str
     run_dir: str | os.PathLike[str]
     log_dir: str | os.PathLike[str]
@@ -159,6 +162,9 @@ def run(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
+    sweep: str | Sequence[str] | None = None,
+    array: str | None = None,
+    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
@@ -239,6 +245,9 @@ def run(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
+    sweep: str | Sequence[str] | None = None,
+    array: str | None = None,
+    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
@@ -339,6 +348,9 @@ def submit(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
+    sweep: str | Sequence[str] | None = None,
+    array: str | None = None,
+    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
@@ -419,6 +431,9 @@ def submit(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
+    sweep: str | Sequence[str] | None = None,
+    array: str | None = None,
+    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,

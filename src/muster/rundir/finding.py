@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -15,6 +16,7 @@ from muster.rundir import homes
 from muster.rundir.job_record import with_scheduler
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import ID, Store, option_for
+from muster.rundir.sweeps import is_sweep, point_named, sweep_run
 
 
 class Found(NamedTuple):
@@ -138,9 +140,18 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
     if not runs:
         raise InvalidRequest(f"no runs in {store.root}", "start one with `muster run`, or set MUSTER_HOME")
     if which == "last":
-        return runs[-1]
+        return sweep_run(runs[-1]) or runs[-1]
+    whole = [run for run in found if is_sweep(run)] if len(found) > 1 and found == begun else []
+    found = whole if len(whole) == 1 else found  # the points of a sweep begin with its id
     if len(found) == 1:
         return found[0]
+    head, dot, number = which.rpartition(".")
+    if not found and dot and head and number.isascii() and number.isdigit() and len(number) <= 6:
+        sweep = None
+        with suppress(InvalidRequest):
+            sweep = find_run(store, head, lives)
+        if sweep is not None and is_sweep(sweep):
+            return point_named(sweep, number)
     if found:
         raise InvalidRequest(
             f"`{which}` is ambiguous: it matches {len(found)} runs: {some_ids(run.id for run in found[::-1])}",

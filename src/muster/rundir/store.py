@@ -18,8 +18,9 @@ from muster.protocol.paths import expanded
 from muster.rundir import homes
 from muster.rundir.run import Run
 
-ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?")
-"""The start time, random digits, and the name of the script."""
+ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?(\.\d{1,6}){0,2}")
+"""The start time, random digits, and the name of the script; the number of the point in a sweep, and of its repetition.
+"""
 
 
 def new_id(title: str, stamp: str, random: str) -> str:

@@ -112,14 +112,16 @@ def resolve(
     foreground: Foreground = NOTHING,
     verb: str = "run",
     brought: str = "",
+    run_id: str = "",
 ) -> RunContext:
     """Resolve options to a job and the id of a new run, without writing anything. Raises `InvalidRequest`.
 
-    `verb` is the command named in messages; `brought` is the source of one of muster's own scripts.
+    `verb` is the command named in messages; `brought` is the source of one of muster's own scripts. `run_id`: the id of
+    an existing sweep, whose points are started again.
     """
     asked = make_job(parsed, options, env, verb, brought, warn)
     now = time.time()
-    run_id = free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
+    run_id = run_id or free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)
     if options.snapshot:
         from muster import code_sync

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from subprocess import Popen
@@ -23,7 +24,7 @@ from muster.core.controller_config import RECORD
 from muster.core.env_forwarding import is_secret, stands_open
 from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist, parse_nodelist
 from muster.core.layout import check_sizes, layout
-from muster.core.model import Host, Node, as_json
+from muster.core.model import Host, Job, Node, as_json
 from muster.core.plurals import plural
 from muster.core.results import SIGTERM, RunResult
 from muster.errors import ControlError, InvalidRequest
@@ -37,7 +38,7 @@ from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
 from muster.schedulers import get_scheduler, title, typed
 from muster.schedulers.client import client
-from muster.schedulers.scheduler import Allocation, Request, Wish
+from muster.schedulers.scheduler import After, Allocation, Request, Wish
 
 _TICK = 0.05
 """Seconds between checks for the controller, which appears as a file."""
@@ -71,8 +72,13 @@ class StepRun(RunHandle):
         self._connection.stop(number)
 
 
-def request(asked: JobRequest, options: RunOptions, run_dir: Path) -> Request:
-    """Return the request to the scheduler. Raises `InvalidRequest`."""
+def request(
+    asked: JobRequest, options: RunOptions, run_dir: Path, array: str = "", after: tuple[After, ...] = ()
+) -> Request:
+    """Return the request to the scheduler. Raises `InvalidRequest`.
+
+    `array`: the numbers of the tasks of a job array. `after`: the jobs to wait for.
+    """
     wish = Wish(
         name=asked.job.name or asked.job.program.title,
         nodes=options.nodes,
@@ -81,6 +87,8 @@ def request(asked: JobRequest, options: RunOptions, run_dir: Path) -> Request:
         gpus=options.gpus,
         run_dir=str(run_dir),
         spares=asked.job.spare_nodes,
+        array=array,
+        after=after,
     )
     return get_scheduler(asked.job.scheduler).request(wish, options)
 
@@ -107,9 +115,9 @@ def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tupl
     return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
 
 
-def script_of(wanted: Request, asked: JobRequest, options: RunOptions, run_dir: Path) -> str:
-    """Return the batch script."""
-    command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
+def script_of(wanted: Request, asked: JobRequest, options: RunOptions, run_dir: Path, more: Sequence[str] = ()) -> str:
+    """Return the batch script. `more` are further words of its command, see `batch.run_batch`."""
+    command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir), *more)
     return get_scheduler(asked.job.scheduler).script(wanted, asked.job.setup, command, bool(options.python))
 
 
@@ -122,7 +130,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
     options, env, run_id, store = context.options, context.env, context.run_id, context.store
     asked = context.asked
     found = client(asked.job.scheduler)
-    of, flag, inner = found.scheduler, typed(found.name), found.scheduler.interactive
+    of = found.scheduler
     allocation = found.allocation(env, store.root)
     claims, cpus = None, {}
     if allocation is not None:
@@ -142,20 +150,11 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             )
         claims = Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}")
         allocation = _choose_nodes(allocation, claims, options, context.warn)
-    if allocation is None and asked.job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
-        raise InvalidRequest(
-            f"--launcher srun with --gpus: {found.title} may allocate unequal numbers of GPUs, and srun cannot "
-            "start one job step on such nodes",
-            "use --gpus-per-node, or one node (-N 1)",
-        )
-    if allocation is None and asked.job.stdin is not None:
-        raise InvalidRequest(
-            f"--stdin cannot be combined with {flag}: a queued job has no terminal to read from",
-            "leave out --stdin" + (f", or run inside `{inner}`, which has a terminal" if inner else ""),
-        )
+    if allocation is None:
+        check_queued(context)
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # report errors now, not when the job starts
     if options.sync:
-        asked = _with_copy(context, store.path(run_id))
+        asked = with_copy(context, store.path(run_id))
     context = context._replace(asked=asked)
     kept = context.new_directory()
     try:
@@ -166,37 +165,18 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
         (kept.path / ARCHIVE).write_bytes(bundle.build(compiled=True))
         # the scheduler passes its own copy of the environment to the job, so no secret needs to be in a file of the run
-        secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
-        plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
+        secrets = secrets_of(asked.job)
         terms = of.terms(options)
-        ask = {
-            "job": as_json(asked.job._replace(env=plain)),
-            "nodes": options.nodes,
-            "hosts": list(allocation.hosts) if allocation is not None else None,
-            "tasks": list(allocation.tasks) if allocation is not None else None,
-            "each": asked.ranks_per_node,
-            "np": options.np,
-            "threads_chosen": asked.threads_chosen,
-            "terms": terms._asdict(),
-            "allocated": allocation is not None,
-            "attached": allocation is not None and not options.detach,
-            "exported": {name: value for name, value in of.exported(env).items() if not is_secret(name, value)},
-            "cpus": cpus,
-            "sync": _sync(asked, options),
-            "check_code": not options.no_code_check,
-        }
-        kept.write(REQUEST, ask)
+        kept.write(REQUEST, request_record(context, allocation, cpus))
         if allocation is None:
             wanted = request(asked, options, kept.path)
             found.try_folder(store.root, wanted, env)
-            script = kept.path / "batch.sh"
-            with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(os.fsencode(script_of(wanted, asked, options, kept.path)))
+            script = write_script(kept, script_of(wanted, asked, options, kept.path))
             number = found.submit(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
         remote.remember_way(kept, remote.way_of(asked.job))
-        kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
+        kept.write("job.json", job_record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
     except BaseException:
         remote.forget_way(kept)
         remove_run(store, kept)
@@ -207,7 +187,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
     return DetachedRun(kept)
 
 
-def _with_copy(context: RunContext, run_dir: Path) -> JobRequest:
+def with_copy(context: RunContext, run_dir: Path) -> JobRequest:
     """Return the request with a copy of the code in the run directory, which all nodes share.
 
     Ranks run that copy, unless all nodes have the same code in their start directory. Raises `InvalidRequest`.
@@ -236,10 +216,79 @@ def _sync(asked: JobRequest, options: RunOptions) -> dict[str, Any] | None:
     }
 
 
-def _record(
-    kept: Run, asked: JobRequest, words: list[str], number: str, allocated: bool, requeue: int
+def check_queued(context: RunContext) -> None:
+    """Raise `InvalidRequest` for what a job that waits in a queue cannot do."""
+    job, options = context.asked.job, context.options
+    of, flag = get_scheduler(job.scheduler), typed(job.scheduler)
+    if job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
+        raise InvalidRequest(
+            f"--launcher srun with --gpus: {of.title} may allocate unequal numbers of GPUs, and srun cannot "
+            "start one job step on such nodes",
+            "use --gpus-per-node, or one node (-N 1)",
+        )
+    if job.stdin is not None:
+        inner = of.interactive
+        raise InvalidRequest(
+            f"--stdin cannot be combined with {flag}: a queued job has no terminal to read from",
+            "leave out --stdin" + (f", or run inside `{inner}`, which has a terminal" if inner else ""),
+        )
+
+
+def secrets_of(job: Job) -> dict[str, str]:
+    """Return the variables of ranks that may be secret, which no file of the run contains."""
+    return {name: value for name, value in job.env.items() if not stands_open(name, value)}
+
+
+def request_record(
+    context: RunContext, allocation: Allocation | None, cpus: Mapping[str, int], open_names: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the contents of job.json for a run whose nodes are not known yet."""
+    """Return the request for the controller in the job (`batch.REQUEST`).
+
+    `open_names`: variables that are no secrets.
+    """
+    options, asked, secrets = context.options, context.asked, secrets_of(context.asked.job)
+    of = get_scheduler(asked.job.scheduler)
+    plain = {name: value for name, value in asked.job.env.items() if name not in secrets or name in open_names}
+    exported = of.exported(context.env)
+    return {
+        "job": as_json(asked.job._replace(env=plain)),
+        "nodes": options.nodes,
+        "hosts": list(allocation.hosts) if allocation is not None else None,
+        "tasks": list(allocation.tasks) if allocation is not None else None,
+        "each": asked.ranks_per_node,
+        "np": options.np,
+        "threads_chosen": asked.threads_chosen,
+        "terms": of.terms(options)._asdict(),
+        "allocated": allocation is not None,
+        "attached": allocation is not None and not options.detach,
+        "exported": {name: value for name, value in exported.items() if not is_secret(name, value)},
+        "cpus": cpus,
+        "sync": _sync(asked, options),
+        "check_code": not options.no_code_check,
+    }
+
+
+def write_script(kept: Run, text: str) -> Path:
+    """Write the batch script of a run, and return its path."""
+    script = kept.path / "batch.sh"
+    with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(os.fsencode(text))
+    return script
+
+
+def job_record(
+    kept: Run,
+    asked: JobRequest,
+    words: list[str],
+    number: str,
+    allocated: bool,
+    requeue: int,
+    job_name: str = "",
+) -> dict[str, Any]:
+    """Return the contents of job.json for a run whose nodes are not known yet.
+
+    `job_name`: the name of the job, if it is not that of the run.
+    """
     return run_record(
         asked.job,
         0,
@@ -253,7 +302,11 @@ def _record(
         there=str(kept.path),
         shared=True,
         scheduler=Scheduled(
-            asked.job.scheduler, number, asked.job.name or asked.job.program.title, allocated, requeue
+            asked.job.scheduler,
+            number,
+            job_name or asked.job.name or asked.job.program.title,
+            allocated,
+            requeue,
         )._asdict(),
     )
 

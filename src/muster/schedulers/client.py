@@ -40,7 +40,7 @@ _GPUS_WITHIN, _GPUS_AGAIN = 8.0, 10.0
 """Seconds for an answer about a job's GPUs, and for asking again: an answer is worth some seconds of a start."""
 _FRESH = 2.0
 """Seconds for which an answer is cached, for all runs and processes of a user together."""
-_SEEN = "{name}-queue-{host}.json"
+_SEEN = "{name}-jobs-{host}.json"
 """The cached answer, in muster's directory, which hosts of several clusters may share."""
 _PROVEN = "{name}-sees.json"
 """The partitions whose nodes were seen to write to muster's directory."""

@@ -37,6 +37,14 @@ class Ask(Generic[T]):
 # ---- requesting nodes -----------------------------------------------------------------------------------------------
 
 
+class After(NamedTuple):
+    """A job that has to end before another one starts."""
+
+    job: str
+    how: str
+    """`ok`, `any` or `failed`: how it has to end. Otherwise the other one never starts."""
+
+
 class Wish(NamedTuple):
     """The requirements of a run, independent of the scheduler."""
 
@@ -54,6 +62,10 @@ class Wish(NamedTuple):
     """Directory for the output of the batch script."""
     spares: int = 0
     """`--spare-nodes`: the number of nodes in addition to `nodes`; the job is to survive the loss of a node."""
+    array: str = ""
+    """The numbers of the tasks of a job array, as `core.sweep.array` reads them; empty for a single job."""
+    after: tuple[After, ...] = ()
+    """The jobs to wait for."""
 
 
 class Request(NamedTuple):
@@ -74,6 +86,8 @@ class Request(NamedTuple):
     """Total number of ranks, if the scheduler chooses how many go to which node."""
     nodelist: tuple[str, ...] = ()
     """The requested nodes; empty if the scheduler chooses them."""
+    array: str = ""
+    """The numbers of the tasks of a job array; empty for a single job."""
 
 
 class JobTerms(NamedTuple):
@@ -308,6 +322,16 @@ class PartitionStatus(NamedTuple):
     hosts: str
 
 
+class Arrays(NamedTuple):
+    """Job arrays: one submission for many jobs that differ by a number."""
+
+    number: Callable[[Env], str]
+    """Returns the number of the array task in which a process with this environment runs; empty outside of one."""
+    task: Callable[[str, str], str]
+    """Returns the job id of a task, given the id of the array and the task's number; of several for `1,4-6`, which only
+    `cancel` accepts."""
+
+
 class Remedies(NamedTuple):
     """Remedies for findings of the doctor."""
 
@@ -420,6 +444,10 @@ class Scheduler(NamedTuple):
     signals: SignalRules = SignalRules()
     variables: TaskVariables | None = None
     file_names: FileNames | None = None
+    arrays: Arrays | None = None
+    """Job arrays; without them a sweep is one job per point."""
+    waits: bool = False
+    """True if a job can wait for others: `Wish.after`."""
     machines: Machines | None = None
     naming_nodes: str = ""
     """What to use instead of `--hosts` with the doctor, as the end of a hint."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 
 from muster.agent.bootstrap import shell_script
-from muster.schedulers.scheduler import Request
+from muster.schedulers.scheduler import After, Request
 
 OURS: Mapping[str, str] = {
     "job-name": "--name",
@@ -21,7 +21,7 @@ OURS: Mapping[str, str] = {
     "no-requeue": "--requeue",
     "chdir": "--cwd",
     "open-mode": "",
-    "array": "",
+    "array": "--array",
     "wrap": "",
     "parsable": "",
     "wait": "",
@@ -32,14 +32,14 @@ OURS: Mapping[str, str] = {
 """The options of sbatch that muster sets itself, each with the option of muster to use instead; empty for none."""
 
 
-def output_in(folder: str) -> str:
+def output_in(folder: str, array: bool = False) -> str:
     """Return a pattern for sbatch's `--output` for a file in this directory, whatever characters its name has.
 
     A backslash anywhere in a pattern disables all `%` patterns (and is written twice), so that file name has no job ID.
     """
     if "\\" in folder:
         return folder.replace("\\", "\\\\") + f"/{OUTPUTS[1]}"
-    return folder.replace("%", "%%") + f"/{OUTPUTS[0]}"
+    return folder.replace("%", "%%") + ("/slurm-%A_%a.out" if array else f"/{OUTPUTS[0]}")
 
 
 OUTPUTS = ("slurm-%j.out", "slurm.out")
@@ -85,6 +85,7 @@ def options(request: Request) -> list[str]:
         # one task per node, muster's agent; the ranks are its children
         words.append("--ntasks-per-node=1")
     words += [f"--{name}={value}" if value else f"--{name}" for name, value in request.options]
+    words += [f"--array={request.array}"] if request.array else []
     words += [f"--output={request.output}", "--open-mode=append"]
     if request.before:
         words.append(f"--signal=B:{WARNING}@{request.before}")
@@ -129,6 +130,10 @@ _REFUSED = (
     ("Invalid account", "list your accounts with `sacctmgr show assoc user=$USER`"),
     ("Invalid qos", "list them with `sacctmgr show qos`"),
     ("Invalid --time specification", "write it as 4:00:00, 90 (minutes) or 2-12 (days-hours)"),
+    (
+        "Invalid job array specification",
+        "the cluster limits the numbers of points: `scontrol show config | grep MaxArraySize`",
+    ),
     ("Invalid generic resource", "list the resources of each node with `sinfo -o '%N %G'`"),
     ("Unable to contact slurm controller", "slurmctld does not answer; try again later"),
 )
@@ -178,6 +183,22 @@ def refuses_requeue(err: str) -> bool:
 def start_now(job: str) -> tuple[str, ...]:
     """Return the command that lets a requeued job start at once, not only after two minutes."""
     return ("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def array_task(job: str, index: str) -> str:
+    """Return the ID of a task of a job array, `12_3`, or of several, `12_[1,4-6]`."""
+    return f"{job}_{index}" if index.isdigit() else f"{job}_[{index}]"
+
+
+_AFTER = {"ok": "afterok", "any": "afterany", "failed": "afternotok"}
+
+
+def dependencies(after: Sequence[After], own: str = "") -> dict[str, str]:
+    """Return sbatch's options for jobs to wait for, in addition to its `own` list of dependencies."""
+    if not after:
+        return {}
+    words = [*([own] if own else []), *(f"{_AFTER[one.how]}:{one.job}" for one in after)]
+    return {"dependency": ",".join(words), "kill-on-invalid-dep": "yes"}
 
 
 def cancel(job: str) -> tuple[str, ...]:

@@ -98,9 +98,9 @@ def why_ended(said: str, found: JobRecord | None) -> str:
     return ""
 
 
-_FIELDS = ("%A", "%T", "%r", "%N", "%S", "%L", "%j")
-"""Output fields of squeue: `%A`, not `%i`, because SLURM_JOB_ID of an array task is a job ID of its own, for which `%i`
-prints `12_3`."""
+_FIELDS = ("%A", "%T", "%r", "%N", "%S", "%L", "%i", "%j")
+"""Output fields of squeue. SLURM_JOB_ID of an array task is a job ID of its own, `%A`, while `%i` is `12_3`. All tasks
+of an array that are pending have its ID as `%A`."""
 
 
 class SqueueRow(NamedTuple):
@@ -125,7 +125,7 @@ def queue(job: str = "", cluster: str = "", everybody: bool = False) -> tuple[st
     which = [f"--jobs={job}"] if job else []
     which += [f"--clusters={cluster}"] if cluster else []
     which += [] if everybody else ["--me"]
-    return ("squeue", "--noheader", *which, "--states=all", "--format=" + SEPARATOR.join(_FIELDS))
+    return ("squeue", "--noheader", "--array", *which, "--states=all", "--format=" + SEPARATOR.join(_FIELDS))
 
 
 def no_such_job(err: str) -> bool:
@@ -134,7 +134,7 @@ def no_such_job(err: str) -> bool:
 
 
 def queued(out: str) -> dict[str, SqueueRow]:
-    """Return the rows of squeue's output by job ID."""
+    """Return the rows of squeue's output by job ID; a task of an array has two IDs, once it has started."""
     found = {}
     for line in out.splitlines():
         cells = line.strip().split(SEPARATOR, len(_FIELDS) - 1)
@@ -143,7 +143,11 @@ def queued(out: str) -> dict[str, SqueueRow]:
                 hosts = tuple(unfold_nodes(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
             except InvalidRequest:  # not today's format; one job must not hide all others
                 hosts = (cells[3],)
-            found[cells[0]] = SqueueRow(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
+            row = SqueueRow(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[7])
+            if cells[6] != cells[0]:
+                found[cells[6]] = row
+            if cells[6] == cells[0] or row.state != "PENDING":
+                found[cells[0]] = row
     return found
 
 
@@ -175,6 +179,7 @@ _REASONS = {
     "QOSMaxJobsPerUserLimit": "you have reached your limit of running jobs",
     "AssocMaxJobsLimit": "you have reached your limit of running jobs",
     "Licenses": "waiting for a licence",
+    "JobArrayTaskLimit": "other points of the sweep run, as many as may at the same time",
 }
 
 

@@ -10,6 +10,7 @@ from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, s
 from muster.schedulers.scheduler import (
     Allocation,
     Answer,
+    Arrays,
     Ask,
     FileNames,
     Final,
@@ -156,6 +157,8 @@ SCHEDULER = Scheduler(
         of_job=slurm_env.of_the_job,
     ),
     file_names=FileNames(slurm_patterns.names_of_job, slurm_patterns.names_of_task, slurm_patterns.fill_pattern),
+    arrays=Arrays(lambda env: env.get("SLURM_ARRAY_TASK_ID", ""), slurm_batch.array_task),
+    waits=True,
     machines=Machines(
         _ask(slurm_nodes.machines(), slurm_nodes.nodes),
         _ask(slurm_nodes.in_use(), slurm_nodes.used_gpus),

@@ -48,6 +48,7 @@ def request(wish: Wish, options: Options) -> Request:
     if wish.spares and nodes is not None:
         nodes += wish.spares
         said["no-kill"] = ""  # the job keeps running on its other nodes when it loses one
+    said.update(slurm_batch.dependencies(wish.after, said.get("dependency", "")))
     unsaid = tasks is None and not said.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
     if unsaid and wish.each is not None and wish.each.isdigit():
         said["cpus-per-task"] = wish.each  # a core for each rank unless requested otherwise
@@ -55,11 +56,12 @@ def request(wish: Wish, options: Options) -> Request:
         name=wish.name,
         nodes=nodes,
         options=tuple(said.items()),
-        output=slurm_batch.output_in(wish.run_dir),
+        output=slurm_batch.output_in(wish.run_dir, bool(wish.array)),
         before=math.ceil(_warning(options).seconds),
         requeue=bool(options.value(RUN.requeue)),
         tasks=tasks,
         nodelist=_named(options.value(RUN.nodelist) or ""),
+        array=wish.array,
     )
 
 

@@ -1,0 +1,45 @@
+"""Prints the plan of a run, for `muster plan`."""
+
+from __future__ import annotations
+
+from muster.config.nodes import local_nodes, remote_nodes, spares_of
+from muster.core.env_forwarding import redact, shown
+from muster.core.model import as_json
+from muster.core.rank_env import of_each_rank
+from muster.launchers import make_plan
+from muster.runner.context import RunContext
+
+
+def print_plan(context: RunContext) -> int:
+    """Print the plan of a run."""
+    from muster.ui.plan_text import plan_in_words
+
+    asked, run_id, store, options, env = context.asked, context.run_id, context.store, context.options, context.env
+    if options.scheduled and not options.json:
+        from muster.runner.scheduled import request, script_of
+
+        run_dir = store.path(run_id)
+        print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
+        return 0
+    if options.scheduled:
+        from muster.runner.scheduled import nodes_to_come
+
+        nodes = nodes_to_come(asked, options, store.path(run_id))
+    elif asked.hosts:
+        nodes = remote_nodes(asked, None, options.ranks or ())
+    else:
+        nodes = local_nodes(asked, options, env)
+    planned = make_plan(asked.job, nodes, run_id)._replace(spares=spares_of(asked))
+    if options.json:
+        import json
+
+        # ranks inherit the environment of their node, which is known for this machine
+        inherited = (
+            {"env": dict(sorted(env.items()))} if asked.job.transport == "local" and not asked.job.setup else None
+        )
+        whole = {**planned._asdict(), "ranks": of_each_rank(planned), "inherited": inherited}
+        del whole["environments"]
+        print(json.dumps({"run": run_id, **redact(as_json(whole), shown)}, indent=1))
+    else:
+        print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env))
+    return 0

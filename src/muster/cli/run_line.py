@@ -1,0 +1,179 @@
+"""The command line of `muster run`: its options from all sources, and the run that it requests."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from muster.cli.common import store_of
+from muster.cli.context import tell_progress, viewer_of
+from muster.config import toml_files
+from muster.config.options import RUN, RunOptions
+from muster.config.parse import ParsedArgs, cut, from_environment, hint_of_scheduler, names_in, names_of
+from muster.config.record import Source
+from muster.core.suggestions import nearest
+from muster.errors import InvalidRequest
+from muster.protocol import paths
+from muster.runner.context import ALL, RunContext, Viewer, resolve
+from muster.schedulers import SCHEDULERS, choosing, options_of, typed
+
+Record = TypeVar("Record", bound=RunOptions)
+
+
+def read_line(
+    words: Sequence[str], env: Mapping[str, str], record: type[Record], command: str
+) -> tuple[ParsedArgs, Record]:
+    """Read the command line of `run`, `plan` or `check` (`command`), the environment and muster.toml.
+
+    With a scheduler (typed, or from an environment variable or muster.toml) the short options of its own program apply:
+    -t may be --time, not torchrun's --tee. For `--help`, only the command line is read. Raises `InvalidRequest`.
+    """
+    usual, configured = names_of(record.table), None
+    for name in SCHEDULERS:
+        own = names_in(name, record.table)
+        line = cut(words, own)
+        try:
+            parsed = line.read(own, command)
+        except InvalidRequest:
+            if f" {typed(name)} " in f" {' '.join(words)} ":
+                raise
+            continue
+        if parsed.options.get("help"):
+            return parsed, record(("argv", parsed.options))
+        if configured is None:
+            configured = _configured(parsed.options, env)
+        options = _options(record, parsed.options, configured, env)
+        if options.scheduled == name:
+            _refuse_what_its_program_reads_otherwise(words, parsed, options)
+            return parsed, options
+    # all tables split options from operands at the same word, unless an option exists in only one of them
+    parsed = line.read(usual, command, lambda name: hint_of_scheduler(name, record.table))
+    if parsed.options.get("help"):
+        return parsed, record(("argv", parsed.options))
+    if configured is None:
+        configured = _configured(parsed.options, env)
+    return parsed, _options(record, parsed.options, configured, env)
+
+
+def read_again(
+    words: Sequence[str], typed: Mapping[str, Any], env: Mapping[str, str], cwd: str
+) -> tuple[ParsedArgs, RunOptions]:
+    """Read the command line of an earlier `muster run` in its directory, with other options that are `typed` now."""
+    parsed, _ = read_line(words, env, RunOptions, "run")
+    merged = {"cwd": cwd, **parsed.options, **typed}
+    return parsed, _options(RunOptions, merged, _configured(merged, env), env)
+
+
+def _configured(typed: Mapping[str, Any], env: Mapping[str, str]) -> list[tuple[Source, dict[str, Any]]]:
+    """Return the values of environment variables and muster.toml, for the selected profile."""
+    variables = from_environment(RUN, env)
+    files = toml_files.tables(typed.get("profile", variables.get("profile")), env)
+    return [("environment", variables), *(("muster.toml", table) for table in files)]
+
+
+def _options(
+    record: type[Record],
+    typed: Mapping[str, Any],
+    configured: Sequence[tuple[Source, Mapping[str, Any]]],
+    env: Mapping[str, str],
+) -> Record:
+    """Return the options merged from all sources."""
+    layers: list[tuple[Source, Mapping[str, Any]]] = [("argv", typed), *configured]
+    return _settled(record(*((source, _with_homes(values, env)) for source, values in layers)))
+
+
+def _refuse_what_its_program_reads_otherwise(words: Sequence[str], parsed: ParsedArgs, options: RunOptions) -> None:
+    """Reject `-d afterok:12 train.py`: unlike muster's, sbatch's -d takes a value, which looks like a script."""
+    of = options_of(options.scheduled)
+    before = words[len(words) - len(parsed.operands) - 1] if len(words) > len(parsed.operands) > 0 else ""
+    other = of.unlike.get(before)
+    meant = other is not None and re.match(other.values, parsed.operands[0]) and not parsed.after_dashes
+    if other is not None and meant and not os.path.exists(parsed.operands[0]):
+        own = names_of(RUN)[before].long_name
+        raise InvalidRequest(
+            f"script not found: {parsed.operands[0]} (after {before}, which is {own} of muster)",
+            f"for {before} of {of.program}, write `{other.name}={parsed.operands[0]}`",
+        )
+    note = of.note(words, options)
+    if note:
+        print(f"warning: {note}", file=sys.stderr)
+
+
+def _settled(options: Record) -> Record:
+    """Drop configured values that contradict what was typed.
+
+    For example a scheduler if muster.toml names hosts, or `-n 2` if it sets `nproc_per_node = 4`. Of two typed options
+    none is dropped; that is an error.
+    """
+    hosts, scheduled = (RunOptions.hosts, RunOptions.hostfile), choosing(options)
+    tty, no_tty = (RunOptions.tty,), (RunOptions.no_tty,)
+    for wins, loses in ((scheduled, hosts), (hosts, scheduled), (tty, no_tty), (no_tty, tty)):
+        if options.typed(*wins) and not options.typed(*loses):
+            options = options.without(*loses)
+    if options.typed(*scheduled):
+        options = options.without(*(option for option in scheduled if not options.typed(option)))
+    total, each = RunOptions.np, RunOptions.nproc_per_node
+    if options.typed(total) and not options.typed(each) and not options.given(*hosts, *scheduled):
+        options = options.without(each)
+    return options
+
+
+def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options with `~` expanded in paths: no shell has expanded environment variables and muster.toml."""
+    found = dict(given)
+    for option in RUN:
+        value = found.get(option.key)
+        if option.is_path and value is not None:
+            items = [paths.expanded(item, env) for item in (value if option.many else [value])]
+            found[option.key] = items if option.many else items[0]
+    return found
+
+
+_OWN_VARIABLES = (
+    *("FOLDER", "HOME", "HOOK", "PYTHON", "RANK", "RUN_ID", "SCRATCH", "STATUS", "TRACE", "TRUST"),
+    *("POINT", "POINTS", "POINT_VALUES", "PART", "PARTS"),
+)
+"""Variables that begin with MUSTER_ and are no options."""
+
+
+def misspelled(env: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each variable that begins with MUSTER_ and resembles an option's, with the name that is meant."""
+    known = {*_OWN_VARIABLES, *(option.key.upper() for option in RUN)}
+    words = [name.removeprefix("MUSTER_") for name in env if name.startswith("MUSTER_")]
+    found = [(word, nearest(word, known)) for word in words if word not in known]
+    return [(f"MUSTER_{word}", f"MUSTER_{near}") for word, near in found if near is not None]
+
+
+def context_of(
+    argv: list[str],
+    parsed: ParsedArgs,
+    options: RunOptions,
+    env: Mapping[str, str],
+    began: float,
+    verb: str,
+    viewer: Viewer | None = None,
+    brought: str = "",
+    run_id: str = "",
+) -> RunContext:
+    """Return the context of a run to be shown on this terminal. Raises `InvalidRequest`.
+
+    `viewer` creates the view, if not as the options say; `brought` is the source of one of muster's own scripts.
+    `run_id`: the id of an existing sweep, whose points are started again.
+    """
+    from muster.ui.terminal import prefixes
+
+    prefixes({0: ("host", 0, 0)}, options.prefix, colour=False)  # raises for one that cannot be filled in
+    for name, near in misspelled(env):
+        print(f"warning: unknown environment variable: {name}; did you mean {near}?", file=sys.stderr)
+    store = store_of(options, env)
+    shown, foreground = viewer or viewer_of(options, env), ALL._replace(terminal=viewer is None)
+
+    def progress(text: str) -> None:
+        tell_progress(text, options.quiet)
+
+    return resolve(
+        argv, parsed, options, env, began, store, shown, progress, tell_progress, foreground, verb, brought, run_id
+    )

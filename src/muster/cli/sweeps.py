@@ -1,0 +1,219 @@
+"""Sweeps on the command line: the points of `muster show`, `wait`, `kill` and `logs`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from muster.client.client import ANSWERS_WITHIN
+from muster.client.local import starter_lives
+from muster.client.reconcile import cancel, point_statuses
+from muster.client.status import RunStatus
+from muster.client.sweeps import PointStatus, counts, exit_code, whole
+from muster.core.results import RunResult, RunState, StopKind, StopReason
+from muster.core.sweep import array_of, counts_in_words
+from muster.errors import InvalidRequest
+from muster.linux.processes import reason
+from muster.rundir.metrics import metrics_of
+from muster.rundir.run import Run
+from muster.rundir.sweeps import STOP, sweep_of
+from muster.schedulers.client import client
+from muster.ui.sweep_text import PointRow, end_of_point, points_in_words
+from muster.ui.text import how_it_was_started, outcome_as_json
+
+_LOOK = 1.0
+"""Seconds between looks at the points of a sweep."""
+_STOPS_WITHIN = 60.0
+"""Seconds for the process that starts points to end after it was told to stop."""
+
+
+def refuse_sweep(run: Run, name: str) -> NoReturn:
+    """Raise `InvalidRequest` for a command that is about a single run."""
+    noun = sweep_of(run).noun
+    first = sweep_of(run).points[0].number
+    what = "part" if noun == "chain" else "point"
+    raise InvalidRequest(
+        f"`muster {name}` is about one run, and {run.id} is a {noun}",
+        f"name a {what}, for example `muster {name} {run.id}.{first}`; list them with `muster show {run.operand}`",
+    )
+
+
+# ---- show -----------------------------------------------------------------------------------------------------------
+
+
+def row_of(one: PointStatus, metrics: bool = True) -> PointRow:
+    """Return what is shown of a point."""
+    status, run = one.status, one.run
+    if run is None:
+        state = str(RunState.PENDING) if status.state.lives else "not started"
+        return PointRow(one.point, state)
+    job = run.job
+    took = status.outcome.duration if status.outcome is not None else None
+    if status.state is RunState.RUNNING and run.attempts():
+        took = max(0.0, time.time() - (run.path / f"attempt_{run.attempts()[0]}").stat().st_mtime)
+    number = str((job.get("scheduler") or {}).get("job", ""))
+    numbers = metrics_of(run) if metrics else {}
+    return PointRow(one.point, str(status.state), one.code, took, number, run.id, numbers)
+
+
+def show_sweep(run: Run, as_json: bool, metric: str | None = None) -> int:
+    """Show the points of a sweep: their values, states and last numbers."""
+    points, sweep = point_statuses(run), sweep_of(run)
+    rows = [row_of(one) for one in points]
+    if as_json:
+        print(json.dumps(sweep_record(run, points, rows), indent=1))
+        return 0
+    job = run.job
+    name = f"  ({job['name']})" if job.get("name") else ""
+    print(f"{sweep.noun:<8} {run.id}{name}")
+    print(f"state    {counts_in_words(counts(points))}")
+    print(f"command  {how_it_was_started(job)}")
+    if scheduled := run.scheduled:
+        print(f"job      {client(scheduled.name).title} job {scheduled.job}")
+    print(f"\n{points_in_words(rows, 'PART' if sweep.chain else 'POINT', metric)}")
+    one, number = "part" if sweep.chain else "point", points[0].point.number
+    print(f"\nlogs: muster logs {run.operand}; of one {one}: muster logs {run.id}.{number}")
+    print(f"run dir  {run.path}")
+    return 0
+
+
+def sweep_record(run: Run, points: list[PointStatus], rows: list[PointRow]) -> dict[str, Any]:
+    """Return a sweep for programs."""
+    job, status = run.job, whole(points)
+    return {
+        "id": run.id,
+        "name": job.get("name", ""),
+        sweep_of(run).noun: True,
+        "state": status.state,
+        "why": status.why,
+        "code": None if status.state.lives else exit_code(points),
+        "counts": counts(points),
+        "time": job.get("time"),
+        "argv": job.get("argv", []),
+        "scheduler": (job.get("scheduler") or {}).get("name"),
+        "job_id": (job.get("scheduler") or {}).get("job"),
+        "points": [
+            {
+                "point": row.point.number,
+                "values": dict(row.point.values),
+                "id": row.run or None,
+                "state": row.state,
+                "code": row.code,
+                "seconds": row.seconds,
+                "job_id": row.job or None,
+                "metrics": dict(row.metrics),
+            }
+            for row in rows
+        ],
+    }
+
+
+# ---- wait -----------------------------------------------------------------------------------------------------------
+
+
+def follow_sweep(
+    run: Run, timeout: float | None = None, say: Callable[[str], object] = print, left: Callable[[], bool] = bool
+) -> int:
+    """Wait for all points, saying how each has ended; return the exit code of the sweep, 124 after `timeout` seconds.
+
+    `left` returns whether to stop waiting.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended: set[str] = set()
+    told = ""
+    while True:
+        points = point_statuses(run)
+        for one in points:
+            if one.run is not None and one.status.state.ended and one.run.id not in ended:
+                ended.add(one.run.id)
+                say(end_of_point(row_of(one, metrics=False), len(points), one.run.operand))
+        words = counts_in_words(counts(points))
+        state = whole(points).state
+        if not state.lives and state is not RunState.UNKNOWN:
+            say(f"{run.id}: {words}")
+            return exit_code(points)
+        if words != told:
+            told = words
+            say(f"{run.id}: {words}")
+        if left() or (deadline is not None and time.monotonic() >= deadline):
+            return 124
+        time.sleep(_LOOK if deadline is None else max(0.0, min(_LOOK, deadline - time.monotonic())))
+
+
+# ---- kill -----------------------------------------------------------------------------------------------------------
+
+
+def kill_sweep(run: Run, end: Callable[[Run], int], by: str) -> int:
+    """Start no more points, and stop those that run: `end` stops one. Return 0 if all have ended."""
+    try:
+        (run.path / STOP).touch()
+    except OSError as error:
+        print(f"warning: cannot write {run.path / STOP}: {reason(error)}", file=sys.stderr)
+    points = point_statuses(run)
+    if not any(one.status.state.lives or one.status.state is RunState.UNKNOWN for one in points):
+        print(f"{run.id} has already ended ({counts_in_words(counts(points))})")
+        return 0
+    code = _cancel_pending(run, points, by)
+    deadline = time.monotonic() + _STOPS_WITHIN
+    while True:
+        living = [one.run for one in point_statuses(run) if one.run is not None and one.status.state.lives]
+        for one in living:
+            code = max(code, end(one))
+        if (not living and not starter_lives(run)) or time.monotonic() >= deadline:
+            break
+        time.sleep(0.2)
+    left = point_statuses(run)
+    print(f"{run.id}: {counts_in_words(counts(left))}")
+    return max(code, int(whole(left).state.lives))
+
+
+def _cancel_pending(run: Run, points: list[PointStatus], by: str) -> int:
+    """Cancel the points that wait in a queue, all of an array at once, and record that."""
+    waiting: dict[str, list[PointStatus]] = {}
+    for one in points:
+        if one.run is not None and one.status.state is RunState.PENDING and one.run.scheduled is not None:
+            waiting.setdefault(one.run.scheduled.job.rpartition("_")[0], []).append(one)
+    for number, several in waiting.items():
+        first = several[0].run
+        assert first is not None and first.scheduled is not None
+        asks = client(first.scheduled.name)
+        if not number or asks.scheduler.arrays is None:
+            for one in several:
+                assert one.run is not None
+                cancel(one.run)
+        else:
+            asks.cancel(asks.scheduler.arrays.task(number, array_of([one.point.number for one in several], None)))
+        # the scheduler forgets tasks that never started at once
+        why = StopReason(StopKind.OTHER, message=f"it was cancelled by {by} before it started")
+        for one in several:
+            if one.run is not None and one.run.outcome is None:
+                one.run.write_outcome(outcome_as_json(RunResult(RunState.KILLED, 137, 0.0, 0, why)))
+    return 0
+
+
+# ---- ps -------------------------------------------------------------------------------------------------------------
+
+
+def listing(run: Run, known: Mapping[str, RunStatus]) -> dict[str, Any]:
+    """Return the listing of a sweep for `muster ps`; `known` is the status of each of its runs."""
+    points = point_statuses(run, ANSWERS_WITHIN, known)
+    took = _duration(run, points)
+    return {**sweep_record(run, points, [row_of(one, metrics=False) for one in points]), "seconds": took}
+
+
+def _duration(run: Run, points: list[PointStatus]) -> float | None:
+    """Return the seconds from the start of a sweep to its end, or until now."""
+    began = float(run.job.get("time") or time.time())
+    if whole(points).state.lives:
+        return time.time() - began
+    ends = [os.stat(one.run.path / "outcome.json").st_mtime for one in points if one.run and one.status.outcome]
+    return max(0.0, max(ends) - began) if ends else None
+
+
+def left_in_words(run: Run) -> str:
+    """Return how to come back to a sweep that goes on without this terminal."""
+    return f"muster: {run.id} continues; follow it: muster wait {run.operand}; stop it: muster kill {run.operand}"

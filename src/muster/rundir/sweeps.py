@@ -1,0 +1,121 @@
+"""The directory of a sweep or chain, and the runs of its points.
+
+$MUSTER_HOME/runs/<id>/             job.json  sweep.json  code/
+$MUSTER_HOME/runs/<id>.<point>/     the run of a point; <id>.<point>.1 if it was started again
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from muster.core.json_checks import Malformed, checked, flag, optional, pair, record, several, texts, whole
+from muster.core.model import as_json
+from muster.core.sweep import Ids, Point, Sweep, possible_ids
+from muster.errors import InvalidRequest
+from muster.rundir.run import Run, Unreadable
+
+SWEEP = "sweep.json"
+"""The points of a sweep, and how it was requested. Its presence makes a run directory that of a sweep."""
+
+WORDS = "words"
+"""The key of the arguments after `muster run`, without secrets."""
+
+STOP = "stop"
+"""An empty file: no further point is started."""
+
+_POINT = {"number": whole, "values": several(pair)}
+_SWEEP = {
+    "points": several(lambda value: record(Point, _POINT, value, ("number",))),
+    "most": optional(whole),
+    "chain": flag,
+    WORDS: texts,
+}
+
+
+def is_sweep(run: Run) -> bool:
+    """Return whether this is the directory of a sweep or chain."""
+    return os.path.lexists(run.path / SWEEP)
+
+
+def write_sweep(run: Run, sweep: Sweep, words: Sequence[str]) -> None:
+    """Write the record of a sweep. Raises OSError."""
+    run.write(SWEEP, {**as_json(sweep), WORDS: list(words)})
+
+
+def _read(run: Run) -> dict[str, Any]:
+    try:
+        return checked(run.read(SWEEP) or {}, _SWEEP, ("points",))
+    except Malformed as error:
+        raise Unreadable(run, SWEEP, str(error)) from None
+
+
+def sweep_of(run: Run) -> Sweep:
+    """Return the points of a sweep. Raises `Unreadable`."""
+    found = _read(run)
+    return Sweep(found["points"], found.get("most"), found.get("chain", False))
+
+
+def words_of(run: Run) -> tuple[str, ...]:
+    """Return the arguments after `muster run` with which a sweep was started. Raises `Unreadable`."""
+    found: tuple[str, ...] = _read(run).get(WORDS, ())
+    return found
+
+
+def runs_by_point(run: Run) -> dict[int, Run]:
+    """Return the newest run of each point that was started or submitted, by number."""
+    found: dict[int, Ids] = {}
+    begin = f"{run.id}."
+    for name in os.listdir(run.path.parent):
+        if name.startswith(begin):
+            for ids in possible_ids(name):
+                newest = found.get(ids.point)
+                if ids.sweep == run.id and (newest is None or newest.again < ids.again):
+                    found[ids.point] = ids
+    option = run.operand.removeprefix(run.id)
+    runs = {index: Run(run.path.parent / found[index].run, option) for index in sorted(found)}
+    return {index: one for index, one in runs.items() if os.path.lexists(one.path / "job.json")}
+
+
+def every_run(run: Run) -> list[Run]:
+    """Return all runs of the points of a sweep, including those that were replaced by a newer one."""
+    names = [name for name in os.listdir(run.path.parent) if any(ids.sweep == run.id for ids in possible_ids(name))]
+    return [Run(run.path.parent / name) for name in sorted(names)]
+
+
+def next_ids(run: Run, indices: Iterable[int]) -> dict[int, Ids]:
+    """Return the ids of new runs of these points."""
+    before = {ids.point: ids for ids in (ids_of(one) for one in runs_by_point(run).values()) if ids is not None}
+    return {index: Ids(run.id, index, before[index].again + 1 if index in before else 0) for index in indices}
+
+
+def ids_of(run: Run) -> Ids | None:
+    """Return which point of which sweep this run is; None if it belongs to none."""
+    for ids in possible_ids(run.id):
+        if os.path.lexists(run.path.parent / ids.sweep / SWEEP):
+            return ids
+    return None
+
+
+def sweep_run(run: Run) -> Run | None:
+    """Return the sweep to which the run of a point belongs; None if it belongs to none."""
+    ids = ids_of(run)
+    return None if ids is None else Run(run.path.parent / ids.sweep, run.operand.removeprefix(run.id))
+
+
+def folded(runs: Sequence[Run]) -> list[Run]:
+    """Return these runs without those of points, in the same order."""
+    sweeps = {run.path for run in runs if is_sweep(run)}
+    return [run for run in runs if not any(run.path.with_name(ids.sweep) in sweeps for ids in possible_ids(run.id))]
+
+
+def point_named(sweep: Run, number: str) -> Run:
+    """Return the newest run of a point of a sweep. Raises `InvalidRequest`."""
+    runs = runs_by_point(sweep)
+    if int(number) in runs:
+        return runs[int(number)]
+    known = any(point.number == int(number) for point in sweep_of(sweep).points)
+    if known:
+        raise InvalidRequest(f"point {number} of {sweep.id} has not been started", f"see `muster show {sweep.operand}`")
+    raise InvalidRequest(f"{sweep.id} has no point {number}", f"list its points with `muster show {sweep.operand}`")
