@@ -318,6 +318,7 @@ class Agent:
         script: str = "",
         hang_timeout: float = 0.0,
         hang_from_start: bool = False,
+        last_imports: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare to start ranks: directories, the site hook, the fork server.
 
@@ -329,6 +330,7 @@ class Agent:
         seconds to add to this machine's monotonic clock for the time of day; None if it needs none. `terminal`: rows
         and columns of each rank's pseudo-terminal; None for none. `trace`: trace messages here (`protocol/trace.py`).
         `script`: the script of the ranks; empty if they run something else.
+        `last_imports`: what the last run of the script imported (`LastImports`); None to record nothing.
         `hang_timeout`: report when ranks make no progress, with this time in view; 0 for never. `hang_from_start`: they
         are watched even if torch in none of them has a process group.
         """
@@ -363,7 +365,7 @@ class Agent:
         run = NodeRun(self.loop, self.emit, self.complain, trace, run_id, node, self.folder, self.logs, self.links)
         self.ranks = RankProcesses(
             *(run, commands, environment, preload, stdin_rank, self.hook, floor, rank_command, external_rendezvous),
-            *(stdin, script),
+            *(stdin, script, last_imports),
         )
         if hang_timeout:
             self.ranks.watch_progress(hang_timeout, hang_from_start)

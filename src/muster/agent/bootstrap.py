@@ -44,7 +44,10 @@ sys.meta_path.insert(0, Sent)
 
 HOOK_ENTRY = "sitecustomize.py"
 """The module of the site hook that Python imports, or runs."""
-HOOK_PARTS = ("fitness", "fork_server", "messages", "probe", "rank", "store", "torch_server", "uncaught", "withheld")
+HOOK_PARTS = (
+    *("fitness", "footprint", "fork_server", "messages", "probe", "rank", "store", "torch_server", "uncaught"),
+    "withheld",
+)
 """Its other modules, in a package of their own, whose name no module of a user has."""
 
 SETUP_FAILED, NO_PYTHON = 97, 96

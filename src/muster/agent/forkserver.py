@@ -34,10 +34,22 @@ READ_AT_LOAD = frozenset(
 """Environment variables that C++ code reads when torch or numpy is loaded."""
 
 READ_AT_LOAD_PREFIXES = (
-    *("ACC_", "DNNL_", "GFORTRAN_", "GOMP_", "INTEL_LIBITTNOTIFY", "KMP_", "MKL_", "MKLDNN_", "NPY_", "OMP_"),
+    *(
+        "ACC_",
+        "DNNL_",
+        "FSSPEC_",
+        "GFORTRAN_",
+        "GOMP_",
+        "INTEL_LIBITTNOTIFY",
+        "KMP_",
+        "MKL_",
+        "MKLDNN_",
+        "NPY_",
+        "OMP_",
+    ),
     *("ONEDNN_", "OPENBLAS_", "OPENSSL_", "TQDM_"),
 )
-"""Prefixes of more of them: libraries for arithmetic and threads, by the same trace; tqdm in Python."""
+"""Prefixes of more of them: libraries for arithmetic and threads, by the same trace; tqdm and fsspec in Python."""
 
 CAUGHT_UP = ("OMP_NUM_THREADS", "TORCH_DISTRIBUTED_DEBUG", "TORCH_LOGS", "TMPDIR", "TEMP", "TMP")
 """Variables whose effect the site hook applies in a rank when the script imports torch, as torch would have done."""

@@ -23,6 +23,7 @@ from muster.agent.forkserver import (
     inspection_conf,
     write_hook,
 )
+from muster.agent.found_imports import FoundImports
 from muster.agent.rank_environment import Late, environment
 from muster.agent.rank_server import RankSockets, Subject
 from muster.agent.rank_watch import RankWatch
@@ -69,7 +70,9 @@ class RankProcesses:
         external_rendezvous: bool = False,
         stdin: int | None = None,
         script: str = "",
+        last_imports: Mapping[str, Any] | None = None,
     ) -> None:
+        self.found = FoundImports(last_imports)
         self.script = script
         """The script of the ranks, absolute or in their directory; empty if they run something else."""
         self.recorder = Recorder(run)
@@ -207,6 +210,9 @@ class RankProcesses:
         elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
             self.emit("start_failed", what="old torch", version=proof["python"], torch=proof["torch"])
         else:
+            command = self.forking()
+            argv = self.argv(command)[command["python_index"] :]
+            self.found.choose(argv[0], proof["python"], proof["path"], argv, command["cwd"])
             self.start_forkserver()
             self.read_ahead(proof["path"])
 
@@ -262,6 +268,7 @@ class RankProcesses:
                 keep=[fd for fd in (self.stdin.fd, asked) if fd is not None],
                 mode="serve",
                 preload=self.preload,
+                **self.found.as_conf(self.environment, self.ranks[0]),
                 stdin=self.stdin.fd,
                 asked=None if asked is None else (asked, len(self.ranks)),
                 counting={
@@ -294,6 +301,20 @@ class RankProcesses:
         """Handle a failed import of the fork server."""
         self.emit("start_failed", what="import", module=module, missing=missing, text=text)
 
+    def forker_found_unfit(self, payload: bytes, statement: str, why: str) -> None:
+        """Handle an import that must wait for the script: another fork server is started, without it."""
+        self.emit("note", text=f"not importing ahead, here or in later runs: `{statement}` {why}")
+        self.found.drop(statement, why)
+        self.start_forkserver_again()
+
+    def start_forkserver_again(self) -> None:
+        """Start another fork server, because the first one has exited."""
+        if self.forkserver is not None:
+            if self.forkserver.connected:
+                self.loop.remove_reader(self.forkserver.sock.fileno())
+                self.forkserver.close()
+            self.start_forkserver()
+
     def forker_preloaded(
         self,
         payload: bytes,
@@ -313,7 +334,9 @@ class RankProcesses:
         elif self.pending_start:
             self.start(*self.pending_start)
         else:
-            self.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=self.forkserver_times)
+            found = list(dict.fromkeys(statement.module for statement in self.found.statements))
+            times = self.forkserver_times
+            self.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=times, found=found)
 
     def differs(self, namesakes: Sequence[str], reads: Collection[str]) -> str:
         """Return how a rank forked now would differ from plain Python, in words; empty if it would not."""
@@ -406,7 +429,7 @@ class RankProcesses:
                     "cpus": rank["cpus"],
                     **self.logs.outlets(rank["rank"])._asdict(),
                     "stdin": rank["rank"] == self.stdin_rank,
-                    "stack": inspection_conf(folder, rank["rank"], self.socket_of(rank["rank"])),
+                    "stack": self.stack_conf(rank["rank"]),
                     "index": self.ranks.index(rank["rank"]),
                 }
             if self.asked is not None:
@@ -415,6 +438,11 @@ class RankProcesses:
             self.pending_forks.add(warm.request_fork(children))
         else:
             self.start_plain(late)
+
+    def stack_conf(self, rank: int) -> dict[str, Any]:
+        """Return what the site hook needs in a rank that is started here in this attempt."""
+        conf = inspection_conf(self.folder, rank, self.socket_of(rank))
+        return {**conf, **self.found.to_record(rank, rank_file(self.folder, rank, "imports"))}
 
     def each_rank(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return (rank, its command) for each rank of this node."""
@@ -432,7 +460,7 @@ class RankProcesses:
             outlets = self.logs.outlets(number)
             env = self.env_of(number, late)
             if command["python_index"] is not None and not self.hook_unreachable:
-                stack, pipes = inspection_conf(self.folder, number, self.socket_of(number)), outlets.pipes
+                stack, pipes = self.stack_conf(number), outlets.pipes
                 env = hook_env(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
             stdin = self.null if self.stdin.fd is None or number != self.stdin_rank else self.stdin.fd
             if outlets.screen:
@@ -505,6 +533,10 @@ class RankProcesses:
             and pid == self.forkserver.pid
             and not self.forkserver_times.get("imported")
         ):
+            if self.found.statements:
+                self.found.drop_all("ends the fork server" if number is None else f"ends it with signal {number}")
+                self.start_forkserver_again()
+                return
             self.emit("start_failed", what="warm", code=code, signal=number)
 
     def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> str:

@@ -152,6 +152,12 @@ class RunOptions(RunDirOptions):
         values.text,
         group=LAUNCHER,
     )
+    no_auto_preload = flag(
+        ("--no-auto-preload",),
+        "import nothing before ranks are forked but torch and --preload; by default also what the script imports "
+        "first, as far as the last run of it shows that this makes no difference",
+        group=LAUNCHER,
+    )
     setup = repeated(
         ("--setup",),
         "shell commands to run first, e.g. `module load cuda`; `HOSTS:COMMANDS` for some hosts; repeatable",

@@ -291,6 +291,7 @@ def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any
         "commands": [as_json(command) for command in plan.commands if command.node == number],
         "environment": as_json({**plan.environments[number]._asdict(), "ranks": own}),
         "preload": list(job.preload),
+        "last_imports": None if job.last_imports is None else as_json(job.last_imports),
         "floor": TORCH_FLOOR,
         "log_dir": f"{job.log_dir}{run.run_id}_{number}" if job.log_dir else "",
         "brings": {job.program.argv[0]: job.program.source} if job.program.source else {},

@@ -356,7 +356,8 @@ class Controller:
 
     def _on_ready(self, link: AgentConnection, t: float, payload: bytes, fork: bool, why: str, **facts: Any) -> None:
         times = {name: self.when(link, when) for name, when in (facts.pop("times", None) or {}).items()}
-        self.record("warm", {"node": link.node, "t": t, "fork": fork, "torch": facts.get("torch"), "times": times})
+        warm = {"node": link.node, "t": t, "fork": fork, "torch": facts.get("torch"), "times": times}
+        self.record("warm", {**warm, **({"found": facts["found"]} if facts.get("found") else {})})
         self._versions[link.node] = (facts.get("torch"), facts.get("cuda"))
         if link.node == 0:
             self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)

@@ -195,7 +195,7 @@ _NO_OPTIONS = frozenset(
     (
         *("program", "cwd", "python", "python_source", "python_named", "allocation", "signals_to_handle", "passes"),
         *("ssh", "lease", "script_spawns", "terminal", "stdin", "role", "transport", "name", "runtime_value"),
-        *("hang_from_start", "on_end"),
+        *("hang_from_start", "on_end", "last_imports"),
     )
 )
 """Fields of a job that are shown elsewhere, or that say nothing about how ranks run."""

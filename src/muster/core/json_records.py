@@ -29,6 +29,7 @@ from muster.core.model import (
     Command,
     Host,
     Job,
+    LastImports,
     Node,
     NodeEnvironment,
     Plan,
@@ -74,6 +75,8 @@ _FILE = {"path": late_text, "text": late_text}
 
 _PROGRAM = {"kind": text, "argv": texts, "source": text}
 
+_LAST_IMPORTS = {"program": text, "run": text, "packages": text, "names": texts, "unfit": texts_by_name}
+
 _TERMINAL = {"rows": cells, "columns": cells, "term": text}
 
 _JOB = {
@@ -87,6 +90,7 @@ _JOB = {
     "env": texts_by_name,
     "setup": texts,
     "preload": texts,
+    "last_imports": optional(lambda data: record(LastImports, _LAST_IMPORTS, data, ("program",))),
     "wrap": texts,
     "binding": text,
     "stdin": optional(whole),

@@ -148,6 +148,21 @@ class TerminalSize(NamedTuple):
     """TERM, the type of the terminal that shows the ranks."""
 
 
+class LastImports(NamedTuple):
+    """What the last run of a program imported, as far as that is known."""
+
+    program: str
+    """The absolute path of the script, or the module and its directory."""
+    run: str = ""
+    """The id of that run; empty if there was none."""
+    packages: str = ""
+    """Which Python and which installed packages it had: a digest (`agent/found_imports.py`)."""
+    names: tuple[str, ...] = ()
+    """The packages that rank 0 had imported when it called `init_process_group`."""
+    unfit: Environment = MappingProxyType({})
+    """Imports that must not be made before the script makes them, with reasons."""
+
+
 class Job(NamedTuple):
     """What the user requested, with all defaults filled in."""
 
@@ -170,6 +185,8 @@ class Job(NamedTuple):
     """Shell lines that the node runs first, such as `module load cuda`."""
     preload: tuple[str, ...] = ()
     """Modules that the fork server imports besides torch."""
+    last_imports: LastImports | None = None
+    """What it may import in addition, and whether a rank records that; None if neither."""
     wrap: tuple[str, ...] = ()
     """Words put before the command of each rank; `{rank}` and the like are filled in."""
     binding: str = ""

@@ -131,7 +131,7 @@ SINCE: Mapping[str, int] = {
             *("keep_run_dir", "stop_requested", "agent_state", "agent_crashed", "ack"),
             *("attach", "heartbeat", "suspend", "stop", "finished"),
             *("register", "rank_command", "started", "exited", "recorded", "no_controller", "run_described"),
-            *("python_probed", "preloaded", "preload_failed", "fork_failed", "fork"),
+            *("python_probed", "preloaded", "preload_failed", "found_unfit", "fork_failed", "fork"),
         ),
         5,
     ),
@@ -278,6 +278,7 @@ MESSAGES: tuple[Message, ...] = (
                     "commands": HIDDEN_RECORDS,
                     "environment": HIDDEN,
                     "preload": TEXTS,
+                    "last_imports": maybe(or_null(TABLE)),
                     "stdin_rank": or_null(WHOLE),
                     "floor": TEXT,
                     "brings": HIDDEN,
@@ -411,6 +412,7 @@ MESSAGES: tuple[Message, ...] = (
                     "torch": maybe(or_null(STRING)),
                     "cuda": maybe(or_null(STRING)),
                     "times": maybe(or_null(TABLE)),
+                    "found": maybe(STRINGS),
                 },
             ),
             "start_failed": (
@@ -802,6 +804,10 @@ MESSAGES: tuple[Message, ...] = (
             "preload_failed": (
                 "A module could not be imported.",
                 {"module": STRING, "missing": FLAG, "text": STRING, "trace": STRING},
+            ),
+            "found_unfit": (
+                "An import of the script cannot be made before the script makes it; the fork server exits.",
+                {"statement": STRING, "why": STRING},
             ),
             "forked": ("The ranks were forked.", {"order": WHOLE, "pids": PIDS}),
             "fork_failed": (

@@ -38,8 +38,7 @@ def muster_home(env: Mapping[str, str]) -> str:
 def rank_file(folder: str, rank: int, kind: str) -> str:
     """Return a rank's file in the directory of an attempt.
 
-    `kind` is `out`, `err`, `stack`, `error.json`, `exception.json`, `result` or
-    `progress`.
+    `kind` is `out`, `err`, `stack`, `error.json`, `exception.json`, `result`, `progress` or `imports`.
     """
     return os.path.join(folder, f"rank_{rank:05d}.{kind}")
 

@@ -60,6 +60,7 @@ class RunKeywords(TypedDict, total=False):
     launcher_args: str
     python: str | os.PathLike[str] | Sequence[str]
     preload: str | Sequence[str]
+    no_auto_preload: bool
     setup: str | Sequence[str]
     wrap: str
     nproc_per_node: int | str
@@ -141,6 +142,7 @@ def run(
     launcher_args: str | None = None,
     python: str | os.PathLike[str] | Sequence[str] | None = None,
     preload: str | Sequence[str] | None = None,
+    no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
@@ -224,6 +226,7 @@ def run(
     launcher_args: str | None = None,
     python: str | os.PathLike[str] | Sequence[str] | None = None,
     preload: str | Sequence[str] | None = None,
+    no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
@@ -327,6 +330,7 @@ def submit(
     launcher_args: str | None = None,
     python: str | os.PathLike[str] | Sequence[str] | None = None,
     preload: str | Sequence[str] | None = None,
+    no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
@@ -410,6 +414,7 @@ def submit(
     launcher_args: str | None = None,
     python: str | os.PathLike[str] | Sequence[str] | None = None,
     preload: str | Sequence[str] | None = None,
+    no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,

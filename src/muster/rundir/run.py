@@ -9,7 +9,7 @@ $MUSTER_HOME/runs/<id>/         mode 0700
     reserve                     space for outcome.json, until the run ends
     token                       names the local sockets (`protocol/local_sockets.py`)
     function                    what ranks call, of a run of a function (`payloads/call.py`)
-    attempt_0/rank_00003.out  .err  .stack  .error.json  .exception.json  .result
+    attempt_0/rank_00003.out  .err  .stack  .error.json  .exception.json  .result  .imports
     node_<host>/agent.log  times.log  ended.json
     links  node_<host>/links    links to files of the run from elsewhere (`agent/links.py`)
 """

@@ -120,6 +120,10 @@ def resolve(
     an existing sweep, whose points are started again.
     """
     asked = make_job(parsed, options, env, verb, brought, warn)
+    if not options.no_auto_preload:
+        from muster.rundir.last_imports import last_imports
+
+        asked = asked._replace(job=asked.job._replace(last_imports=last_imports(store, asked.job)))
     now = time.time()
     run_id = run_id or free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)

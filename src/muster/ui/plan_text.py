@@ -26,6 +26,8 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     rows += [("cwd", job.cwd)]
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
+    if job.last_imports is not None and job.last_imports.run:
+        rows.append(("preload", f"the first imports of the script, as run {job.last_imports.run} made them"))
     rows += [("stdin", f"this terminal, for rank {job.stdin}")] if job.stdin is not None else []
     rows.append(("shutdown", f"grace {job.grace:g}s, timeout {timeout}, {restarts}"))
     rows += [("spares", ", ".join(host.name for host in plan.spares))] if plan.spares else []

@@ -279,5 +279,5 @@ def facts_of(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             found.update(event["facts"])
         elif event["event"] in ("hello", "warm") and event.get("node") == 0:
             found.update({name: value for name, value in event.items() if value is not None})
-    kinds: Mapping[str, type] = {"executable": str, "python": str, "torch": str, "fork": bool}
+    kinds: Mapping[str, type] = {"executable": str, "python": str, "torch": str, "fork": bool, "found": list}
     return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}

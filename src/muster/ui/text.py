@@ -326,6 +326,8 @@ def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Seque
     if asked.get("program", {}).get("kind") != "command" and "executable" in facts:
         torch = f", torch {facts['torch']}" if "torch" in facts else ""
         lines.append(f"python   {facts['executable']} (Python {facts.get('python', '?')}{torch})")
+    if facts.get("found"):
+        lines.append(f"preload  {', '.join(map(str, facts['found']))} (imported by the last run of this script)")
     return [safe(line) for line in lines] if launcher else []
 
 

@@ -101,12 +101,25 @@ def why_unfit() -> str | None:
     if threads() > 1:
         pause_openmp()
     if threads() > 1:
-        names = set()
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/comm") as file:
-                names.add(file.read().strip())
-        return f"an import started threads ({threads() - 1}, named {', '.join(sorted(names))})"
+        return f"an import started threads ({threads() - 1}, named {', '.join(sorted(set(names_of_threads())))})"
     return None
+
+
+_FORK_SAFE = ("jemalloc_bg_thd",)
+"""Threads whose library handles forks: jemalloc, which pandas loads with pyarrow, does their work without them in a
+child (`background_thread_postfork_child` of jemalloc 5)."""
+
+
+def names_of_threads() -> list[str]:
+    """Return the names of the threads of this process, except those that are fork-safe."""
+    names = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{thread}/comm") as file:
+                names.append(file.read().strip())
+        except OSError:
+            pass  # it has ended
+    return [name for name in names if name not in _FORK_SAFE]
 
 
 def threads() -> int:
@@ -115,7 +128,7 @@ def threads() -> int:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    return len(os.listdir("/proc/self/task"))
+    return len(names_of_threads())
 
 
 def pause_openmp() -> None:

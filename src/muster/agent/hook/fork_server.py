@@ -6,6 +6,7 @@ import os
 import sys
 
 from .fitness import depends_on_rank, namesakes, traced, why_unfit
+from .footprint import Footprint
 from .messages import tell
 from .rank import become_rank, outlast_full_disk
 from .store import keep_store
@@ -61,12 +62,29 @@ class ForkServer:
         if unfit is None:
             self.import_ahead(before)
             unfit = why_unfit()
+        shadowed = namesakes(before)
+        self.ahead.hide()
+        if unfit is None and not shadowed:
+            for module, names in self.conf["found"]:
+                self.import_found(module, names)
+        if self.ours:
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         self.times["imported"] = self.clock()
         import gc
 
         torch = self.ahead.modules.get("torch")
-        shadowed = namesakes(before)
-        self.ahead.hide()
+        # Some modules keep a reference to `__main__` (dill, which torch imports if installed): found once here, because
+        # searching all values in each rank would copy the pages on which they are.
+        main = sys.modules["__main__"]
+        self.mains = [
+            (names, name)
+            for names in [
+                getattr(module, "__dict__", None) for module in {**sys.modules, **self.ahead.modules}.values()
+            ]
+            if type(names) is dict
+            for name, value in list(names.items())
+            if value is main
+        ]
         gc.freeze()
         gc.enable()
         tell(
@@ -113,8 +131,6 @@ class ForkServer:
                 )
                 os._exit(1)
             self.ahead.note(name, known)
-        if self.ours:
-            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         warner.showwarning = show
         self.ahead.filters = [entry for entry in warnings.filters if not any(entry is old for old in filters)]
         if directory is None:
@@ -126,18 +142,46 @@ class ForkServer:
             for name, module in sys.modules.items()
             if module is not main and not is_standard(name, sys.modules.get(name.partition(".")[0]))
         }
-        # Some modules keep a reference to `__main__` (dill, which torch imports if installed): found once here, because
-        # searching all values in each rank would copy the pages on which they are.
-        self.mains = [
-            (names, name)
-            for names in [getattr(module, "__dict__", None) for module in list(sys.modules.values())]
-            if type(names) is dict
-            for name, value in list(names.items())
-            if value is main
-        ]
         self.ahead.choose(before)
         self.ahead.map_asked(self.conf["asked"])
         self.ahead.names |= self.reads.names
+
+    def import_found(self, module: str, names: Sequence[str]) -> None:
+        """Import what the script will import, as its own statement would; if that must wait for the script, exit."""
+        import tempfile
+        import warnings
+
+        key = f"from {module} import {', '.join(names)}" if names else f"import {module}"
+        self.ahead.begin_unit(key)
+        footprint, reads = Footprint(self.ahead.modules), EnvironmentReads()
+        known, directory = set(sys.modules), tempfile.tempdir
+        warner: Any = warnings
+        show, warner.showwarning = warnings.showwarning, self.ahead.note_warning
+        why = ""
+        try:
+            with reads, footprint:
+                found: Any = __import__(module, {"__name__": "__main__"}, None, tuple(names) or None, 0)
+                for name in names:
+                    if name != "*" and f"{module}.{name}" not in sys.modules:
+                        getattr(found, name)
+        except BaseException as error:
+            why = f"cannot be imported: {type(error).__name__}: {error}"
+        warner.showwarning = show
+        tempfile.tempdir = directory
+        self.reads.names |= reads.names
+        self.ahead.names |= reads.names
+        here = os.path.dirname(__file__)
+        if not why and any(where.startswith(here) for _, _, where, _ in self.ahead.warnings.get(key, ())):
+            why = "warns about the line that imports it"
+        why = why or footprint.why_unfit(reads.names, set(self.conf["own"]))
+        if not why:
+            shadowed = namesakes(known)
+            why = f"imports a module with the name of {shadowed[0]} next to the script" if shadowed else ""
+        if why:
+            # What it has done to this process cannot be undone.
+            tell(self.fd, op="found_unfit", statement=key, why=why)
+            os._exit(0)
+        self.ahead.end_unit(key)
 
     def serve(self) -> None:
         """Fork on request. Returns only in a child that is to run the script; exits with the agent."""

@@ -92,12 +92,12 @@ def become_rank(
     stack: Mapping[str, Any] | None, pipes: Sequence[str] | None, forked: bool = False, torch_logger: Any = None
 ) -> None:
     """Set up a Python rank: its name in `ps`, line buffering, stacks on a signal, a fallback for full disks."""
-    path = stack["socket"] if stack else ""
-    if path and torch_logger is not None:
-        serve_from_first_group(torch_logger, path)
-    elif path and not forked:
+    path, imports = (stack["socket"], stack.get("imports")) if stack else ("", None)
+    if (path or imports) and torch_logger is not None:
+        serve_from_first_group(torch_logger, path, imports)
+    elif (path or imports) and not forked:
         finders: list[Any] = sys.meta_path
-        finders.insert(0, Until(LOGGER, lambda logger: serve_from_first_group(logger, path)))
+        finders.insert(0, Until(LOGGER, lambda logger: serve_from_first_group(logger, path, imports)))
     rank = os.environ.get("RANK")
     if rank is not None:
         try:

@@ -15,9 +15,11 @@ LOGGER = "torch.distributed.c10d_logger"
 """The module through whose `_WaitCounter` each call of init_process_group goes."""
 
 
-def serve_from_first_group(logger: Any, path: str) -> None:
+def serve_from_first_group(logger: Any, path: str, imports: tuple[str, str] | None) -> None:
     """Have torch start its server at `path` when this process calls init_process_group for the first time.
 
+    `imports`: where to record then which packages are imported, and a first line for that file; an empty `path`: no
+    server.
     `logger` is the module `LOGGER`. The server has C++ threads, which answer while Python is blocked. They must not
     be there before: a thread more makes Python 3.12 warn of each fork. From then on torch has threads of its own. A
     torch without a server, or whose private names have changed, is left alone.
@@ -25,16 +27,34 @@ def serve_from_first_group(logger: Any, path: str) -> None:
     real: Any = getattr(logger, "_WaitCounter", None)
     if real is None:
         return
-    rank = os.getpid()
+    rank, record_imports = os.getpid(), _record_imports
 
     def counter(name: str, *more: Any) -> Any:
         if str(name).endswith(".init_process_group"):
             logger._WaitCounter = real
             if os.getpid() == rank:  # not in a child that it has forked
-                _start_server(path)
+                if imports is not None:
+                    record_imports(*imports)
+                if path:
+                    _start_server(path)
         return real(name, *more)
 
     logger._WaitCounter = counter
+
+
+def _record_imports(path: str, header: str) -> None:
+    """Write which packages are imported now, for the next run of the script."""
+    try:
+        standard = getattr(sys, "stdlib_module_names", ())
+        tops = {name.partition(".")[0] for name in list(sys.modules)}
+        names = " ".join(sorted(name for name in tops if name not in standard))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, f"{header}\n{names}\n".encode(errors="replace"))
+        finally:
+            os.close(fd)
+    except Exception:
+        return  # the script does not depend on it
 
 
 def _start_server(path: str) -> None:

@@ -31,8 +31,8 @@ class EnvironmentReads:
         self.encode = encode = environ.encodekey  # every access by name goes through it
 
         def noted(name: str) -> bytes:
-            # tqdm iterates over all variables to find those that begin with TQDM_: that is no read of the others
-            if sys._getframe(2).f_code.co_name != "__iter__":
+            # tqdm and fsspec look at all variables to find those with their prefixes: no read of the others
+            if sys._getframe(2).f_code.co_name not in ("__iter__", "set_conf_env"):
                 self.names.add(name)
             found: bytes = encode(name)
             return found
@@ -42,6 +42,33 @@ class EnvironmentReads:
     def __exit__(self, *_: object) -> None:
         environ: Any = os.environ
         environ.encodekey = self.encode
+
+
+class Unit:
+    """What one import of the script adds, if it was made before the script."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, Any] = {}
+        self.needs: set[str] = set()
+        """The units and packages that it imports itself."""
+        self.attributes: list[tuple[Any, str, Any]] = []
+        """Modules, names and values: its modules in the packages of other units."""
+        self.env: dict[str, str] = {}
+        """Environment variables that it sets."""
+        self.filters: list[Any] = []
+        """Warning filters that it adds."""
+        self.finders: list[tuple[bool, Any]] = []
+        """Finders that it adds to `sys.meta_path`, and whether in front of the others."""
+
+    def apply(self) -> None:
+        """Give back what `Withheld.end_unit` took away, apart from modules and filters."""
+        for parent, name, value in self.attributes:
+            vars(parent).setdefault(name, value)
+        for name, text in self.env.items():
+            os.environ.setdefault(name, text)
+        finders: list[Any] = sys.meta_path
+        for front, finder in self.finders:
+            finders.insert(0 if front else len(finders), finder)
 
 
 class Withheld:
@@ -61,6 +88,14 @@ class Withheld:
         """All modules outside the standard library that were loaded before the script."""
         self.withheld: dict[str, dict[str, Any]] = {}
         """Those of them that the script has not imported yet, by top-level package."""
+        self.units: dict[str, Unit] = {}
+        """Imports of the script that were made in addition, by their text; their modules are withheld together."""
+        self.unit_of: dict[str, str] = {}
+        """The unit of each module that can be found by its name."""
+        self.preparing: Unit | None = None
+        """The unit that is being imported now."""
+        self.shown: dict[str, dict[str, Any]] = {}
+        """What its import has shown, to be withheld again."""
         self.filters: list[Any] = []
         self.importing = ""
         self.warnings: dict[str, list[tuple[Any, Any, str, int]]] = {}
@@ -136,9 +171,10 @@ class Withheld:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Return the spec of the other finders; its loader gives the existing module, if that is from the same file."""
-        if name not in self.withheld:
+        key = self.unit_of.get(name, name)
+        if key not in self.withheld:
             return None
-        module = self.withheld[name][name]
+        module = self.withheld[key][name]
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target) if finder is not self else None
             if spec is not None:
@@ -147,7 +183,7 @@ class Withheld:
             return None
         if spec.origin != module.__spec__.origin:
             self.tell(f"imports {name} from {spec.origin}, but {module.__spec__.origin} was already loaded")
-            del self.withheld[name]
+            del self.withheld[key]
             return spec
         ahead, real = self, module.__spec__
 
@@ -157,7 +193,7 @@ class Withheld:
 
             def exec_module(self, module: Any) -> None:
                 module.__spec__ = real
-                ahead.show(name)
+                ahead.show(key)
 
         Loader.__name__, Loader.__qualname__ = type(spec.loader).__name__, type(spec.loader).__qualname__
         Loader.__module__ = type(spec.loader).__module__
@@ -166,24 +202,107 @@ class Withheld:
         spec.loader = loader
         return spec
 
-    def show(self, top: str) -> None:
-        """Show this package, which the script imports now, and what it imports itself."""
-        tops = [name for name in {top, *self.groups.get(top, ())} if name in self.withheld]
-        for name in tops:
-            for module, value in self.withheld.pop(name).items():
-                sys.modules.setdefault(module, value)
-        if self.filters:
-            self._set_filters(self.filters + [entry for entry in self._all_filters() if entry not in self.filters])
-            self.filters = []
+    def begin_unit(self, key: str) -> None:
+        """Prepare to import a unit: from now on, what it imports of other units is noted as what it needs."""
+        import warnings
+
+        self.importing, self.preparing = key, Unit()
+        self.before = dict(sys.modules), list(sys.meta_path), dict(os.environ), list(warnings.filters)
+
+    def end_unit(self, key: str) -> None:
+        """Withhold the unit that was imported, and again what it needs."""
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+
+        unit, self.preparing = self.preparing, None
+        assert unit is not None
+        modules, finders, env, filters = self.before
+        self._withdraw(unit.needs)
+        for name, module in list(sys.modules.items()):
+            if name not in modules and not is_standard(name, sys.modules.get(name.partition(".")[0])):
+                unit.modules[name] = module
+        for name, module in unit.modules.items():
+            del sys.modules[name]
+            self.modules[name] = module
+            if type(getattr(getattr(module, "__spec__", None), "loader", None)) in (
+                SourceFileLoader,
+                ExtensionFileLoader,
+            ):
+                self.unit_of[name] = key
+            above, _, child = name.rpartition(".")
+            parent = self.modules.get(above)
+            if above not in unit.modules and getattr(parent, "__dict__", {}).get(child) is module:
+                unit.attributes.append((parent, child, module))
+        unit.env = {name: value for name, value in os.environ.items() if name not in env}
+        added = [finder for finder in sys.meta_path if not any(finder is old for old in finders)]
+        unit.finders = [(sys.meta_path.index(finder) < sys.meta_path.index(self), finder) for finder in added]
+        unit.filters = [entry for entry in self._all_filters() if not any(entry is old for old in filters)]
+        self.units[key], self.withheld[key] = unit, unit.modules
+        self._take_back(unit)
+        self._set_filters(filters)
+        if not unit.modules:
+            del self.units[key], self.withheld[key]
+
+    def _take_back(self, unit: Unit) -> None:
+        for parent, child, module in unit.attributes:
+            if vars(parent).get(child) is module:
+                delattr(parent, child)
+        for name in unit.env:
+            os.environ.pop(name, None)
+        added = [finder for _, finder in unit.finders]
+        finders: list[Any] = sys.meta_path
+        finders[:] = [finder for finder in finders if not any(finder is one for one in added)]
+
+    def _withdraw(self, keys: set[str]) -> None:
+        """Hide again what the import of a unit has shown."""
+        for key in keys:
+            for name, module in self.shown.pop(key).items():
+                self.withheld.setdefault(key, {})[name] = module
+                sys.modules.pop(name, None)
+            if key in self.units:
+                self._take_back(self.units[key])
+
+    def reveal(self, key: str) -> list[str]:
+        """Put what is withheld by this key, and what it needs, into `sys.modules`; return the keys."""
+        if key not in self.withheld:
+            return []
+        found, unit = [key], self.units.get(key)
+        modules = self.withheld.pop(key)
+        for other in sorted(unit.needs if unit else self.groups.get(key, ())):
+            found += self.reveal(other)
+        for name, module in modules.items():
+            sys.modules.setdefault(name, module)
+        if unit is not None:
+            unit.apply()
+        if self.preparing is not None:
+            self.shown[key] = modules
+        return found
+
+    def show(self, key: str) -> None:
+        """Show this package or unit, which the script imports now, and what it imports itself."""
+        keys = self.reveal(key)
+        if self.preparing is not None:
+            self.preparing.needs.update(keys)
+            return
+        units = [self.units[each] for each in reversed(keys) if each in self.units]
+        tops = [each for each in keys if each not in self.units]
+        added = [entry for unit in reversed(units) for entry in unit.filters]
+        if tops:
+            added, self.filters = added + self.filters, []
+        if added:
+            self._set_filters(added + [entry for entry in self._all_filters() if entry not in added])
+        tops += [name for unit in units for name in unit.modules if "." not in name]
         if not self.withheld:
             finders: list[Any] = sys.meta_path
             finders.remove(self)
         if self.env is not None:
+            for unit in units:
+                self.env.update(unit.env)
             self.catch_up(tops, self.env)
-        for warning in self.warnings.pop(top, ()):
-            import warnings
+        for each in reversed(keys):
+            for warning in self.warnings.pop(each, ()):
+                import warnings
 
-            warnings.warn_explicit(*warning)
+                warnings.warn_explicit(*warning)
 
     def catch_up(self, tops: list[str], env: Mapping[str, str]) -> None:
         """Do what the import of these packages would have done in the current environment."""
@@ -209,7 +328,7 @@ class Withheld:
         late -= self.told
         self.told |= late
         if late:
-            by = tops[0] if len(tops) == 1 else "torch"
+            by = "torch" if "torch" in tops or not tops else tops[0]
             self.tell(f"set {', '.join(sorted(late))} too late: {by} was already loaded")
 
     def set_threads(self, tops: list[str]) -> bool:
