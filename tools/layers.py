@@ -78,6 +78,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
     (Part("client", "a run seen from another process", WORLDLY),),
     (Part("runner", "from a job to a run", WORLDLY),),
     (Part("api", "the library: start, watch and stop runs; prints nothing", _CLOCK),),
+    (Part("sweep_driver", "runs the points of a sweep from this process", _CLOCK),),
     (Part("python", "the public Python API: `muster.run` and the rest that `muster` itself names", WORLDLY),),
     (Part("lab", "the practice cluster; only `errors`, `core`, `linux` and itself", WORLDLY),),
     (Part("cli", "the command line: words in, exit status out", _TERMINAL),),

@@ -28,9 +28,13 @@ def tell_progress(text: str, quiet: bool = False) -> None:
         print(f"muster: {text}", file=sys.stderr, flush=True)
 
 
-def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Viewer:
-    """Return what creates the view for these options, which raises `InvalidRequest` for an invalid `--prefix`."""
+def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str], prefix: str | None = None) -> Viewer:
+    """Return what creates the view for these options, which raises `InvalidRequest` for an invalid `--prefix`.
+
+    `prefix`: the text before each line unless the options have one.
+    """
     quiet = isinstance(options, RunOptions) and options.quiet
+    before = options.prefix if options.prefix is not None else prefix
 
     def view(plan: Plan, run_id: str, operand: str) -> View:
         from muster.ui.terminal import JsonView, TerminalView
@@ -46,7 +50,7 @@ def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Vi
             except MusterError:
                 return []  # the run was deleted meanwhile
 
-        shown = TerminalView(plan, run_id, env, options.prefix, options.ranks, quiet, notes)
+        shown = TerminalView(plan, run_id, env, before, options.ranks, quiet, notes)
         shown.operand = operand
         for note in [*(() if quiet else ignored_notes(options)), *spawn_warnings(plan.job)]:
             shown.say(note)

@@ -11,7 +11,7 @@ from pathlib import Path
 from muster import __version__
 from muster.cli.commands import COMMANDS
 from muster.cli.help import print_command
-from muster.cli.run import context_of, read_line
+from muster.cli.run_line import context_of, read_line
 from muster.config.command_options import EXPORT, ExportOptions
 from muster.config.files import check_target
 from muster.config.nodes import local_nodes, remote_nodes

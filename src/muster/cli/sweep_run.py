@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from muster import api
 from muster.cli.common import named, store_of
-from muster.cli.context import tell_progress
+from muster.cli.context import tell_progress, viewer_of
 from muster.cli.plan import print_plan
 from muster.cli.run_line import context_of, read_again
-from muster.cli.sweeps import follow_sweep, left_in_words
-from muster.client.reconcile import point_statuses
-from muster.client.sweeps import counts
+from muster.cli.sweeps import follow_sweep, left_in_words, row_of
+from muster.client.reconcile import point_statuses, reconcile
+from muster.client.sweeps import PointStatus, counts, exit_code
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.core.env_forwarding import REDACTED
@@ -19,10 +23,12 @@ from muster.core.results import RunState
 from muster.core.sweep import counts_in_words
 from muster.errors import InvalidRequest
 from muster.rundir.run import Run
-from muster.rundir.sweeps import STOP, is_sweep, sweep_of, sweep_run, words_of
+from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, sweep_of, sweep_run, words_of
 from muster.runner import sweeps
-from muster.runner.context import RunContext
+from muster.runner.context import RunContext, Viewer
 from muster.runner.sweeps import SweepContext
+from muster.sweep_driver import drive
+from muster.ui.sweep_text import end_of_point
 
 
 def run_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Mapping[str, str], began: float) -> int:
@@ -37,10 +43,86 @@ def run_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Ma
         (before.path / STOP).unlink(missing_ok=True)
     else:
         context = _prepare("run", words, parsed, options, env, began)
-    if not sweeps.is_queued(context):
-        raise InvalidRequest("--sweep without a queue is not supported yet", None)
-    run = sweeps.submit(context, before)
-    return _follow(run, options)
+    if sweeps.is_queued(context):
+        return _follow(sweeps.submit(context, before), options)
+    run = sweeps.create(context) if before is None else before
+    if options.detach:
+        return _in_background(context, run, env)
+    sweeps.write_record(run, context)
+    return _drive(context, run, options, env)
+
+
+def _drive(context: SweepContext, run: Run, options: RunOptions, env: Mapping[str, str], shown: bool = True) -> int:
+    """Run the points from this process, and return the exit code of the sweep; `shown`: with their output."""
+    sweep, total = context.sweep, len(context.sweep.points)
+    several = (sweep.most or 1) > 1
+    labels = {point.number: f" ({point.label})" if point.label else "" for point in sweep.points}
+    noun = "part" if sweep.chain else "point"
+    got: list[int] = []
+
+    def viewer(number: int) -> Viewer:
+        if not shown:
+            return lambda *_: api.Silent(False)
+        return viewer_of(options, env, f"[{number}.{{rank}}] " if several else None)
+
+    def begin(number: int) -> None:
+        context.base.progress(f"{noun} {number} of {total}{labels[number]} starts")
+
+    def end(number: int) -> None:
+        own = points[number]
+        ended = Run(own.store.path(own.run_id))
+        if (ended.path / "job.json").exists():
+            one = PointStatus(by_number[number], ended, reconcile(ended))
+            context.base.progress(end_of_point(row_of(one, metrics=False), total, ended.operand, noun))
+
+    by_number = {point.number: point for point in sweep.points}
+    points = {number: point._replace(viewer=viewer(number)) for number, point in context.points.items()}
+    with _signals(got):
+        drive(context._replace(points=points), run, begin, end, lambda: got[-1] if got else 0)
+    found = point_statuses(run)
+    context.base.progress(f"{run.id}: {counts_in_words(counts(found))}")
+    return 128 + got[0] if got else exit_code(found, sweep.chain)
+
+
+@contextmanager
+def _signals(got: list[int]) -> Iterator[None]:
+    """Collect the signals that end a run, instead of being ended by them."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: got.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_background(context: SweepContext, run: Run, env: Mapping[str, str]) -> int:
+    """Run the points from a process that does not depend on this terminal; print the id of the sweep."""
+    ready, started = os.pipe()
+    if os.fork() == 0:
+        code = 125
+        try:
+            os.setsid()
+            os.close(ready)
+            log = os.open(run.path / DRIVER_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            null = os.open(os.devnull, os.O_RDONLY)
+            for source, target in ((null, 0), (log, 1), (log, 2)):
+                os.dup2(source, target)
+            sweeps.write_record(run, context)
+            os.close(started)
+            code = _drive(context, run, context.base.options, env, shown=False)
+        except BaseException as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(code)
+    os.close(started)
+    os.read(ready, 1)  # until the process is recorded, so that the sweep is known to live
+    os.close(ready)
+    print(run.id)
+    return 0
 
 
 def _prepare(

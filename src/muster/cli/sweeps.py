@@ -83,14 +83,15 @@ def show_sweep(run: Run, as_json: bool, metric: str | None = None) -> int:
 
 def sweep_record(run: Run, points: list[PointStatus], rows: list[PointRow]) -> dict[str, Any]:
     """Return a sweep for programs."""
-    job, status = run.job, whole(points)
+    sweep, job = sweep_of(run), run.job
+    status = whole(points, sweep.chain)
     return {
         "id": run.id,
         "name": job.get("name", ""),
-        sweep_of(run).noun: True,
+        sweep.noun: True,
         "state": status.state,
         "why": status.why,
-        "code": None if status.state.lives else exit_code(points),
+        "code": None if status.state.lives else exit_code(points, sweep.chain),
         "counts": counts(points),
         "time": job.get("time"),
         "argv": job.get("argv", []),
@@ -123,19 +124,19 @@ def follow_sweep(
     `left` returns whether to stop waiting.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    ended: set[str] = set()
+    ended: dict[str, RunStatus] = {}
     told = ""
     while True:
-        points = point_statuses(run)
+        points = point_statuses(run, known=ended)
         for one in points:
             if one.run is not None and one.status.state.ended and one.run.id not in ended:
-                ended.add(one.run.id)
+                ended[one.run.id] = one.status
                 say(end_of_point(row_of(one, metrics=False), len(points), one.run.operand))
         words = counts_in_words(counts(points))
         state = whole(points).state
         if not state.lives and state is not RunState.UNKNOWN:
             say(f"{run.id}: {words}")
-            return exit_code(points)
+            return exit_code(points, sweep_of(run).chain)
         if words != told:
             told = words
             say(f"{run.id}: {words}")

@@ -144,7 +144,7 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
     `Unreadable`.
     """
     if is_sweep(run):
-        return whole(point_statuses(run, within))
+        return whole(point_statuses(run, within), sweep_of(run).chain)
     if client is None:
         with Client(run) as own:
             return reconcile(run, within, own)
@@ -170,15 +170,14 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
 def point_statuses(
     sweep: Run, within: float = ANSWERS_WITHIN, known: Mapping[str, RunStatus] | None = None
 ) -> list[PointStatus]:
-    """Return the status of each point, in order. `known`: those of runs that were asked before."""
+    """Return the status of each point, in order. `known`: that of runs which need not be asked."""
     runs = runs_by_point(sweep)
-    if known is None:
-        asked = list(runs.values())
-        known = dict(zip((run.id for run in asked), statuses(asked, within)))
+    asked = [run for run in runs.values() if known is None or run.id not in known]
+    known = {**(known or {}), **dict(zip((run.id for run in asked), statuses(asked, within)))}
     coming = len(runs) < len(sweep_of(sweep).points) and starter_lives(sweep)
     absent = RunStatus(RunState.PENDING) if coming else RunStatus(RunState.LOST, "it was not started")
     return [
-        PointStatus(point, run, absent if run is None else known.get(run.id, RunStatus(RunState.UNKNOWN)))
+        PointStatus(point, run, absent if run is None else known[run.id])
         for point in sweep_of(sweep).points
         for run in (runs.get(point.number),)
     ]

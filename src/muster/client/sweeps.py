@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from muster.client.status import RunStatus
 from muster.core.results import RunState
-from muster.core.sweep import Point, counts_in_words
+from muster.core.sweep import Point, counts_in_words, goes_on
 from muster.rundir.run import Run
 
 _WORDS: Mapping[RunState, str] = {
@@ -49,15 +49,24 @@ def counts(points: Iterable[PointStatus]) -> dict[str, int]:
     return {word: count for word, count in found.items() if count}
 
 
-def exit_code(points: Sequence[PointStatus]) -> int:
-    """Return the exit code of a sweep: 0 if all points succeeded, otherwise that of the first one that did not."""
+def deciding(points: Sequence[PointStatus], chain: bool = False) -> PointStatus:
+    """Return the point whose end is that of the sweep: the first one that did not succeed, or the last one.
+
+    In a chain a part may reach its time limit, and the next one goes on.
+    """
     for one in points:
-        if one.status.state is not RunState.SUCCEEDED:
-            return one.code or 125
-    return 0
+        if one.status.state is not RunState.SUCCEEDED and not (chain and goes_on(one.status.state)):
+            return one
+    return points[-1]
 
 
-def whole(points: Sequence[PointStatus]) -> RunStatus:
+def exit_code(points: Sequence[PointStatus], chain: bool = False) -> int:
+    """Return the exit code of a sweep: 0 if all points succeeded, otherwise that of the point that decides."""
+    one = deciding(points, chain)
+    return 0 if one.status.state is RunState.SUCCEEDED else one.code or 125
+
+
+def whole(points: Sequence[PointStatus], chain: bool = False) -> RunStatus:
     """Return the status of a sweep: it lives as long as one of its points does."""
     states = [one.status.state for one in points]
     words = counts_in_words(counts(points))
@@ -66,7 +75,5 @@ def whole(points: Sequence[PointStatus]) -> RunStatus:
     if RunState.PENDING in states:
         begun = any(state.ended for state in states)
         return RunStatus(RunState.RUNNING if begun else RunState.PENDING, words)
-    for state in states:
-        if state is not RunState.SUCCEEDED:
-            return RunStatus(RunState.UNKNOWN if RunState.UNKNOWN in states else state, words)
-    return RunStatus(RunState.SUCCEEDED, words)
+    state = RunState.UNKNOWN if RunState.UNKNOWN in states else deciding(points, chain).status.state
+    return RunStatus(state, words)

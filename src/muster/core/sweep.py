@@ -13,6 +13,7 @@ from itertools import product
 from typing import NamedTuple
 
 from muster.core.layout import fold
+from muster.core.results import RunState
 from muster.core.suggestions import nearest
 
 MOST_POINTS = 10_000
@@ -204,6 +205,11 @@ def array_of(indices: Sequence[int], most: int | None) -> str:
 
 
 # ---- progress -------------------------------------------------------------------------------------------------------
+
+
+def goes_on(state: RunState) -> bool:
+    """Return whether the next part of a chain follows one that ended like this: it succeeded, or its time was over."""
+    return state in (RunState.SUCCEEDED, RunState.TIMED_OUT)
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

@@ -22,6 +22,9 @@ SWEEP = "sweep.json"
 WORDS = "words"
 """The key of the arguments after `muster run`, without secrets."""
 
+DRIVER_LOG = "driver.log"
+"""The messages of the process that starts the points, if it has no terminal."""
+
 STOP = "stop"
 """An empty file: no further point is started."""
 

@@ -36,7 +36,7 @@ from muster.launchers import make_plan
 from muster.rundir.run import Run
 from muster.rundir.store import create_run, remove_run
 from muster.rundir.sweeps import next_ids, write_sweep
-from muster.runner.context import RunContext, refuse_stdin, run_record
+from muster.runner.context import NOTHING, RunContext, refuse_stdin, run_record
 from muster.runner.scheduled import (
     check_queued,
     job_record,
@@ -146,9 +146,10 @@ def _of_point(base: RunContext, context: RunContext, sweep: Sweep, point: Point,
     )
     own = options.without(RunOptions.detach, RunOptions.keep_runs, RunOptions.keep_size)
     return context._replace(
-        asked=context.asked._replace(job=job, snapshot=base.asked.snapshot),
+        asked=context.asked._replace(job=job, snapshot=None),  # the code is copied once, for all points
         options=own,
         run_id=Ids(base.run_id, point.number).run,
+        foreground=NOTHING,
     )
 
 

@@ -53,10 +53,10 @@ def points_in_words(rows: Sequence[PointRow], noun: str = "POINT", metric: str |
     return table(lines)
 
 
-def end_of_point(row: PointRow, total: int, operand: str) -> str:
+def end_of_point(row: PointRow, total: int, operand: str, noun: str = "point") -> str:
     """Return the line that says how a point has ended, with the command for its log if it did not succeed."""
     label = f" ({safe(row.point.label)})" if row.point.label else ""
     took = f" in {seconds(row.seconds)}" if row.seconds is not None else ""
     how = f"{row.state}{took}" if not row.code else f"{row.state}{took}, exit code {row.code}"
     log = f"; log: muster logs {operand}" if row.code else ""
-    return f"point {row.point.number} of {total}{label}: {how}{log}"
+    return f"{noun} {row.point.number} of {total}{label}: {how}{log}"
