@@ -173,6 +173,49 @@ attempt(lambda: os.path, timeout="60s")
 """
 
 
+LARGE = """
+import os, resource, sys
+import muster
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+def talk(megabytes):
+    block = (b"x" * 99 + b"\\n") * 10_000
+    for _ in range(megabytes):
+        os.write(1, block)
+
+before = peak()
+muster.run(talk, 150, np=2)
+assert peak() - before < 100 << 20, "output is passed on in pieces"
+
+run = muster.submit(lambda: b"x" * 200_000_000)
+before, size = peak(), len(run.result())
+assert peak() - before < 1.6 * size, "not read before it is unpickled"
+limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + size // 2
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    run.result()
+except muster.RemoteError as error:
+    sys.stderr.write(str(error).splitlines()[0])
+"""
+
+
+def test_output_and_results_of_any_size_take_no_more_memory_than_they_must(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(LARGE)
+    with subprocess.Popen(
+        [sys.executable, "program.py"], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        count = 0
+        while piece := process.stdout.read(1 << 20):
+            count += len(piece)
+        said = process.stderr.read().decode()
+    assert 0 == process.returncode, said
+    assert count == 2 * 150 * 10_000 * len("[0] " + "x" * 99 + "\n")
+    assert said.startswith("rank 0 on ") and "returned a value of 191 MiB, which does not fit into the memory" in said
+
+
 def test_each_odd_end_of_a_function_is_one_clear_error(program: Program) -> None:
     lines = program(ODD).stdout.splitlines()
     assert lines[0] == (
@@ -296,6 +339,21 @@ with muster.Executor(np=1, show_output=False) as executor:
     assert executor.run_of(futures[1]).results() == [1]
     failing = executor.submit(pow, 0, -1)
     assert isinstance(failing.exception(), ZeroDivisionError)
+
+def meets(own, other, scale=1):
+    open(f"met {own}", "w").close()
+    while not os.path.exists(f"met {other}"):
+        time.sleep(0.01)
+    return own * scale
+
+with muster.Executor(max_workers=2, show_output=False) as executor:
+    together = executor.map_array(meets, (1, 2), (2, 1))  # one after the other, they would wait for ever
+    assert [future.result(120) for future in together] == [1, 2]
+    try:
+        executor.map_array(meets, (1, 2), (2, 1), (3, 3), (4, 4))
+    except muster.MusterError as error:
+        assert "cannot call meets(own, other, scale=1)" in str(error), error
+    assert [] == executor.map_array(meets, (), (1, 2))
 
 for begins in (True, False):
     try:

@@ -39,6 +39,9 @@ try:
     run.results()
 except KeyError as error:
     print(error, error.__cause__.host, error.__cause__.rank)
+with muster.Executor(max_workers=2, hosts="n[1-2]", nproc_per_node=1, show_output=False) as executor:
+    futures = executor.map_array(lambda a, b: (a * b, os.environ["WORLD_SIZE"]), (2, 3), (5, 7))
+    assert [(10, "2"), (21, "2")] == [future.result() for future in futures]
 blob = os.urandom(9 << 20)
 assert muster.run(lambda: len(blob), hosts="n2", nproc_per_node=1) == [9 << 20]
 """

@@ -62,6 +62,11 @@ def reject_nested_launch(options: RunOptions, env: Mapping[str, str]) -> None:
     outer = started_by(env, processes.ancestors())
     if outer is not None:
         launcher, count = outer
+        if launcher == "muster":
+            raise InvalidRequest(
+                f"this is one of {count} ranks of a run, and each would start a run of its own",
+                "start the second run from outside the first one",
+            )
         raise InvalidRequest(
             f"{launcher} started muster {count} times, which would create {count} separate process groups",
             f"start muster once, without {launcher}",

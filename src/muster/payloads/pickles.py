@@ -198,11 +198,6 @@ def read(path: str) -> Stored:
 
 
 def _read_value(path: str, index: Mapping[str, Any]) -> Any:
-    offset, length = index["pickle"]
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        buffers = [_get(file, *place) for place in index["buffers"]]
-        file.seek(offset)
-        data = file.read(length)
     tensors: dict[int, Any] = {}
     storages: dict[int, Any] = {}
     of_tensors = {tensor["buffer"] for tensor in index["tensors"]}
@@ -213,8 +208,11 @@ def _read_value(path: str, index: Mapping[str, Any]) -> Any:
                 tensors[pid] = _tensor(index["tensors"][pid], buffers, storages)
             return tensors[pid]
 
-    out_of_band = [buffer for number, buffer in enumerate(buffers) if number not in of_tensors]
-    return Unpickler(io.BytesIO(data), buffers=out_of_band).load()
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        buffers = [_get(file, *place) for place in index["buffers"]]
+        file.seek(index["pickle"][0])
+        out_of_band = [buffer for number, buffer in enumerate(buffers) if number not in of_tensors]
+        return Unpickler(file, buffers=out_of_band).load()  # which reads large objects to where they stay
 
 
 def _get(file: BinaryIO, offset: int, length: int) -> Any:

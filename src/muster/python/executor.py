@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from weakref import WeakKeyDictionary
 
 from muster.python import starting
+from muster.python.entry import entry
 from muster.python.run import Run
 from muster.python.splitting import split
 from muster.schedulers import SCHEDULERS
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 T = TypeVar("T")
+
+_submit = entry(starting.submit)
 
 
 class Executor(futures.Executor):
@@ -55,6 +59,17 @@ class Executor(futures.Executor):
         self._pool.submit(self._work, future, fn, keywords)
         return future
 
+    def map_array(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> list[futures.Future[T]]:
+        """Start a run for each element of the iterables, as `map` pairs them; return their futures, in this order.
+
+        At most `max_workers` runs at a time: one by default, and no limit for a scheduler, where each is a job of its
+        own. All calls are checked before the first run is started.
+        """
+        calls = list(zip(*iterables))
+        for args in calls:
+            split(fn, (), {"args": args, **self._options})
+        return [self.submit(fn, *args) for args in calls]
+
     def run_of(self, future: futures.Future[Any], timeout: float | None = None) -> Run[Any]:
         """Wait until the run of a call is started, and return it. Raises TimeoutError, and what starting raised."""
         with self._known:
@@ -70,7 +85,7 @@ class Executor(futures.Executor):
         if not future.set_running_or_notify_cancel():
             return
         try:
-            run = starting.submit(function, (), keywords)
+            run = _submit(function, (), keywords)
             with self._known:
                 self._runs[future] = run
                 left_by = self._left_by

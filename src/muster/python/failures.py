@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ from muster.errors import InvalidRequest, RemoteError
 from muster.payloads import pickles
 from muster.rundir.finding import why_refused
 from muster.rundir.run import FUNCTION, Run
+from muster.ui.formatting import size_in_words
 from muster.ui.reason_text import reason_in_words
 
 RESULT = "result"
@@ -58,6 +60,10 @@ def _value(run: Run, outcome: RunResult, rank: int) -> Any:
     try:
         return stored.value()
     except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            size = size_in_words(os.path.getsize(stored.path))
+            words = f"returned a value of {size}, which does not fit into the memory that this program may use"
+            raise _error(run, rank, words, "write it to a file in the function, and return the path") from error
         raise _error(run, rank, f"returned a value that cannot be unpickled here: {_line(error)}", None) from error
 
 
