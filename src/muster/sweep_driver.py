@@ -43,21 +43,21 @@ def drive(
                 handle.stop(number)
         if waiting and (run.path / STOP).exists():
             waiting.clear()
-        while waiting and len(running) < (context.sweep.most or 1):
+        while waiting and len(running) < (context.sweep.most or 1) and not (run.path / STOP).exists():
             point = waiting.popleft()
             begin(point)
             try:
-                running[point] = api.start(context.points[point])
+                running[point] = api.start(context.points[point]._replace(began=time.monotonic()))
             except MusterError as error:
                 context.base.warn(f"error: {error}")
                 end(point)
                 if context.sweep.chain:
-                    waiting.clear()
+                    (run.path / STOP).touch()
         for point in [point for point, handle in running.items() if handle.over]:
             handle = running.pop(point)
             end(point)
             if context.sweep.chain and not _goes_on(handle):
-                waiting.clear()
+                (run.path / STOP).touch()
         if running:
             time.sleep(_TICK)
 

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any, Callable
 
-from conftest import Muster
 from waiting import until
 
 POINT = """
@@ -22,17 +21,17 @@ sys.exit(5 if sys.argv[1] == "2" and not os.path.exists("mended") else 0)
 BY_EXEC = ("--launcher", "exec", "-g", "1")
 
 
-def shown(muster: Muster, which: str = "last") -> dict[str, Any]:
+def shown(muster: Any, which: str = "last") -> dict[str, Any]:
     found: dict[str, Any] = json.loads(muster("show", which, "--json").stdout)
     return found
 
 
-def states(muster: Muster, which: str = "last") -> list[str]:
+def states(muster: Any, which: str = "last") -> list[str]:
     return [point["state"] for point in shown(muster, which)["points"]]
 
 
 def test_points_run_one_after_the_other_and_a_failure_stops_none(
-    muster: Muster, script: Callable[..., Path], tmp_path: Path
+    muster: Any, script: Callable[..., Path], tmp_path: Path
 ) -> None:
     script(POINT)
     done = muster("run", *BY_EXEC, "--name", "a", "--sweep", "x=1-3", "script.py", "{x}", "{y}")
@@ -56,7 +55,7 @@ def test_points_run_one_after_the_other_and_a_failure_stops_none(
     assert [] == list((muster.home / "runs").iterdir())
 
 
-def test_a_detached_one_is_ended_as_a_whole(muster: Muster, script: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_detached_one_is_ended_as_a_whole(muster: Any, script: Callable[..., Path], tmp_path: Path) -> None:
     script(POINT)
     (tmp_path / "hold").touch()
     options = ("--sweep", "x=1-3", "--max-parallel", "2", "--name", "a")
@@ -68,7 +67,7 @@ def test_a_detached_one_is_ended_as_a_whole(muster: Muster, script: Callable[...
 
 
 def test_a_signal_ends_the_points_that_run_and_starts_no_other(
-    muster: Muster, script: Callable[..., Path], tmp_path: Path
+    muster: Any, script: Callable[..., Path], tmp_path: Path
 ) -> None:
     script(POINT)
     (tmp_path / "hold").touch()
@@ -78,3 +77,39 @@ def test_a_signal_ends_the_points_that_run_and_starts_no_other(
     process.communicate(timeout=60)
     assert 143 == process.returncode
     assert "not started" == states(muster)[1] and states(muster)[0] != "running"
+
+
+PART = """
+import os, sys, time
+print("part", os.environ["MUSTER_PART"], "of", os.environ["MUSTER_PARTS"], flush=True)
+if os.environ["MUSTER_PART"] in sys.argv[1]:
+    sys.exit(6)
+if os.environ["MUSTER_PART"] in sys.argv[2]:
+    time.sleep(600)
+"""
+
+
+def test_a_chain_goes_on_after_a_time_limit_and_ends_with_a_failure(muster: Any, script: Callable[..., Path]) -> None:
+    script(PART)
+    done = muster("run", *BY_EXEC, "--timeout", "3s", "--chain", "2", "script.py", "none", "0")
+    assert 0 == done.returncode, done.stderr
+    assert ["timed out", "succeeded"] == states(muster)
+    done = muster("run", *BY_EXEC, "--chain", "3", "script.py", "1", "none")
+    assert 6 == done.returncode, done.stderr
+    assert ["succeeded", "failed", "not started"] == states(muster)
+    assert "1 ok, 1 failed, 1 not started" in muster("ps").stdout
+
+
+def test_a_run_starts_after_another_one(muster: Any, script: Callable[..., Path], tmp_path: Path) -> None:
+    script(POINT)
+    (tmp_path / "hold").touch()
+    assert 0 == muster("run", "-d", *BY_EXEC, "--name", "a", "--sweep", "x=1", "script.py", "{x}").returncode
+    later = ("run", "-d", *BY_EXEC, "--name", "b", "--after", "a", "--", "echo", "later")
+    assert 0 == muster(*later).returncode
+    assert ["pending"] == states(muster, "b")
+    (tmp_path / "hold").unlink()
+    assert 0 == muster("wait", "b", "--timeout", "60").returncode
+    assert "later" in muster("logs", "b").stdout
+    refused = muster("run", *BY_EXEC, "--after", "a:failed", "--", "true")
+    assert 125 == refused.returncode and "that run has succeeded" in refused.stderr
+    assert 2 == muster("run", "--after", "a:perhaps", "--", "true").returncode

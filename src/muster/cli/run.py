@@ -48,13 +48,19 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         from muster.cli.sweep_run import run_sweep
 
         return run_sweep(words, parsed, options, env, began)
-    return start(context_of(["run", *words], parsed, options, env, began, "run"))
+    context = context_of(["run", *words], parsed, options, env, began, "run")
+    if options.after:
+        from muster.cli.after import after_others
+
+        context = after_others(context, detached=False)[0]
+    return start(context)
 
 
 def is_sweep_request(options: RunOptions) -> bool:
     """Return whether the options request more than one run."""
-    several = (RunOptions.sweep, RunOptions.array, RunOptions.max_parallel, RunOptions.resubmit)
-    return options.typed(*several) or options.given(RunOptions.sweep, RunOptions.array)
+    several = (RunOptions.sweep, RunOptions.array, RunOptions.chain)
+    waits = bool(options.after) and options.detach and not options.scheduled  # a chain of one part
+    return waits or options.typed(RunOptions.max_parallel, RunOptions.resubmit) or options.given(*several)
 
 
 def start(context: RunContext) -> int:

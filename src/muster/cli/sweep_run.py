@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from muster import api
+from muster.cli.after import Awaited, after_others, wait_for
 from muster.cli.common import named, store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.cli.plan import print_plan
@@ -20,7 +21,7 @@ from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.core.env_forwarding import REDACTED
 from muster.core.results import RunState
-from muster.core.sweep import counts_in_words
+from muster.core.sweep import Point, Sweep, counts_in_words, goes_on
 from muster.errors import InvalidRequest
 from muster.rundir.run import Run
 from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, sweep_of, sweep_run, words_of
@@ -43,11 +44,14 @@ def run_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Ma
         (before.path / STOP).unlink(missing_ok=True)
     else:
         context = _prepare("run", words, parsed, options, env, began)
-    if sweeps.is_queued(context):
+    queued = sweeps.is_queued(context)
+    base, waits = after_others(context.base, detached=options.detach and not queued)
+    context = context._replace(base=base)
+    if queued:
         return _follow(sweeps.submit(context, before), options)
     run = sweeps.create(context) if before is None else before
     if options.detach:
-        return _in_background(context, run, env)
+        return _in_background(context, run, env, waits)
     sweeps.write_record(run, context)
     return _drive(context, run, options, env)
 
@@ -99,8 +103,8 @@ def _signals(got: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _in_background(context: SweepContext, run: Run, env: Mapping[str, str]) -> int:
-    """Run the points from a process that does not depend on this terminal; print the id of the sweep."""
+def _in_background(context: SweepContext, run: Run, env: Mapping[str, str], waits: Sequence[Awaited]) -> int:
+    """Wait for other runs, and run the points, in a process that does not depend on this terminal; print the id."""
     ready, started = os.pipe()
     if os.fork() == 0:
         code = 125
@@ -113,6 +117,7 @@ def _in_background(context: SweepContext, run: Run, env: Mapping[str, str]) -> i
                 os.dup2(source, target)
             sweeps.write_record(run, context)
             os.close(started)
+            wait_for(waits, context.base.progress, lambda: int((run.path / STOP).exists()))
             code = _drive(context, run, context.base.options, env, shown=False)
         except BaseException as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -136,6 +141,8 @@ def _prepare(
 ) -> SweepContext:
     """Return the contexts of the points, also those of a sweep that was started `before`. Raises `InvalidRequest`."""
     sweep = sweeps.requested(options) if before is None else sweep_of(before)
+    if sweep is None and options.after:
+        sweep = Sweep((Point(0),), 1, chain=True)
     if sweep is None:
         raise InvalidRequest("--max-parallel requires a sweep", "add --sweep NAME=VALUES or --array NUMBERS")
     if before is None:
@@ -181,7 +188,12 @@ def _again(
     points = point_statuses(run)
     ended = [one for one in points if not one.status.state.lives and one.status.state is not RunState.UNKNOWN]
     if options.resubmit == "failed":
-        ended = [one for one in ended if one.status.state is not RunState.SUCCEEDED]
+        chain = sweep_of(run).chain
+        ended = [
+            one
+            for one in ended
+            if one.status.state is not RunState.SUCCEEDED and not (chain and goes_on(one.status.state))
+        ]
     if not ended:
         print(f"{run.id}: no point to run again: {counts_in_words(counts(points))}")
         return None
@@ -203,14 +215,14 @@ def _follow(run: Run, options: RunOptions) -> int:
 def plan_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Mapping[str, str], began: float) -> int:
     """Print the points of a sweep, and the plan of the first one."""
     context = _prepare("plan", words, parsed, options, env, began)
-    if options.scheduled and not options.json:
+    if options.scheduled and not options.json and not context.sweep.chain:
         print(sweeps.script_of_array(context))
     if not options.json:
         for point in context.sweep.points:
             program = context.points[point.number].asked.job.program
             label = f"{point.label}: " if point.label else ""
-            print(f"# point {point.number}: {label}{' '.join(program.argv)}")
-    if options.scheduled and not options.json:
+            print(f"# {'part' if context.sweep.chain else 'point'} {point.number}: {label}{' '.join(program.argv)}")
+    if options.scheduled and not options.json and not context.sweep.chain:
         return 0
     if not options.json:
         print()

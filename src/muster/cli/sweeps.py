@@ -125,13 +125,13 @@ def follow_sweep(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, RunStatus] = {}
-    told = ""
+    noun, told = "part" if sweep_of(run).chain else "point", ""
     while True:
         points = point_statuses(run, known=ended)
         for one in points:
             if one.run is not None and one.status.state.ended and one.run.id not in ended:
                 ended[one.run.id] = one.status
-                say(end_of_point(row_of(one, metrics=False), len(points), one.run.operand))
+                say(end_of_point(row_of(one, metrics=False), len(points), one.run.operand, noun))
         words = counts_in_words(counts(points))
         state = whole(points).state
         if not state.lives and state is not RunState.UNKNOWN:

@@ -18,7 +18,7 @@ from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.identity import identity
 from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
-from muster.rundir.sweeps import is_sweep, runs_by_point, sweep_of
+from muster.rundir.sweeps import STOP, is_sweep, runs_by_point, sweep_of
 from muster.schedulers.scheduler import Final
 from muster.ui.text import outcome_as_json
 
@@ -174,7 +174,8 @@ def point_statuses(
     runs = runs_by_point(sweep)
     asked = [run for run in runs.values() if known is None or run.id not in known]
     known = {**(known or {}), **dict(zip((run.id for run in asked), statuses(asked, within)))}
-    coming = len(runs) < len(sweep_of(sweep).points) and starter_lives(sweep)
+    begins = not (sweep.path / STOP).exists()
+    coming = len(runs) < len(sweep_of(sweep).points) and begins and starter_lives(sweep)
     absent = RunStatus(RunState.PENDING) if coming else RunStatus(RunState.LOST, "it was not started")
     return [
         PointStatus(point, run, absent if run is None else known[run.id])

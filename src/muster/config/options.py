@@ -13,7 +13,7 @@ from muster.core.results import OnHang
 from muster.runtimes import RUNTIMES, runtime
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
-RANKS, FAILURE, SWEEPS, OUTPUT = "Ranks", "Failure and shutdown", "Sweeps", "Output"
+RANKS, FAILURE, SWEEPS, OUTPUT = "Ranks", "Failure and shutdown", "Sweeps and chains", "Output"
 
 HELP = flag(("-h", "--help"), "show this help", group=OUTPUT)
 AS_JSON = flag(("--json",), "print JSON", group=OUTPUT)
@@ -323,6 +323,22 @@ class RunOptions(RunDirOptions):
         "N",
         values.positive,
         "1; in a scheduler's queue, no limit",
+        group=SWEEPS,
+    )
+    chain = optional(
+        ("--chain",),
+        "run N times, each part after the previous one has succeeded or reached its time limit; a failure cancels the "
+        "rest",
+        "N",
+        values.positive,
+        group=SWEEPS,
+    )
+    after = repeated(
+        ("--after",),
+        "start after another run: `RUN` or `RUN:ok` once it has succeeded, `RUN:failed` once it has not, `RUN:any` in "
+        "any case; repeatable",
+        "RUN",
+        values.text,
         group=SWEEPS,
     )
     resubmit = optional(

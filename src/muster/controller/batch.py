@@ -34,8 +34,9 @@ from muster.core.json_records import job_from_json
 from muster.core.model import Host, Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import guard
-from muster.core.results import Replaced, RunState
+from muster.core.results import Replaced, RunResult, RunState, StopKind, StopReason
 from muster.core.spares import arrange, unfit_hosts
+from muster.core.sweep import goes_on
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.launchers import make_plan
 from muster.linux import processes
@@ -48,6 +49,7 @@ from muster.rundir.run import Run
 from muster.schedulers import get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
+from muster.ui.text import outcome_as_json
 
 REQUEST = "request.json"
 """The request, before the nodes are known."""
@@ -404,6 +406,17 @@ def _run_of_task(sweep: Run, scheduler: str, name: str) -> Run:
     return Run(sweep.path.parent / str((sweep.read(name) or {})[arrays.number(os.environ)]))
 
 
+CANCELLED = 137
+"""The exit code of a part of a chain that does not start, because one before it failed."""
+
+
+def _state_of(run: Run) -> RunState:
+    """Return how a run has ended; `lost` if it has recorded no result."""
+    os.listdir(run.path)  # over NFS, this fetches what another node has written
+    outcome = run.outcome
+    return RunState.LOST if outcome is None else outcome.state
+
+
 def run_batch(words: list[str]) -> int:
     """Run the program `inside RUN_DIR`, or `inside SWEEP_DIR SCHEDULER FILE` for a job array; return its exit code."""
     guard()
@@ -412,6 +425,12 @@ def run_batch(words: list[str]) -> int:
         run = _run_of_task(run, *words[1:])
     asked = run.read(REQUEST)
     assert asked is not None
+    if previous := asked.get("previous"):
+        state = _state_of(Run(run.path.parent / previous))
+        if not goes_on(state):
+            why = StopReason(StopKind.OTHER, message=f"the part before it, {previous}, did not succeed ({state})")
+            run.write_outcome(outcome_as_json(RunResult(RunState.KILLED, CANCELLED, 0.0, 0, why)))
+            return CANCELLED
     asks = client(asked["job"]["scheduler"])
     allocation = asks.scheduler.allocation(os.environ)
     assert allocation is not None

@@ -82,9 +82,6 @@ class RunKeywords(TypedDict, total=False):
     on_hang: str
     on_end: str
     detach: bool
-    sweep: str | Sequence[str]
-    array: str
-    max_parallel: int
     name: str
     run_dir: str | os.PathLike[str]
     log_dir: str | os.PathLike[str]
@@ -164,9 +161,6 @@ def run(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
-    sweep: str | Sequence[str] | None = None,
-    array: str | None = None,
-    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
@@ -248,9 +242,6 @@ def run(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
-    sweep: str | Sequence[str] | None = None,
-    array: str | None = None,
-    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
@@ -352,9 +343,6 @@ def submit(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
-    sweep: str | Sequence[str] | None = None,
-    array: str | None = None,
-    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
@@ -436,9 +424,6 @@ def submit(
     on_hang: str | None = None,
     on_end: str | None = None,
     detach: bool | None = None,
-    sweep: str | Sequence[str] | None = None,
-    array: str | None = None,
-    max_parallel: int | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,

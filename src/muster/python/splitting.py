@@ -14,7 +14,12 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.python.entry import entry
 
-_OF_TERMINALS = frozenset(("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin", "resubmit"))
+_OF_TERMINALS = frozenset(
+    (
+        *("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin"),
+        *("sweep", "array", "max_parallel", "chain", "after", "resubmit"),  # a program has loops for that
+    )
+)
 """Options that make sense only on a command line."""
 
 OPTIONS: Mapping[str, Option[Any]] = {

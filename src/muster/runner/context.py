@@ -18,6 +18,7 @@ from muster.linux import procfs
 from muster.linux.identity import identity
 from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import Store, create_run, free_id
+from muster.schedulers.scheduler import After
 from muster.ui.view import View
 
 Viewer = Callable[[Plan, str, str], View]
@@ -63,6 +64,10 @@ class RunContext(NamedTuple):
     warn: Say
     """Called with warnings about likely mistakes."""
     foreground: Foreground = NOTHING
+    after: tuple[After, ...] = ()
+    """The scheduler's jobs that have to end first."""
+    previous: str = ""
+    """The id of the run of the previous part of a chain, in the same directory; the run ends at once if that failed."""
     function: bytes = b""
     """The pickled function that the ranks call, for the file `function` of the run; empty for other programs."""
 

@@ -169,7 +169,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         terms = of.terms(options)
         kept.write(REQUEST, request_record(context, allocation, cpus))
         if allocation is None:
-            wanted = request(asked, options, kept.path)
+            wanted = request(asked, options, kept.path, after=context.after)
             found.try_folder(store.root, wanted, env)
             script = write_script(kept, script_of(wanted, asked, options, kept.path))
             number = found.submit(wanted, script, {**env, **secrets})
@@ -265,6 +265,7 @@ def request_record(
         "cpus": cpus,
         "sync": _sync(asked, options),
         "check_code": not options.no_code_check,
+        "previous": context.previous,
     }
 
 

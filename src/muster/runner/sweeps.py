@@ -31,11 +31,12 @@ from muster.core.sweep import (
     unused,
     variables,
 )
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, MusterError
 from muster.launchers import make_plan
 from muster.rundir.run import Run
 from muster.rundir.store import create_run, remove_run
 from muster.rundir.sweeps import next_ids, write_sweep
+from muster.runner import scheduled
 from muster.runner.context import NOTHING, RunContext, refuse_stdin, run_record
 from muster.runner.scheduled import (
     check_queued,
@@ -48,6 +49,10 @@ from muster.runner.scheduled import (
     write_script,
 )
 from muster.schedulers.client import client
+from muster.schedulers.scheduler import After
+
+MOST_PARTS = 1000
+"""Maximum number of parts of a chain."""
 
 Resolve = Callable[[ParsedArgs], RunContext]
 """Resolves the program and its arguments to a run. Raises `InvalidRequest`."""
@@ -68,6 +73,13 @@ class SweepContext(NamedTuple):
 
 def requested(options: RunOptions) -> Sweep | None:
     """Return the sweep that the options request; None for a single run. Raises `InvalidRequest`."""
+    if options.chain is not None:
+        other = [option for option in (RunOptions.sweep, RunOptions.array) if options.given(option)]
+        if other:
+            raise InvalidRequest(f"--chain cannot be combined with {other[0].long_name}", "leave out one of them")
+        if options.chain > MOST_PARTS:
+            raise InvalidRequest(f"--chain {options.chain}: the maximum is {MOST_PARTS}", "use fewer parts")
+        return Sweep(tuple(map(Point, range(options.chain))), 1, chain=True)
     if not options.sweep and options.array is None:
         if options.given(RunOptions.max_parallel) and options.typed(RunOptions.max_parallel):
             raise InvalidRequest("--max-parallel requires a sweep", "add --sweep NAME=VALUES or --array NUMBERS")
@@ -169,10 +181,11 @@ def create(context: SweepContext) -> Run:
     return kept
 
 
-def write_record(run: Run, context: SweepContext) -> None:
-    """Write job.json of a sweep whose points this process starts."""
+def write_record(run: Run, context: SweepContext, here: bool = True) -> None:
+    """Write job.json of a sweep. `here`: this process starts its points."""
     base = context.base
-    run.write("job.json", run_record(base.asked.job, 0, run.id, base.argv))
+    more = {} if here else {"pid": 0, "pid_started": ""}
+    run.write("job.json", run_record(base.asked.job, 0, run.id, base.argv, **more))
 
 
 def started_again(context: SweepContext, run: Run, indices: Sequence[int]) -> SweepContext:
@@ -209,6 +222,8 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
     `run`: the directory of an existing sweep.
     """
     base = context.base
+    if context.sweep.chain:
+        return _submit_chain(context, run)
     refuse_stdin(base)
     check_queued(base)
     asks = client(base.asked.job.scheduler)
@@ -236,6 +251,36 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
         raise
     base.progress(f"{sweep_dir.id} submitted to {asks.title} as job {number} with {len(context.points)} points")
     return sweep_dir
+
+
+def _submit_chain(context: SweepContext, run: Run | None) -> Run:
+    """Submit each part of a chain as a job that waits for the one before."""
+    base, parts = context.base, list(context.points.values())
+    asks = client(base.asked.job.scheduler)
+    if not asks.scheduler.waits:
+        raise InvalidRequest(f"jobs of {asks.title} cannot wait for each other", "run the chain inside a job")
+    chain_dir = create(context) if run is None else run
+    submitted: list[Run] = []
+    after, previous = base.after, ""
+    try:
+        for part in parts:
+            made = scheduled.start(part._replace(after=after, previous=previous)).run
+            submitted.append(made)
+            job = made.scheduled
+            assert job is not None
+            # a part that reached its time limit counts as failed for the scheduler: the next one decides (`batch.py`)
+            after, previous = (After(job.job, "any"),), made.id
+        if run is None:
+            write_record(chain_dir, context, here=False)
+    except BaseException:
+        for made in submitted:
+            with suppress(MusterError):
+                asks.cancel(made.scheduled.job if made.scheduled is not None else "")
+        for made in [*submitted, *([chain_dir] if run is None else ())]:
+            remote.forget_way(made)
+            remove_run(base.store, made)
+        raise
+    return chain_dir
 
 
 def _write_shared(sweep_dir: Run, base: RunContext) -> None:
@@ -280,7 +325,7 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
     asks = client(asked.job.scheduler)
     arrays, terms = asks.scheduler.arrays, asks.scheduler.terms(options)
     assert arrays is not None
-    wanted = request(asked, options, sweep_dir.path, array_of(list(context.points), context.sweep.most))
+    wanted = request(asked, options, sweep_dir.path, array_of(list(context.points), context.sweep.most), base.after)
     asks.try_folder(store.root, wanted, base.env)
     text = script_of(wanted, asked, options, sweep_dir.path, (asks.name, name))
     script = write_script(sweep_dir, text)

@@ -61,3 +61,21 @@ def test_kill_ends_all_points_of_a_sweep(there: LabCluster) -> None:
     assert 0 == there.muster("kill", "lrs").returncode
     assert ["killed"] * 4 == [point["state"] for point in points(there)]
     there.nothing_left()
+
+
+def test_a_chain_and_a_run_that_waits_for_it(there: LabCluster) -> None:
+    """The first part reaches a time limit, which the scheduler takes for a failure; the third one fails."""
+    text = 'case $MUSTER_PART in 0) sleep 600;; 2) exit 9;; esac; echo "part $MUSTER_PART"'
+    line = ["run", "--slurm", "-d", "-N", "1", "-g", "1", "--launcher", "exec"]
+    chain = [*line, "--name", "c", "--timeout", "1s", "--chain", "4", "--", "sh", "-c", text]
+    assert 0 == there.muster(*chain).returncode
+    assert 0 == there.muster(*line, "--name", "after", "--after", "c:any", "--", "echo", "last").returncode
+    assert "pending: waiting for another job (Dependency)" in there.muster("show", "after").stdout
+    assert 9 == there.muster("wait", "c").returncode
+    shown = json.loads(there.muster("show", "c", "--json").stdout)
+    assert ["timed out", "succeeded", "failed", "killed"] == [point["state"] for point in shown["points"]]
+    assert "did not succeed (failed)" in there.muster("show", "c.3").stdout
+    assert 0 == there.muster("wait", "after").returncode
+    refused = there.muster(*line, "--after", "c", "--", "true")
+    assert 125 == refused.returncode, refused.stderr
+    there.nothing_left()
