@@ -211,9 +211,9 @@ class Shell(NamedTuple):
     """A shell that expands and runs commands."""
 
     kind: str
-    """batch (the script that sbatch runs), script (another shell script), local (`bash -c`, `eval` in the same place),
-    step (each task of srun or mpirun), remote (ssh, pdsh), or file (a script written by a heredoc, or a function
-    exported with `export -f`: it runs wherever it is called)."""
+    """batch (the script that sbatch runs), script (another shell script), step (each task of srun or mpirun), remote
+    (ssh, pdsh), or file (a script written by a heredoc, or a function exported with `export -f`: it runs wherever it is
+    called). `bash -c`, `eval` and the command of a trap have the kind of the shell around them."""
     launchers: tuple[Program, ...] = ()
     """The programs between the script and this shell, outermost first."""
     number: int = 0

@@ -333,9 +333,7 @@ class _Builder:
         self.commands.append(command)
         self._effects(command, place)
         if split.inner is not None:
-            kind = self.shell.kind if split.inner.kind == "local" and self.shell.kind != "batch" else split.inner.kind
-            kind = "batch" if command.name == "eval" and self.shell.kind == "batch" else kind
-            kind = "batch" if kind == "local" and self.shell.kind == "batch" else kind
+            kind = self.shell.kind if split.inner.kind == "local" else split.inner.kind
             self._inside(kind, split.programs, assemble(split.inner.words))
         self._heredocs(redirects, command, place, split.reads_stdin)
 
@@ -455,7 +453,8 @@ class _Builder:
                         self._visit(child, piped)
             elif node.type == "herestring_redirect" and reads_stdin and node.named_children:
                 word = expand_whole(self.words.word(node.named_children[-1]), self.values)
-                self._inside(reads_stdin, command.programs if command else (), assemble([word]))
+                kind = self.shell.kind if reads_stdin == "local" else reads_stdin
+                self._inside(kind, command.programs if command else (), assemble([word]))
 
     def _heredoc(self, node: Node, command: Command | None, reads_stdin: str) -> None:
         body = next((child for child in node.named_children if child.type == "heredoc_body"), None)
@@ -474,8 +473,7 @@ class _Builder:
         )
         mapped = assemble([word])
         if reads_stdin:
-            kind = reads_stdin if reads_stdin != "local" else "batch" if self.shell.is_batch else "local"
-            self._inside(kind, command.programs, mapped)
+            self._inside(self.shell.kind if reads_stdin == "local" else reads_stdin, command.programs, mapped)
         elif command.name in ("cat", "tee") and (is_script or _DIRECTIVE.search(text)):
             self._inside("batch" if _DIRECTIVE.search(text) else "file", (), mapped)
 

@@ -58,6 +58,10 @@ def programs_of(argv: Sequence[Word]) -> Programs:
         if name == "eval":
             found.append(Program("eval", (), tuple(words[1:]), words[0]))
             return Programs(tuple(found), Inner(kind, tuple(words[1:])) if words[1:] else None)
+        if name == "trap" and len(words) > 2:
+            found.append(Program("trap", (), tuple(words[1:]), words[0]))
+            handler = words[1].text or ""
+            return Programs(tuple(found), Inner(kind, (words[1],)) if handler.strip("-") else None)
         program, rest = _program(name, words)
         found.append(program)
         if program.name in ("srun", "mpirun"):

@@ -62,6 +62,9 @@ class Scene:
             return self.nodes == 1
         if self.script.directive("--nodes") or (self.requested("--ntasks") or 1) > 1:
             return False
+        wide = (program.value("--nodes") for command in self.commands for program in command.programs)
+        if any(value is not None and number(value) != 1 for value in wide):
+            return False
         names = {"SLURM_NNODES", "SLURM_JOB_NUM_NODES", "SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_NTASKS"}
         return not any(names & word.names for command in self.commands for word in command.words)
 
@@ -154,6 +157,15 @@ class Scene:
     def is_task(self, shell: Shell) -> bool:
         """True if each task has a shell of its own here."""
         return shell.kind == "step" or (shell.kind == "script" and self.is_run_by_srun)
+
+    def is_spread(self, command: Command) -> bool:
+        """True if it starts something unknown on other nodes, which may be the ranks: `srun $CMD`, `srun ./run.sh`."""
+        last = command.programs[-1] if command.programs else None
+        if last is None or last.name == "ray":
+            return last is not None
+        if last.name in ("srun", "mpirun", "ssh", "pdsh", "clush", "xargs", ""):
+            return True
+        return (last.name == "bash" and not last.has("-c")) or self.starts_training(command)
 
     def tasks_per_node(self, step: Program) -> int | None:
         """Number of tasks that srun or mpirun starts on each node; None if it is not known."""
