@@ -356,7 +356,7 @@ RULES = (
         transport_disabled,
         "`NCCL_P2P_DISABLE=1`, `NCCL_IB_DISABLE=1` or `NCCL_SHM_DISABLE=1` left over",
         "NCCL works without NVLink or InfiniBand, many times slower.",
-        "Delete the line; if NCCL fails without it, repair the cause (`NCCL_DEBUG=INFO` names it).",
+        "Delete the line; if NCCL then fails, repair the cause (`NCCL_DEBUG=INFO` names it).",
         f"{_JOB}export NCCL_IB_DISABLE=1\n{_RUN}",
         f"{_JOB}export NCCL_IB_DISABLE=0\n{_RUN}",
     ),
