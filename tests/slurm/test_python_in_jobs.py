@@ -21,10 +21,13 @@ options = {"slurm": True, "nnodes": 2, "nproc_per_node": 1, "grace": 1}
 if sys.argv[1] == "job":
     run = muster.submit(where, 10, time="5", **options)
     print(run.status() in ("pending", "running"), run.results(), run.status())
-    with muster.Executor(time="5", nnodes=1, nproc_per_node=1, slurm=True, show_output=False) as executor:
-        several = executor.map_array(lambda number: (number, os.environ["SLURM_JOB_ID"]), range(2))
-        numbers, jobs = zip(*[future.result() for future in several])
-        assert (0, 1) == numbers and jobs[0] != jobs[1]
+    with muster.Executor(2, time="5", nnodes=1, nproc_per_node=1, slurm=True, name="array") as executor:
+        several = executor.map_array(lambda number: (number, os.environ["SLURM_ARRAY_JOB_ID"], 1 / number), range(3))
+        assert isinstance(several[0].exception(), ZeroDivisionError)
+        numbers, jobs, _ = zip(*[future.result() for future in several[1:]])
+        assert (1, 2) == numbers and jobs[0] == jobs[1]
+        first = executor.run_of(several[1])
+        assert first.id.endswith(".1") and muster.attach("array.1").result() == several[1].result()
     waiting = muster.submit(lambda: __import__("time").sleep(500), slurm=True, nnodes=3, nproc_per_node=1, time="9")
     waiting.kill()
     assert not waiting.status().lives

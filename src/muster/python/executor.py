@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 _submit = entry(starting.submit)
 
+_MOST = 1024
+"""Threads that wait for jobs of a scheduler: more calls wait for a thread."""
+
 
 class Executor(futures.Executor):
     """Runs each submitted call as a run of its own, with the options given here.
@@ -43,7 +46,9 @@ class Executor(futures.Executor):
         split(print, (), {"args": (), **options})  # raises for wrong options now
         self._options: dict[str, Any] = dict(options)
         scheduled = any(self._options.get(name) for name in ("scheduler", *SCHEDULERS))
-        self._pool = ThreadPoolExecutor(max_workers or (1024 if scheduled else 1), thread_name_prefix="muster")
+        self._most = max_workers
+        self._pool = ThreadPoolExecutor(max_workers or (_MOST if scheduled else 1), thread_name_prefix="muster")
+        self._arrays: ThreadPoolExecutor | None = None
         self._runs: WeakKeyDictionary[futures.Future[Any], Run[Any]] = WeakKeyDictionary()
         self._known = threading.Condition()
         self._waiting: set[futures.Future[Any]] = set()
@@ -62,13 +67,41 @@ class Executor(futures.Executor):
     def map_array(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> list[futures.Future[T]]:
         """Start a run for each element of the iterables, as `map` pairs them; return their futures, in this order.
 
-        At most `max_workers` runs at a time: one by default, and no limit for a scheduler, where each is a job of its
-        own. All calls are checked before the first run is started.
+        At most `max_workers` runs at a time: one by default, and no limit for a scheduler, where they are one job
+        array. All calls are checked before the first run is started.
         """
         calls = list(zip(*iterables))
         for args in calls:
             split(fn, (), {"args": args, **self._options})
-        return [self.submit(fn, *args) for args in calls]
+        if not calls or not starting.is_queued(self._options):
+            return [self.submit(fn, *args) for args in calls]
+        runs = starting.submit_array(fn, calls, self._options, self._most)
+        found: list[futures.Future[T]] = [futures.Future() for _ in runs]
+        with self._known:
+            self._runs.update(zip(found, runs))
+        for future, run in zip(found, runs):
+            self._waiting.add(future)
+            self._array_pool().submit(self._await, future, run)
+        return found
+
+    def _array_pool(self) -> ThreadPoolExecutor:
+        """Return the threads that wait for arrays, where the scheduler limits how many calls run at a time."""
+        if self._arrays is None:
+            self._arrays = ThreadPoolExecutor(_MOST, thread_name_prefix="muster")
+        return self._arrays
+
+    def _await(self, future: futures.Future[Any], run: Run[Any]) -> None:
+        """Set the future of a call that was submitted to the result of its run."""
+        self._waiting.discard(future)
+        if not future.set_running_or_notify_cancel():
+            run.kill()
+            return
+        try:
+            result = run.result()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
     def run_of(self, future: futures.Future[Any], timeout: float | None = None) -> Run[Any]:
         """Wait until the run of a call is started, and return it. Raises TimeoutError, and what starting raised."""
@@ -106,7 +139,9 @@ class Executor(futures.Executor):
         if cancel_futures:
             for future in list(self._waiting):
                 future.cancel()
-        self._pool.shutdown(wait)
+        for pool in (self._pool, self._arrays):
+            if pool is not None:
+                pool.shutdown(wait)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
         if kind is not None:

@@ -21,6 +21,7 @@ from muster.python.output import Printed, Quiet, tell
 from muster.python.pickling import has_checkpoint, packed
 from muster.python.run import Run
 from muster.python.splitting import OPTIONS, Split, name_of, split
+from muster.rundir.run import Run as RunDir
 from muster.rundir.store import store_at
 from muster.runner.context import RunContext, Viewer, resolve
 from muster.schedulers import SCHEDULERS
@@ -48,11 +49,36 @@ def _start(program: Any, found: Split, show: bool) -> Run[Any]:
     return Run(api.start(context_of(program, found, show)))
 
 
+def submit_array(
+    program: Any, calls: Sequence[tuple[Any, ...]], keywords: Mapping[str, Any], most: int | None
+) -> list[Run[Any]]:
+    """Submit calls of a function as one job array, at most `most` at a time; return their runs, in this order.
+
+    Raises `InvalidRequest` for options of a run without a queue.
+    """
+    from muster.runner import sweeps  # imported late, as all of this: other runs need none of it
+    from muster.runner.detached import DetachedRun
+
+    found = [split(program, (), {**keywords, "args": args}) for args in calls]
+    first = context_of(program, found[0], False)
+    warning = first.options.value(OPTIONS["signal_before"]).signal
+    functions = [packed(program, one.args, one.kwargs, warning) for one in found[1:]]
+    sweep = sweeps.of_calls([first, *(first._replace(function=function) for function in functions)], most)
+    sweeps.submit(sweep)
+    return [Run(DetachedRun(RunDir(first.store.path(point.run_id)))) for point in sweep.points.values()]
+
+
+def is_queued(options: Mapping[str, Any]) -> bool:
+    """Return whether a run with these options waits in the queue of a scheduler, and is not inside one of its jobs."""
+    scheduled = any(options.get(name) for name in ("scheduler", *SCHEDULERS))
+    return scheduled and not any(row.job in os.environ for row in SCHEDULERS.values())
+
+
 def context_of(program: Any, found: Split, show: bool) -> RunContext:
     """Return the context of a run of a function or a script. Raises `InvalidRequest`."""
     began, env = time.monotonic(), dict(os.environ)
     if callable(program) and has_checkpoint(program):
-        found = found._replace(options={**_requeued(found.options, env), **found.options})
+        found = found._replace(options={**_requeued(found.options), **found.options})
     options = RunOptions(("argv", from_table(RUN, found.options, "options of the run")))
     _refuse_in_a_rank()
     store = store_at(options.run_dir, env)
@@ -87,11 +113,9 @@ _REQUEUES = 3
 """How often a job with a checkpoint is requeued at most, if `requeue` is not given."""
 
 
-def _requeued(given: Mapping[str, Any], env: Mapping[str, str]) -> Mapping[str, Any]:
+def _requeued(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the option that has a job continue from its checkpoint; empty without a job, and inside one."""
-    scheduled = any(given.get(name) for name in ("scheduler", *SCHEDULERS))
-    inside = any(row.job in env for row in SCHEDULERS.values())
-    return {"requeue": _REQUEUES} if scheduled and not inside else {}
+    return {"requeue": _REQUEUES} if is_queued(given) else {}
 
 
 def _viewer(options: RunOptions, show: bool) -> Viewer:

@@ -33,7 +33,7 @@ from muster.core.sweep import (
 )
 from muster.errors import InvalidRequest, MusterError
 from muster.launchers import make_plan
-from muster.rundir.run import Run
+from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import create_run, remove_run
 from muster.rundir.sweeps import next_ids, write_sweep
 from muster.runner import scheduled
@@ -139,6 +139,19 @@ def prepare(sweep: Sweep, parsed: ParsedArgs, options: RunOptions, resolve: Reso
     program = base.asked.job.program
     job = base.asked.job._replace(program=program._replace(argv=(program.argv[0], *parsed.operands[1:])))
     return SweepContext(base.with_job(job), sweep, points)
+
+
+def of_calls(contexts: Sequence[RunContext], most: int | None = None) -> SweepContext:
+    """Return a sweep whose points are these runs, which call a function each with the same options.
+
+    `most`: how many run at the same time.
+    """
+    base, sweep = contexts[0], Sweep(tuple(map(Point, range(len(contexts)))), most)
+    words = ParsedArgs({}, list(base.asked.job.program.argv), False)
+    points = {
+        point.number: _of_point(base, context, sweep, point, words) for point, context in zip(sweep.points, contexts)
+    }
+    return SweepContext(base._replace(function=b""), sweep, points)
 
 
 def _of_point(base: RunContext, context: RunContext, sweep: Sweep, point: Point, words: ParsedArgs) -> RunContext:
@@ -295,6 +308,8 @@ def _write_point(sweep_dir: Run, point: RunContext, base: RunContext) -> Run:
     """Create the directory of a point, from which its controller will start."""
     kept = create_run(point.store, point.run_id)
     facts.write_marker(str(kept.path))
+    if point.function:
+        kept.replace(FUNCTION, point.function)
     for name in (ARCHIVE, code_tree.LIST):
         _link(sweep_dir.path / name, kept.path / name)
     asked = point.asked._replace(snapshot=base.asked.snapshot)
