@@ -100,6 +100,8 @@ class RankProcesses:
         """The signals that were sent to each rank of this attempt, to end it."""
         self.killing = False
         """True once everything of this attempt is killed."""
+        self.closed = False
+        """True once the processes that are not ranks have been ended."""
         self.watch = RankWatch(run, self)
         self.progress: ProgressWatch | None = None
         """Measures whether ranks make progress, if that is wanted."""
@@ -299,6 +301,7 @@ class RankProcesses:
 
     def forker_preload_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
         """Handle a failed import of the fork server."""
+        self.found.statements = []  # its end has nothing to do with them
         self.emit("start_failed", what="import", module=module, missing=missing, text=text)
 
     def forker_found_unfit(self, payload: bytes, statement: str, why: str) -> None:
@@ -534,6 +537,10 @@ class RankProcesses:
             and not self.forkserver_times.get("imported")
         ):
             if self.found.statements:
+                if self.forkserver.connected:  # its last message may not have been read
+                    self.on_forkserver_message(self.forkserver)
+                if pid != self.forkserver.pid or self.killing or self.closed:
+                    return
                 self.found.drop_all("ends the fork server" if number is None else f"ends it with signal {number}")
                 self.start_forkserver_again()
                 return
@@ -752,6 +759,7 @@ class RankProcesses:
 
     def close(self) -> None:
         """End the processes that are not ranks."""
+        self.closed = True
         if self.progress is not None:
             self.progress.end()
         for pid in [pid for pid, name in self.names.items() if name == "gpus"]:
