@@ -7,8 +7,12 @@ data, in the message `call`.
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
+import marshal
 import os
 import re
+import sys
 from collections.abc import Sequence
 from shlex import quote
 
@@ -21,14 +25,15 @@ _WORD = re.compile(r"\w+")
 
 
 _UNPACK = """
+import marshal
 import sys
 from _frozen_importlib import ModuleSpec
 
 class Sent:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name in SOURCES:
-            return ModuleSpec(name, Sent, is_package=not SOURCES[name])
+        if name in SOURCES or name in CODES:
+            return ModuleSpec(name, Sent, is_package=name not in CODES and not SOURCES[name])
     @staticmethod
     def create_module(spec):
         return None
@@ -37,7 +42,9 @@ class Sent:
         return SOURCES[name]
     @staticmethod
     def exec_module(module):
-        exec(compile(SOURCES[module.__name__], "<sent>/" + module.__name__, "exec"), module.__dict__)
+        name = module.__name__
+        code = marshal.loads(CODES[name]) if name in CODES else compile(SOURCES[name], "<sent>/" + name, "exec")
+        exec(code, module.__dict__)
 
 sys.meta_path.insert(0, Sent)
 """
@@ -110,10 +117,12 @@ def text_of(module: str) -> str:
 
     Raises OSError if there is no such module.
     """
-    root = os.path.dirname(os.path.dirname(__file__))
-    path = os.path.join(root, *module.split(".")[1:]) + ".py"
-    data: bytes = globals()["__loader__"].get_data(path)
+    data: bytes = globals()["__loader__"].get_data(_path_of(module))
     return data.decode()
+
+
+def _path_of(module: str) -> str:
+    return os.path.join(os.path.dirname(os.path.dirname(__file__)), *module.split(".")[1:]) + ".py"
 
 
 def sources(program: str) -> dict[str, str]:
@@ -145,9 +154,56 @@ def hook_sources() -> dict[str, str]:
     return {path: text_of(f"muster.agent.hook.{name}") for name, path in {"sitecustomize": HOOK_ENTRY, **names}.items()}
 
 
-def agent_source() -> bytes:
-    """Return the program text of an agent, with its length in front."""
-    return _source(f"HOOK={hook_sources()!r}\nfrom muster.agent.main import main\nmain(f, HOOK)")
+_AGENT_ENTRY = "from muster.agent.main import main\nmain(f, HOOK)"
+
+
+def agent_source(same_python: bool = False) -> bytes:
+    """Return the program text of an agent, with its length in front.
+
+    `same_python`: it is run by the interpreter of this process, so the modules are sent as the bytecode that this
+    interpreter keeps of them. Compiling them takes 55 ms of CPU time, as much as all the rest of the agent's start.
+    """
+    if not same_python:
+        return _source(f"HOOK={hook_sources()!r}\n{_AGENT_ENTRY}")
+    texts, codes = sources(_AGENT_ENTRY), {}
+    for module, text in texts.items():
+        code = _bytecode_of(module) if text and "get_source" not in text else None
+        if code is not None:
+            codes[module] = code
+    data = marshal.dumps(
+        ({module: text for module, text in texts.items() if module not in codes}, codes, hook_sources())
+    )
+    text = (
+        f"import marshal\nSOURCES,CODES,HOOK=marshal.loads(f.read({len(data)}))\n{_UNPACK}\n{_AGENT_ENTRY}\n".encode()
+    )
+    return b"%d\n" % len(text) + text + data
+
+
+def _bytecode_of(module: str) -> bytes | None:
+    """Return the bytecode of a module of muster that this interpreter keeps beside it, marshalled; None without one.
+
+    A missing one is made if it can be kept. See importlib/_bootstrap_external.py for the format.
+    """
+    path = _path_of(module)
+    cached = importlib.util.cache_from_source(path, optimization="")
+    for attempt in range(2):
+        try:
+            found = os.stat(path)
+            with open(cached, "rb") as file:
+                data = file.read()
+            stamp = (int(found.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + found.st_size.to_bytes(4, "little")
+            if data[:16] == importlib.util.MAGIC_NUMBER + bytes(4) + stamp:
+                return data[16:]
+        except (OSError, OverflowError):
+            pass
+        folder = os.path.dirname(cached)
+        while folder != os.path.dirname(folder) and not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        kept = not sys.dont_write_bytecode and not sys.flags.optimize and os.access(folder, os.W_OK)
+        if attempt or not kept or not os.path.isfile(path):
+            break
+        importlib.machinery.SourceFileLoader(module, path).get_code(module)
+    return None
 
 
 def calls_source() -> bytes:
@@ -161,5 +217,5 @@ def _source(entry: str) -> bytes:
     `f` is the file it was read from, whose buffer may hold what follows. Each module is compiled on its first import,
     because most runs need only some.
     """
-    text = f"SOURCES={sources(entry)!r}\n{_UNPACK}\n{entry}\n".encode()
+    text = f"SOURCES={sources(entry)!r}\nCODES={{}}\n{_UNPACK}\n{entry}\n".encode()
     return b"%d\n" % len(text) + text

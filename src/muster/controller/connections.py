@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -222,7 +223,8 @@ def start_agent(
     target: Target, number: int, env: Mapping[str, str], keep: Sequence[int] = (), guarded: bool = False
 ) -> ProcessConnection:
     """Start the agent of one node, which inherits the descriptors `keep`. `guarded`: see `agent/guard.py`."""
-    link = _start(target, number, env, agent_source(), keep, "agent", {"guarded": guarded})
+    same = target.transport == "local" and not target.setup and target.python == sys.executable
+    link = _start(target, number, env, agent_source(same), keep, "agent", {"guarded": guarded})
     link.guarded = guarded
     return link
 
