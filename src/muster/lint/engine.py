@@ -9,6 +9,8 @@ from typing import Any
 from muster.errors import InvalidRequest
 from muster.lint.model import Source, Span
 from muster.lint.rule import CONFIG, HOSTFILE, PYTHON, SCRIPT, Edit, Finding
+from muster.lint.rules_hosts import Hosts
+from muster.lint.rules_python import PythonFile
 from muster.lint.scene import Scene
 from muster.lint.table import RULES
 
@@ -69,6 +71,16 @@ def _subjects(source: Source, kind: str, read: Callable[[str], str | None]) -> I
         except ImportError as error:
             raise missing(error) from None
         yield Scene(read_script(source), read)
+    elif kind == CONFIG:
+        try:
+            from muster.lint.configs import Config
+        except ImportError as error:
+            raise missing(error) from None
+        yield Config(source)
+    elif kind == PYTHON:
+        yield PythonFile(source)
+    elif kind == HOSTFILE:
+        yield Hosts(source)
 
 
 def missing(error: ImportError) -> InvalidRequest:

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from muster.lint import rules_environment, rules_ranks, rules_rendezvous, rules_sbatch, rules_shell, rules_steps
+from muster.lint import (
+    rules_config,
+    rules_environment,
+    rules_hosts,
+    rules_python,
+    rules_ranks,
+    rules_rendezvous,
+    rules_sbatch,
+    rules_shell,
+    rules_steps,
+)
 from muster.lint.rule import Rule
 
 RULES: Mapping[str, Rule] = {
     rule.name: rule
-    for module in (rules_sbatch, rules_ranks, rules_rendezvous, rules_environment, rules_steps, rules_shell)
+    for module in (
+        rules_sbatch,
+        rules_ranks,
+        rules_rendezvous,
+        rules_environment,
+        rules_steps,
+        rules_shell,
+        rules_python,
+        rules_config,
+        rules_hosts,
+    )
     for rule in module.RULES
 }
 """By name, in the order of the documentation."""
