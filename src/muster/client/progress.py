@@ -16,10 +16,11 @@ def progress_now(run: Run, client: Client, within: float) -> Progress | None:
     """Return how far a running run is; None if its ranks report nothing, or that is not known.
 
     The run directory has it if the ranks write there, as on this machine or in a shared home; else the controller is
-    asked, for at most `within` seconds.
+    asked, for at most `within` seconds. That of a scheduler's job is not: its run directory is shared, and a job step
+    for each run of a long list would take minutes.
     """
     here = progress_in_run_dir(run)
-    if here is not None or not run.job.get("served"):
+    if here is not None or not run.job.get("served") or run.scheduled is not None:
         return here
     try:
         ranks = table(ask(run, "usage", client, within, only_steps=True).get("ranks"))

@@ -55,6 +55,7 @@ class SchedulerClient:
         self.name, self.scheduler = name, get_scheduler(name)
         self.title = self.scheduler.title
         self._silent_since = -_SILENT_FOR
+        self._no_accounting_since = -_SILENT_FOR
         self._seen: tuple[float, dict[str, JobStatus]] = 0.0, {}
         """The last answer about the user's jobs and its Unix time, so that a long queue is not parsed for each run."""
 
@@ -303,7 +304,18 @@ class SchedulerClient:
 
     def final(self, job: str) -> Final:
         """Return the final state of a job that is no longer listed; empty if there is no accounting."""
-        return self._asked(self.scheduler.final(job), Final(), _SOON) if self.scheduler.final is not None else Final()
+        if self.scheduler.final is None or time.monotonic() - self._no_accounting_since < _SILENT_FOR:
+            return Final()
+        ask = self.scheduler.final(job)
+        try:
+            answer = self._answer(ask.argv, _SOON)
+            if answer.code == 0:
+                return ask.read(answer)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        # a list of many old runs must not wait for accounting that is off or unreachable once for each of them
+        self._no_accounting_since = time.monotonic()
+        return Final()
 
     def restarts(self, job: str) -> int:
         """Return how often a job was requeued; 0 if unknown."""

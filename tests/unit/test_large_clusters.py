@@ -1,0 +1,125 @@
+"""Clusters with thousands of nodes and jobs: no step takes time that grows with their square.
+
+Calls are counted, as their number depends on no machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from muster.cli.nodes import _jobs, _machines
+from muster.core.sweep import Parameter, points_of
+from muster.rundir.run import Run
+from muster.rundir.sweeps import folded
+from muster.schedulers import slurm_jobs, slurm_nodes
+from muster.ui.formatting import table
+
+STATES = ("idle", "mixed", "allocated", "drained", "down*")
+
+
+def sinfo(count: int) -> str:
+    """Return the lines of nodes that are in two partitions each."""
+    lines = [
+        f"node{number:05d}|{partition}|{STATES[number % 5]}|64|512000|gpu:a100:8(S:0-1)|0/64/0/64|none\n"
+        for number in range(count)
+        for partition in ("main*", "gpu")
+    ]
+    return "".join(lines)
+
+
+def in_use(count: int) -> str:
+    return "".join(f"node{number:05d}   gpu:a100:{number % 9}(IDX:0)\n" for number in range(count))
+
+
+def everybody(count: int) -> str:
+    return "".join(
+        f"{number}|root|main|PENDING|4|gres:gpu:8|0:00|4:00:00|Priority|(null)|job-{number}\n"
+        for number in range(count)
+    )
+
+
+def mine(count: int) -> str:
+    """Return the lines of jobs, half of them tasks of arrays."""
+    return "".join(
+        f"{number}|RUNNING|None|node[{number:05d}-{number + 3:05d}]|2026-11-28T01:04:34|59:58|{name}|job-{number}\n"
+        for number in range(count)
+        for name in (f"{number}" if number % 2 else f"{number // 100}_{number}",)
+    )
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Return the number of calls of functions during this work."""
+    counted = 0
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def grows(work: Callable[[int], object], count: int = 400) -> float:
+    """Return by how much the number of calls grows if there is four times as much."""
+    work(count)  # regular expressions are compiled
+    return calls(lambda: work(4 * count)) / calls(lambda: work(count))
+
+
+def test_the_nodes_and_the_queue() -> None:
+    def nodes(count: int) -> None:
+        found, used = slurm_nodes.nodes(sinfo(count)), slurm_nodes.used_gpus(in_use(count))
+        assert len(found) == count
+        assert table(_machines(found, used))
+
+    def queue(count: int) -> None:
+        found = slurm_nodes.jobs(everybody(count))
+        assert len(found) == count
+        assert table(_jobs(found, {job.job for job in found}, True))
+
+    assert grows(nodes) < 5
+    assert grows(queue) < 5
+    assert grows(lambda count: slurm_jobs.queued(mine(count))) < 5
+
+
+def test_the_runs_and_the_points_of_a_sweep(tmp_path: Path) -> None:
+    def runs(count: int) -> None:
+        assert len(folded([Run(tmp_path / f"20261128-010000-abcd-train.{number}") for number in range(count)])) == count
+
+    assert grows(runs) < 5
+    assert grows(lambda count: points_of([Parameter("x", tuple(map(str, range(count))))])) < 5
+
+
+def test_a_list_of_runs_asks_the_scheduler_once(env: dict[str, str], tmp_path: Path) -> None:
+    """With 10,000 jobs in the queue; no job step is started, whose output would be late."""
+    programs, home = tmp_path / "bin", Path(env["MUSTER_HOME"])
+    programs.mkdir()
+    (programs / "queue").write_text(mine(10_000))
+    for name, text in (("squeue", f"cat {programs}/queue"), ("srun", "exit 1"), ("sacct", "exit 1")):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} >>{programs}/asked\n{text}\n")
+        (programs / name).chmod(0o755)
+    for folder in (home, home / "runs"):
+        folder.mkdir(mode=0o700)
+    for number in range(1, 301, 2):
+        run = home / "runs" / f"20261127-000000-{number:08x}-train"
+        run.mkdir(mode=0o700)
+        scheduled = {"name": "slurm", "job": str(number), "job_name": f"job-{number}"}
+        place = {"there": str(run), "host": "", "boot": "", "served": {"name": "", "user": ""}}
+        record = {"id": run.name, "name": "", "time": 1.0, "ranks": 0, "job": {}, **place, "scheduler": scheduled}
+        del record["job"]
+        (run / "job.json").write_text(json.dumps(record))
+    env["PATH"] = f"{programs}:{os.environ['PATH']}"
+    line = [sys.executable, "-m", "muster", "ps", "-a", "--json"]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120)
+    assert 0 == done.returncode, done.stderr
+    assert {"running"} == {run["state"] for run in json.loads(done.stdout)}
+    assert ["squeue"] == (programs / "asked").read_text().split()
