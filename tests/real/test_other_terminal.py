@@ -158,7 +158,7 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
         run.process.send_signal(signal.SIGTERM)
         assert 143 == run.end()[0]
     ended = muster("show").stdout
-    assert "  PID  " not in ended and "PEAK MEMORY" in ended, "what they used, and no longer what they use"
+    assert "  PID  " not in ended and "PEAK RSS" in ended, "what they used, and no longer what they use"
 
 
 def test_show_tells_the_start_by_phase(muster: Any, script: Script) -> None:

@@ -21,9 +21,9 @@ def test_few_ranks_have_a_row_each() -> None:
         RankExit(2, 0, 5.0, 0),
     ]
     assert usage_in_words(ends).splitlines() == [
-        "RANK  PEAK MEMORY  CPU TIME  IN THE KERNEL  CHILDREN CPU  WAIT FOR CORE  MAJOR FAULTS  SWITCHES",
-        "0     3.0 GiB      1m 3s     2.0s           0.0s                         0             1,234",
-        "1     5.0 GiB      1m 1s     1.0s           1m 15s        0.4s           2             0",
+        "RANK  PEAK RSS  CPU TIME  SYSTEM TIME  CHILDREN CPU  CPU WAIT  MAJOR FAULTS  CONTEXT SWITCHES",
+        "0     3.0 GiB   1m 3s     2.0s         0.0s                    0             1,234",
+        "1     5.0 GiB   1m 1s     1.0s         1m 15s        0.4s      2             0",
     ]
 
 
@@ -33,12 +33,12 @@ def test_many_ranks_are_folded() -> None:
     ends.append(exit_of(511, peak_memory=4 * GIB, user=1.0, read=3 << 20))
     random.Random(3).shuffle(ends)
     assert usage_in_words(ends).splitlines() == [
-        "512 RANKS      MIN      MEDIAN   MAX      RANK OF MAX",
-        "peak memory    1.0 GiB  1.0 GiB  4.0 GiB  511",
-        "CPU time       1.0s     2.0s     2.0s     0",
-        "in the kernel  0.0s     0.0s     0.0s     0",
-        "read           0 bytes  0 bytes  3.0 MiB  511",
-        "switches       0        0        0        0",
+        "512 RANKS         MIN      MEDIAN   MAX      RANK OF MAX",
+        "peak RSS          1.0 GiB  1.0 GiB  4.0 GiB  511",
+        "CPU time          1.0s     2.0s     2.0s     0",
+        "system time       0.0s     0.0s     0.0s     0",
+        "read              0 bytes  0 bytes  3.0 MiB  511",
+        "context switches  0        0        0        0",
     ]
 
 

@@ -82,7 +82,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         name, allocation = around
         gpus = client.client(name).gpus_by_host(allocation, env)
         common = common._replace(scheduler=name, allocation=allocation.job)
-        chosen = allocation.hosts[: options.nnodes]
+        chosen = allocation.hosts[: options.nodes]
         targets = [common._replace(host=host, gpus=gpus[host] or 0) for host in chosen]
         env = get_scheduler(name).clean(env)
     patient, silent = _look(targets, env, store.root)
@@ -109,7 +109,7 @@ def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpe
             raise InvalidRequest(what, f"add {typed(name)}, or leave out {option.long_name}")
     if options.scheduled:
         return found
-    count = len(found) if options.nnodes is None else options.nnodes
+    count = len(found) if options.nodes is None else options.nodes
     if count > len(found):
         others = "".join(f", or use {typed(name)}" for name in SCHEDULERS)
         hint = f"name hosts with --hosts{others}"
@@ -132,7 +132,7 @@ def _in_a_job(options: DoctorOptions, words: Sequence[str]) -> int:
         raise InvalidRequest(
             f"{typed(name)}: muster cannot allocate nodes from {asks.title}", "run `muster doctor` inside a job"
         )
-    nodes = 1 if options.nnodes is None else options.nnodes
+    nodes = 1 if options.nodes is None else options.nodes
     doctor = (sys.executable, "-m", "muster", "doctor", *words)
     return asks.replace_with(asks.scheduler.hold(nodes, options, doctor))
 

@@ -242,7 +242,7 @@ def _where_in_words(run: Run, state: RunState, facts: JobFacts | None) -> list[s
 
 def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
     """Return a table of the ranks' resource usage, and which hosts do not answer."""
-    rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "PEAK", "CPU", "CHILDREN")]
+    rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "RSS", "PEAK RSS", "CPU", "CHILDREN")]
     names = dict(enumerate(hosts))
     reports = any(rank.progress is not None for rank in now.ranks)
     if reports:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from muster.config import values
-from muster.config.options import AS_JSON, FAILURE, HELP, OUTPUT, RANKS, RUN, FindOptions, RunDirOptions, RunOptions
+from muster.config.options import (
+    AS_JSON,
+    FAILURE,
+    HELP,
+    OUTPUT,
+    RANKS,
+    RUN,
+    FindOptions,
+    RunDirOptions,
+    RunOptions,
+    least_of,
+)
 from muster.config.record import LAUNCHER, WHERE, Included, Options, defaulted, flag, optional, repeated
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
@@ -135,29 +146,8 @@ class DoctorOptions(RunDirOptions):
         group=WHERE,
     )
     of_schedulers = Included(*(options_of(name).doctor for name in SCHEDULERS))
-    nnodes = optional(
-        ("-N", "--nnodes"),
-        "check only the first N hosts; with a scheduler, the number of nodes to request",
-        "N",
-        values.positive,
-        "all hosts",
-        group=WHERE,
-    )
-    python = repeated(
-        ("--python",),
-        "Python interpreter for ranks; `HOSTS:PATH` for some hosts; repeatable",
-        "PATH",
-        values.text,
-        group=LAUNCHER,
-    )
-    setup = repeated(
-        ("--setup",),
-        "shell commands to run first; `HOSTS:COMMANDS` for some hosts; repeatable",
-        "COMMANDS",
-        values.text,
-        group=LAUNCHER,
-    )
-    cwd = optional(("--cwd",), "working directory of ranks", "PATH", values.text, "the current directory", group=RANKS)
+    nnodes = RunOptions.nnodes
+    python, setup, cwd = RunOptions.python, RunOptions.setup, RunOptions.cwd
     pass_file = optional(
         ("--pass-file",), "write hosts without errors to this file, for --hostfile", "PATH", values.text, group=OUTPUT
     )
@@ -168,6 +158,11 @@ class DoctorOptions(RunDirOptions):
     def scheduled(self) -> str:
         """Name of the scheduler whose nodes are checked; empty for none."""
         return chosen(self)
+
+    @property
+    def nodes(self) -> int | None:
+        """Minimum number of nodes given by `--nnodes`, or None."""
+        return least_of(self.nnodes)
 
 
 class LintOptions(Options):

@@ -35,6 +35,11 @@ class FindOptions(RunDirOptions):
     )
 
 
+def least_of(nnodes: str | None) -> int | None:
+    """Return the minimum number of nodes that `--nnodes` gives, or None."""
+    return int(nnodes.partition(":")[0]) if nnodes is not None else None
+
+
 class RunOptions(RunDirOptions):
     """Options of `muster run` and `muster plan`."""
 
@@ -432,7 +437,7 @@ class RunOptions(RunDirOptions):
     @property
     def nodes(self) -> int | None:
         """Minimum number of nodes given by `--nnodes`, or None."""
-        return int(self.nnodes.partition(":")[0]) if self.nnodes is not None else None
+        return least_of(self.nnodes)
 
     @property
     def scheduled(self) -> str:

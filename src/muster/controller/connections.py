@@ -154,13 +154,14 @@ class ProcessConnection(AgentConnection):
             words = self.stderr_summary() or how
             if code == SETUP_FAILED:
                 return f"{self.host}: {words}"
-            return f"cannot start the agent on {self.host} with {python}: {words}"
+            return f"cannot start Python on {self.host} with {python}: {words}"
         if self.channel.refused:
             return f"invalid data from the agent on {self.host}: {safe(self.channel.refused)}"
         if self.broken:
             folder = processes.node_folder(str(run_path), self.host)
             return f"the agent on {self.host} failed: {safe(self.broken)}; see {folder}/agent.log"
-        return f"the agent on {self.host} exited ({how}), and its ranks with it"
+        why = f" ({how})" if code else ""  # it may exit with 0 after it was told to end
+        return f"the agent on {self.host} exited{why}, and its ranks with it"
 
 
 class TcpConnection(AgentConnection):

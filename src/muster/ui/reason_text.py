@@ -144,7 +144,8 @@ def notice_in_words(notice: Notice) -> str:
 def _hang(notice: Hanging) -> str:
     then = {OnHang.KILL: "; terminating the run", OnHang.RESTART: "; terminating all ranks"}.get(notice.on_hang, "")
     first = f"warning: no rank has made progress for {duration(notice.seconds)}{then}"
-    return "\n".join([first, *notice.verdict])
+    # the result of a run that is ended has the verdict as its first line
+    return "\n".join([first, *notice.verdict[notice.on_hang is OnHang.KILL :]])
 
 
 def _end_in_brief(end: RankExit) -> str:

@@ -23,6 +23,11 @@ class _Measure(NamedTuple):
     """It is shown if a rank has at least so much: most ranks never wait for a disk."""
 
 
+def _in_a_row(name: str) -> str:
+    """Return the name of a measure as the first cell of a row."""
+    return " ".join(word if word in ("CPU", "RSS", "I/O") else word.lower() for word in name.split())
+
+
 def _size(value: float) -> str:
     return size_in_words(int(value))
 
@@ -33,17 +38,17 @@ def _count(value: float) -> str:
 
 _MEASURES = (
     _Measure("STEP", lambda used: used.step, _count),
-    _Measure("PEAK MEMORY", lambda used: used.peak_memory, _size),
-    _Measure("OF CHILDREN", lambda used: used.children_peak, _size, 1),
+    _Measure("PEAK RSS", lambda used: used.peak_memory, _size),
+    _Measure("CHILDREN RSS", lambda used: used.children_peak, _size, 1),
     _Measure("CPU TIME", lambda used: used.user + used.system, seconds),
-    _Measure("IN THE KERNEL", lambda used: used.system, seconds),
+    _Measure("SYSTEM TIME", lambda used: used.system, seconds),
     _Measure("CHILDREN CPU", lambda used: used.children_cpu, seconds, 0.05),
-    _Measure("WAIT FOR CORE", lambda used: used.core_wait, seconds, 0.05),
-    _Measure("WAIT FOR DISK", lambda used: used.io_wait, seconds, 0.05),
+    _Measure("CPU WAIT", lambda used: used.core_wait, seconds, 0.05),
+    _Measure("I/O WAIT", lambda used: used.io_wait, seconds, 0.05),
     _Measure("READ", lambda used: used.read, _size, 1 << 20),
     _Measure("WRITTEN", lambda used: used.written, _size, 1 << 20),
     _Measure("MAJOR FAULTS", lambda used: used.major_faults, _count, 1),
-    _Measure("SWITCHES", lambda used: used.voluntary_switches + used.involuntary_switches, _count),
+    _Measure("CONTEXT SWITCHES", lambda used: used.voluntary_switches + used.involuntary_switches, _count),
 )
 
 
@@ -73,5 +78,5 @@ def usage_in_words(exits: Sequence[RankExit]) -> str:
         most = max(ordered, key=lambda pair: (pair[0], -pair[1]))
         median = ordered[len(ordered) // 2][0]
         shown = (measure.shown(value) for value in (ordered[0][0], median, most[0]))
-        rows.append((measure.name.lower().replace("cpu", "CPU"), *shown, str(most[1])))
+        rows.append((_in_a_row(measure.name), *shown, str(most[1])))
     return table(rows)
