@@ -76,7 +76,7 @@ class Agent:
     """The processes of the ranks; none until `prepared`."""
     links: RankLinks
 
-    def __init__(self, loop: EventLoop, hook: Mapping[str, str]) -> None:
+    def __init__(self, loop: EventLoop, hook: Mapping[str, str | bytes]) -> None:
         self.loop, self.hook = loop, hook
         self.wire = Channel()
         self.prepared = False

@@ -71,14 +71,22 @@ def inspection_conf(folder: str, rank: int, socket_path: str) -> dict[str, Any]:
     return {"path": stack, "signal": int(STACKS_SIGNAL), "socket": socket_path, "note": note}
 
 
-def write_hook(folder: str, sources: Mapping[str, str]) -> None:
-    """Write the site hook to a directory of its own; `sources` is what `bootstrap.hook_sources` returns."""
+def write_hook(folder: str, sources: Mapping[str, str | bytes]) -> None:
+    """Write the site hook to a directory of its own.
+
+    `sources` is what `bootstrap.hook_sources` returns, possibly with bytecode after it. That is valid if the source has
+    the time that it says: so the source gets it.
+    """
     for name, source in sources.items():
         path = os.path.join(folder, name)
         for directory in (folder, os.path.dirname(path)):
             os.makedirs(directory, mode=0o700, exist_ok=True)
-        with open(path, "w") as file:
-            file.write(source)
+        with open(path, "wb") as file:
+            file.write(source.encode() if isinstance(source, str) else source)
+        if isinstance(source, bytes):
+            module = os.path.basename(path).partition(".")[0]
+            text = os.path.join(os.path.dirname(os.path.dirname(path)), f"{module}.py")
+            os.utime(text, (0, int.from_bytes(source[8:12], "little")))
 
 
 class HookedPython:

@@ -14,7 +14,7 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import read_call
 
 
-def main(stdin: BinaryIO, hook: Mapping[str, str]) -> None:
+def main(stdin: BinaryIO, hook: Mapping[str, str | bytes]) -> None:
     """Run the agent of this node, with the arguments of the message `call`; `hook` is the source of the site hook."""
     open_standard_descriptors()
     # the program that started this may ignore SIGCHLD, or block signals in its threads

@@ -64,7 +64,7 @@ class RankProcesses:
         environment: Mapping[str, Any],
         preload: Iterable[str],
         stdin_rank: int | None,
-        hook: Mapping[str, str],
+        hook: Mapping[str, str | bytes],
         floor: str,
         rank_command: Mapping[str, Any] | None = None,
         external_rendezvous: bool = False,
