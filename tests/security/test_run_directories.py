@@ -454,7 +454,7 @@ def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path)
     subprocess.run(["chown", "-hR", f"{NOBODY}:{NOBODY}", str(user.home)], check=True)
     root.env["PATH"] = f"{programs}:{root.env['PATH']}"
     runs_of = ("--run-dir", str(home))
-    states = {line.split()[0]: line.split()[2] for line in root.muster("ps", *runs_of).stdout.splitlines()[1:]}
+    states = {run["id"]: run["state"] for run in json.loads(root.muster("ps", "--json", *runs_of).stdout)}
     assert ["lost", "unknown", "unknown"] == [states[f"20261127-101112-{middle}-x"] for middle in records]
     for middle in records:
         for command in ("show", "logs", "stacks", "kill", "wait"):

@@ -38,10 +38,8 @@ def in_use(count: int) -> str:
 
 
 def everybody(count: int) -> str:
-    return "".join(
-        f"{number}|root|main|PENDING|4|gres:gpu:8|0:00|4:00:00|Priority|(null)|job-{number}\n"
-        for number in range(count)
-    )
+    job = "{number}|root|main|PENDING|4|gres:gpu:8|0:00|4:00:00|Priority|(null)|job-{number}\n"
+    return "".join(job.format(number=number) for number in range(count))
 
 
 def mine(count: int) -> str:

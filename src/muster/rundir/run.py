@@ -74,6 +74,8 @@ class Run:
         self.id = path.name
         self.operand = self.id + option
         """How to name this run on a command line: its id, with `--run-dir` if it is not found otherwise."""
+        self._job: tuple[bytes | None, dict[str, Any]] = None, {}
+        """The last contents of job.json, and the result of checking them, which takes a millisecond."""
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
         """Write one of the JSON files atomically. Raises OSError."""
@@ -139,7 +141,9 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return the contents of a JSON file; None if it does not exist. Raises `Unreadable`."""
-        data = self.bytes_of(name)
+        return self._parsed(name, self.bytes_of(name))
+
+    def _parsed(self, name: str, data: bytes | None) -> dict[str, Any] | None:
         if data is None:
             return None
         try:
@@ -174,12 +178,16 @@ class Run:
     @property
     def job(self) -> dict[str, Any]:
         """The request, and the process and machine that started it. Raises `Unreadable`."""
-        data = self.read("job.json")
+        content = self.bytes_of("job.json")
+        if content is not None and content == self._job[0]:
+            return dict(self._job[1])
+        data = self._parsed("job.json", content)
         try:
             if data is None:
                 return {}
             required = ("time", *(("there", "host") if "served" in data else ()))
-            return checked(with_scheduler(data), JOB, required)
+            self._job = content, checked(with_scheduler(data), JOB, required)
+            return dict(self._job[1])
         except Malformed as error:
             raise Unreadable(self, "job.json", str(error)) from None
 
