@@ -83,6 +83,10 @@ def begin(context: RunContext) -> RunHandle:
     asked, options = context.asked, context.options
     _tell_of_others(context)
     # imported late: a run on this machine starts faster without the modules of the other kinds
+    if options.on is not None:
+        from muster.runner import held
+
+        return held.start(context)
     if options.scheduled:
         from muster.runner import scheduled
 

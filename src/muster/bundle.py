@@ -13,13 +13,15 @@ from muster.agent.bootstrap import sources
 from muster.protocol.local_sockets import TOKEN
 
 _MAIN = """import signal, sys
-if sys.argv[1] != "serve":
+if sys.argv[1] not in ("serve", "standby"):
     # what a scheduler sends to a process that is only beginning waits until that listens
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 from muster.linux.descriptors import open_standard_descriptors
 open_standard_descriptors()
 if sys.argv[1] == "serve":
     from muster.controller.detached import serve as main
+elif sys.argv[1] == "standby":
+    from muster.controller.detached import standby as main
 elif sys.argv[1] == "step":
     from muster.agent.join import step as main
 else:

@@ -36,6 +36,7 @@ class Controller:
 
     def __init__(self, folder: Path, attached: bool) -> None:
         self.loop, self.lease, self.draining = ManualLoop(), LEASE, False
+        self.held = None
         job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
         self.plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
         self.run = Run(folder)

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from muster.agent.cleanup import Cleanup
 from muster.agent.context import NodeRun
@@ -34,6 +34,7 @@ from muster.protocol.frames import MAGIC, VERSION, Dispatcher, Refused, encode_f
 if TYPE_CHECKING:
     from muster.agent.controller_process import ControllerProcess
     from muster.agent.dialer import ControllerDialer, Met
+    from muster.agent.ranks import Hosting
     from muster.protocol.handshake import Terms
 
 _LAST_WISH = 3.0
@@ -61,6 +62,25 @@ _LISTENS = 0.2
 def _epoch() -> float:
     """Return the time of day minus the monotonic clock."""
     return time.time() - time.monotonic()
+
+
+class Holding(Protocol):
+    """What the agent of a session has beside other agents (`held.py`)."""
+
+    def prepare(self) -> None:
+        """Start the preloaded interpreter."""
+
+    def start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
+        """Host a run."""
+
+    def stop_run(self, by: str) -> None:
+        """End the run that is here."""
+
+    def turn(self) -> None:
+        """Continue after events."""
+
+    def end(self) -> None:
+        """End everything that waits for runs."""
 
 
 class Agent:
@@ -118,6 +138,15 @@ class Agent:
         """Sends a signal that waits for an inspection; the next signal does not wait."""
         self.trace = False
         """True if messages are traced (`protocol/trace.py`)."""
+        self.held: Holding | None = None
+        """What it has as the agent of a session."""
+        self.start_holding: Callable[[Agent], Holding] | None = None
+        """Makes it the agent of a session; set where that is possible."""
+        self.hosting: Hosting | None = None
+        """What the agent of a session shares with this one, which is that of a run there."""
+        self.inherited: Mapping[str, str] = os.environ
+        """The environment that ranks inherit."""
+        self.visitors: LocalRequests | None = None
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -149,15 +178,21 @@ class Agent:
         while True:
             self.loop.run_once()
             self.logs.send()
+            if self.held is not None:
+                self.held.turn()
             if self.move is not None and not self.wire.out:
                 return
             if self.leaving and self.wire.idle and self.logs.sent and self.logs.kept:
-                if self.forget:
-                    import shutil
-
-                    put_files_there(self.run_dir)
-                    shutil.rmtree(self.run_dir, ignore_errors=True)
+                self.forget_run_dir()
                 return
+
+    def forget_run_dir(self) -> None:
+        """Delete the run directory of this node, if everything in it was copied."""
+        if self.forget:
+            import shutil
+
+            put_files_there(self.run_dir)
+            shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a message to the controller, with this machine's monotonic time."""
@@ -319,6 +354,7 @@ class Agent:
         hang_timeout: float = 0.0,
         hang_from_start: bool = False,
         last_imports: Mapping[str, Any] | None = None,
+        hold: bool = False,
     ) -> None:
         """Prepare to start ranks: directories, the site hook, the fork server.
 
@@ -332,7 +368,8 @@ class Agent:
         `script`: the script of the ranks; empty if they run something else.
         `last_imports`: what the last run of the script imported (`LastImports`); None to record nothing.
         `hang_timeout`: report when ranks make no progress, with this time in view; 0 for never. `hang_from_start`: they
-        are watched even if torch in none of them has a process group.
+        are watched even if torch in none of them has a process group. `hold`: host runs instead of
+        starting ranks; see `held.py`.
         """
         self.trace = trace
         if self.survey.probe_port is not None and self.controller is None:
@@ -347,13 +384,11 @@ class Agent:
         if want:
             self.logs.read("", want, {}, None)
         if path_first:
-            os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
+            self.put_first_on_path(os.path.dirname(sys.executable))
         self.folder = self.logs.node_folder = processes.node_folder(run_dir, host)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         processes.try_to_write(self.folder)
-        log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(log, 2)
-        os.close(log)
+        self.open_log()
         self.logs.with_results = own_run_dir and os.path.exists(os.path.join(run_dir, "function"))
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
         self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
@@ -365,15 +400,40 @@ class Agent:
         run = NodeRun(self.loop, self.emit, self.complain, trace, run_id, node, self.folder, self.logs, self.links)
         self.ranks = RankProcesses(
             *(run, commands, environment, preload, stdin_rank, self.hook, floor, rank_command, external_rendezvous),
-            *(stdin, script, last_imports),
+            *(stdin, script, last_imports, self.inherited, self.hosting),
         )
         if hang_timeout:
             self.ranks.watch_progress(hang_timeout, hang_from_start)
         self.cleanup = Cleanup(self.ranks)
         if visitors is not None:
-            LocalRequests(run, self.ranks, self.lost, visitors)
+            self.visitors = LocalRequests(run, self.ranks, self.lost, visitors)
         self.prepared = True
-        self.ranks.prepare()
+        if hold:
+            assert self.start_holding is not None
+            self.held = self.start_holding(self)
+            self.held.prepare()
+        else:
+            self.ranks.prepare()
+
+    def open_log(self) -> None:
+        """Send what this process writes to stderr to agent.log."""
+        log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        os.close(log)
+
+    def put_first_on_path(self, folder: str) -> None:
+        """Put a directory first on PATH, for all that is started here."""
+        os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+
+    def on_start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
+        """Host a run, as the agent of a session."""
+        if self.held is not None:
+            self.held.start_run(payload, run_id, sealed, port, nodes)
+
+    def on_stop_run(self, payload: bytes, by: str) -> None:
+        """End the run that is here, as the agent of a session."""
+        if self.held is not None:
+            self.held.stop_run(by)
 
     def on_stand_by(
         self,
@@ -514,6 +574,8 @@ class Agent:
 
     def on_bye(self, payload: bytes, drain: bool = True) -> None:
         """Send the rest of the logs, and exit."""
+        if self.held is not None:
+            self.held.end()
         if self.prepared:
             self.ranks.close()
         self.logs.finish(drain)
@@ -592,8 +654,9 @@ class Agent:
             return
         self.is_lost, deadline = True, time.monotonic() + _LAST_WISH
         if not self.prepared:
-            os._exit(0)
-        print(f"muster agent: {why}: terminating the ranks", file=sys.stderr, flush=True)
+            self.quit()
+            return
+        self.complain(f"{why}: terminating the ranks")
         self.ranks.signal(signal.SIGTERM, self.ranks.alive())
         self.until_gone(why, deadline)
 
@@ -610,6 +673,10 @@ class Agent:
         self.ranks.reap()
         self.ranks.watch.keep()
         self.record_end(why, left)
+        self.quit()
+
+    def quit(self) -> None:
+        """Exit."""
         os._exit(0)
 
     def fail(self) -> NoReturn:
@@ -619,9 +686,7 @@ class Agent:
         """
         traceback.print_exc()
         sys.stderr.flush()
-        text, error = traceback.format_exc(limit=-1), sys.exc_info()[1]
-        limit = error is not None and processes.met_limit(error)
-        self.wire.send(encode_frame("agent_crashed", text=text, limit=limit, t=time.monotonic()))
+        text = self.tell_crash()
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()
@@ -631,6 +696,13 @@ class Agent:
             self.ranks.remove_temporary()
             self.record_end(f"the agent failed ({text.strip().splitlines()[-1]})", left)
         os._exit(1)
+
+    def tell_crash(self) -> str:
+        """Report the exception that is being handled; return it as text."""
+        text, error = traceback.format_exc(limit=-1), sys.exc_info()[1]
+        limit = error is not None and processes.met_limit(error)
+        self.wire.send(encode_frame("agent_crashed", text=text, limit=limit, t=time.monotonic()))
+        return text
 
     def record_end(self, why: str, left: list[dict[str, Any]]) -> None:
         """Record in the run directory an end that no controller saw."""

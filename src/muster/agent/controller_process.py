@@ -6,6 +6,7 @@ for the next one.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -32,7 +33,8 @@ class ControllerProcess:
 
     `door` is the descriptor of the port to which the agents of other nodes connect; -1 for none. `started` is called
     with each pid, and `connected` with each connection; `lost` with the reason when the controller is not restarted any
-    more. `trace`: the controller traces messages (`protocol/trace.py`).
+    more. `trace`: the controller traces messages (`protocol/trace.py`). `standby`: a process that becomes
+    the controller.
     """
 
     def __init__(
@@ -46,7 +48,10 @@ class ControllerProcess:
         connected: Callable[[Met, bool], object],
         lost: Callable[[str], object],
         trace: bool,
+        standby: Standby | None = None,
     ) -> None:
+        self._standby = standby
+        self._archive = standby.archive if standby is not None else os.path.join(run_dir, ARCHIVE)
         self.loop, self.run_dir, self.door, self.secret, self.trace = loop, run_dir, door, secret, trace
         self._started, self._connected, self._lost = started, connected, lost
         self.viewers = sockets.listen(SUPERVISOR)
@@ -56,12 +61,21 @@ class ControllerProcess:
         """Start the controller, and connect to it."""
         run_dir = self.run_dir
         ours, theirs = socket.socketpair()
+        if self._standby is not None and not self._standby.taken and not self.trace:
+            doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
+            pid = self._standby.become(run_dir, self.secret, doors)
+            theirs.close()
+            if pid:
+                self._started(pid)
+                self._connected(Met(ours.detach(), FrameDecoder(), 0, None), False)
+                return
+            ours, theirs = socket.socketpair()
         told, tell = os.pipe()
         os.write(tell, self.secret.encode())
         os.close(tell)
         log = os.open(os.path.join(run_dir, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
-        argv = [sys.executable, "-I", "-S", os.path.join(run_dir, ARCHIVE), "serve", run_dir, *map(str, doors)]
+        argv = [sys.executable, "-I", "-S", self._archive, "serve", run_dir, *map(str, doors)]
         try:
             env = {**os.environ, "MUSTER_TRACE": "1"} if self.trace else os.environ
             pid = processes.spawn(argv, env, "/", told, log, log, keep=doors, tied=False)
@@ -71,6 +85,10 @@ class ControllerProcess:
             theirs.close()
         self._started(pid)
         self._connected(Met(ours.detach(), FrameDecoder(), 0, None), False)
+
+    def close(self) -> None:
+        """Close the listening sockets, which the controller has, too."""
+        self.viewers.close()
 
     def again(self) -> None:
         """Restart the controller after its death."""
@@ -90,3 +108,43 @@ class ControllerProcess:
         except OSError:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Standby:
+    """A process that has imported the controller, and becomes that of the next run of a session.
+
+    `session_dir` has the archive; `started` is called with the pid.
+    """
+
+    def __init__(self, loop: EventLoop, session_dir: str, started: Callable[[int], object]) -> None:
+        self.archive = os.path.join(session_dir, ARCHIVE)
+        self.taken = False
+        self._sock, theirs = socket.socketpair()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        log = os.open(os.path.join(session_dir, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        argv = [sys.executable, "-I", "-S", self.archive, "standby", str(theirs.fileno())]
+        try:
+            self.pid = processes.spawn(argv, os.environ, "/", null, log, log, keep=(theirs.fileno(),), tied=False)
+        finally:
+            for fd in (null, log):
+                os.close(fd)
+            theirs.close()
+        started(self.pid)
+
+    def become(self, run_dir: str, secret: str, doors: list[int]) -> int:
+        """Have it serve this run; return its pid, 0 if it does not exist any more. `doors` are its sockets."""
+        self.taken = True
+        data = json.dumps({"run_dir": run_dir, "secret": secret}).encode()
+        data = len(data).to_bytes(4, "big") + data
+        try:
+            # short enough for the buffer; the other end closes its socket as soon as it has everything
+            socket.send_fds(self._sock, [data], doors)
+        except OSError:
+            return 0
+        finally:
+            self._sock.close()
+        return self.pid
+
+    def close(self) -> None:
+        """Have it exit, unless it has a run."""
+        self._sock.close()

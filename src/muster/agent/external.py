@@ -94,6 +94,7 @@ class LocalProcesses(Protocol):
     null: int
     stdin: RankStdin
     stdin_rank: int | None
+    inherited: Mapping[str, str]
 
     def name(self, pid: int, name: str) -> None:
         """Record a child's name; it may already have been collected."""
@@ -172,7 +173,7 @@ class ExternalRanks:
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
                     file.write(word(item["text"], known))
             argv = [word(item, known) for item in command["argv"]]
-            env = environment(os.environ, command, known)
+            env = environment(self.members.inherited, command, known)
             log = os.open(self._log(), _APPEND, 0o600)
             try:
                 stdin = self.members.null if self.members.stdin.fd is None else self.members.stdin.fd
@@ -251,7 +252,7 @@ class ExternalRanks:
         log = os.open(self._log(), _APPEND, 0o600)
         shell = ["/bin/sh", "-c", " ".join(words)]
         try:
-            pid = processes.spawn(shell, {**os.environ, **env}, "/", self.members.null, log, log)
+            pid = processes.spawn(shell, {**self.members.inherited, **env}, "/", self.members.null, log, log)
         except OSError:
             self.emit("exec_exited", number=number, code=255, by=by)
             return
@@ -314,7 +315,11 @@ class ExternalRanks:
         for name, (told, planned) in _NAMES.items():
             if me[told] is not None and env.get(name) == str(place[planned]):
                 env[name] = str(me[told])
-        restored = {name: value for name, value in os.environ.items() if re.fullmatch(plan["restored_pattern"], name)}
+        restored = {
+            name: value
+            for name, value in self.members.inherited.items()
+            if re.fullmatch(plan["restored_pattern"], name)
+        }
         return {
             "unset_pattern": plan["unset_pattern"],
             "env_defaults": settings(plan["env_defaults"], late),

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from muster.linux.hardware import physical_cores
 from muster.linux.processes import STACKS_SIGNAL, spawn
 from muster.protocol.paths import rank_file
 
@@ -53,6 +54,16 @@ READ_AT_LOAD_PREFIXES = (
 
 CAUGHT_UP = ("OMP_NUM_THREADS", "TORCH_DISTRIBUTED_DEBUG", "TORCH_LOGS", "TMPDIR", "TEMP", "TMP")
 """Variables whose effect the site hook applies in a rank when the script imports torch, as torch would have done."""
+
+
+def counting() -> dict[str, Any]:
+    """Return what the site hook needs to recognize variables that take effect when torch is imported."""
+    return {
+        "names": sorted(READ_AT_LOAD),
+        "prefixes": READ_AT_LOAD_PREFIXES,
+        "caught_up": CAUGHT_UP,
+        "threads": physical_cores(),
+    }
 
 
 def hook_env(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:

@@ -48,7 +48,14 @@ class LocalRequests:
         self.run, self.ranks, self._lost = run, ranks, lost
         self._dispatch = Dispatcher(frames.handlers(self, "visit_"), _fitting, lambda text, _: run.complain(text))
         loop, note = run.loop, FirstFew(run.complain)
-        LocalListener(loop, visitors, lambda sock: Peer(loop, sock, self._handle, self._left, note), note)
+        self._listener = LocalListener(
+            loop, visitors, lambda sock: Peer(loop, sock, self._handle, self._left, note), note
+        )
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+        self._listener.sock.close()
 
     def _left(self, visitor: Peer) -> None:
         """Handle the end of a local connection."""

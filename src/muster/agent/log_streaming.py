@@ -347,6 +347,17 @@ class LogStreamer:
         if not drain:
             self.readers.clear()
 
+    def close(self) -> None:
+        """Close all files, in a process that continues after the run."""
+        if self._follower is not None:
+            self.loop.remove_reader(self._follower.fd)
+            self._follower.close()
+            self._follower = None
+        for overflow in self._overflows.values():
+            self.loop.remove_reader(overflow.fd)
+            overflow.close()
+        self._overflows.clear()
+
     @property
     def sent(self) -> bool:
         """True if all requested output was sent."""

@@ -70,6 +70,7 @@ def visit(run_dir: str) -> None:
     try:
         while True:
             readable, _, _ = select.select([0] if link is None else [0, link.fileno()], [], [])
+            moved = False
             if 0 in readable:
                 data = os.read(0, 1 << 16)
                 for fields, payload in asked.feed(data):
@@ -78,11 +79,18 @@ def visit(run_dir: str) -> None:
                             link.close()  # the controller waits for its clients before it exits
                             link = None
                         send_files(run_dir, fields["have"])
+                    elif fields["kind"] == "visit_run":
+                        if link is not None:
+                            link.close()
+                        run_dir, told, moved = fields["run_dir"], bytearray(), True
+                        link = local_sockets.find(run_dir, local_sockets.SUPERVISOR)
+                        if link is None:
+                            send("no_controller", there=os.path.exists(os.path.join(run_dir, "job.json")))
                     elif link is not None:
                         link.sendall(encode_frame(payload=payload, **fields))
                 if not data:
                     return
-            if link is not None and link.fileno() in readable:
+            if link is not None and not moved and link.fileno() in readable:
                 data = link.recv(1 << 16)
                 if not data:
                     return

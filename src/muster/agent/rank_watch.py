@@ -149,6 +149,12 @@ class RankWatch:
             self.run.emit("rank_resources", sampler.as_json(), attempt=self.ranks.attempt, began=sampler.began)
         self._sampler = None
 
+    def close(self) -> None:
+        """Close what is open, in a process that continues after the run."""
+        if self._deaths is not None:
+            self._deaths.close()
+            self._deaths = None
+
     def keep(self) -> None:
         """Write them to the directory of the attempt: there is no controller that would."""
         if self._sampler is not None and not self._sampler.empty:

@@ -10,19 +10,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.agent.context import NodeRun
 from muster.agent.external import ExternalRanks, free_port
-from muster.agent.forkserver import (
-    CAUGHT_UP,
-    READ_AT_LOAD,
-    READ_AT_LOAD_PREFIXES,
-    HookedPython,
-    hook_env,
-    inspection_conf,
-    write_hook,
-)
+from muster.agent.forkserver import HookedPython, counting, hook_env, inspection_conf, write_hook
 from muster.agent.found_imports import FoundImports
 from muster.agent.rank_environment import Late, environment
 from muster.agent.rank_server import RankSockets, Subject
@@ -38,6 +30,8 @@ from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
     from muster.agent.collective_counts import CollectiveCounts
+    from muster.agent.controller_process import Standby
+    from muster.agent.preloaded import PreloadedInterpreter
     from muster.agent.progress import ProgressWatch
     from muster.agent.script_preamble import Preamble
     from muster.core.inspection import Inspection
@@ -52,6 +46,19 @@ _SOON = 0.02
 
 _LATER = 1.0
 """Seconds after which an agent looks for what others left: short runs are not delayed by it."""
+
+_PERSISTENT = ("warm", "supervisor", "gpus", "recorder", "nursery")
+"""The names of children that survive between attempts."""
+
+
+class Hosting(NamedTuple):
+    """What the agent of a session shares with the agent of a run there, which is in the same process."""
+
+    ranks: RankProcesses
+    """The processes of the session on this node."""
+    warm: PreloadedInterpreter
+    standby: Standby | None
+    """A process that becomes the controller of the run; only on node 0."""
 
 
 class RankProcesses:
@@ -71,8 +78,16 @@ class RankProcesses:
         stdin: int | None = None,
         script: str = "",
         last_imports: Mapping[str, Any] | None = None,
+        inherited: Mapping[str, str] | None = None,
+        hosting: Hosting | None = None,
     ) -> None:
         self.found = FoundImports(last_imports)
+        self.inherited = os.environ if inherited is None else inherited
+        """The environment that ranks inherit."""
+        self.hosting = hosting
+        self.family: list[RankProcesses] = hosting.ranks.family if hosting is not None else []
+        """All that start processes here: children of one of them are children of all."""
+        self.family.append(self)
         self.script = script
         """The script of the ranks, absolute or in their directory; empty if they run something else."""
         self.recorder = Recorder(run)
@@ -141,13 +156,32 @@ class RankProcesses:
     def prepare(self) -> None:
         """Start the fork server if ranks are forked; send `ready` once ranks can start."""
         write_hook(self.hook_folder, self.hook)
-        if self.forks:
+        if self.forks and self.hosting is not None:
+            self.use_warm(self.hosting.warm)
+        elif self.forks:
             self.probe_python()
         else:
             self.emit("ready", fork=False, why="")
         self.sockets = RankSockets(self.run.run_id, "" if self.external is None else self.external.workdir)
         self.loop.call_later(_SOON, self.record)
         self.loop.call_later(_LATER, self.sweep)
+
+    def use_warm(self, warm: PreloadedInterpreter) -> None:
+        """Have the session's preloaded interpreter fork the fork server; if it does not fit, start a new one."""
+        if warm.starting:
+            warm.when_known(lambda: self.use_warm(warm))
+            return
+        env = self.env()
+        why = warm.why_stale(env, self.preload) if warm.facts else ""
+        if why:
+            self.emit("note", text=f"starting a new preloaded interpreter: {why}")
+            warm.start(env, self.preload, self.forking()["cwd"])
+            warm.when_known(lambda: self.use_warm(warm))
+        elif warm.ready:
+            self.versions = {"torch": warm.facts["torch"], "cuda": warm.facts["cuda"]}
+            self.start_with(warm.facts["python"], warm.facts["path"])
+        else:  # a run without it has the same errors as any other
+            self.probe_python()
 
     def sweep(self) -> None:
         """Remove what earlier agents of this user left here, if they were killed together with their guards."""
@@ -158,7 +192,7 @@ class RankProcesses:
     def record(self) -> None:
         """Describe what runs on this node, beside the ranks."""
         command = self.external.conf if self.external is not None else self.commands[0]
-        env = environment(os.environ, self.environment, self.node_values, early=True)
+        env = environment(self.inherited, self.environment, self.node_values, early=True)
         self.recorder.start(env, self.script, command["cwd"])
         if self.recorder.pid is not None:
             self.names[self.recorder.pid] = "recorder"
@@ -166,12 +200,12 @@ class RankProcesses:
     def env(self) -> dict[str, str]:
         """Return the environment of processes started before an attempt: common to all ranks, or the launcher's."""
         plan = self.environment if self.external is None else self.commands[0]
-        return environment(os.environ, plan, self.node_values, early=True)
+        return environment(self.inherited, plan, self.node_values, early=True)
 
     @property
     def node_values(self) -> dict[str, str]:
         """Late values of this node."""
-        return {"PATH": os.environ.get("PATH", os.defpath), "MUSTER_PYTHON": sys.executable}
+        return {"PATH": self.inherited.get("PATH", os.defpath), "MUSTER_PYTHON": sys.executable}
 
     def argv(self, command: Mapping[str, Any]) -> list[str]:
         """Return the words of a command, with this agent's own Python at its place."""
@@ -194,11 +228,11 @@ class RankProcesses:
             said = proof.messages()
             seen.extend(said or ())
             if said is None:
-                self.loop.remove_reader(proof.sock.fileno())
+                self.loop.remove_reader(proof.sock)
                 proof.close()
                 self.on_python_probed(seen[0] if seen else None)
 
-        self.loop.add_reader(proof.sock.fileno(), heard)
+        self.loop.add_reader(proof.sock, heard)
 
     def on_python_probed(self, proof: Mapping[str, Any] | None) -> None:
         """Continue with the result of the check; `proof` is None if the site hook was not loaded."""
@@ -212,11 +246,15 @@ class RankProcesses:
         elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
             self.emit("start_failed", what="old torch", version=proof["python"], torch=proof["torch"])
         else:
-            command = self.forking()
-            argv = self.argv(command)[command["python_index"] :]
-            self.found.choose(argv[0], proof["python"], proof["path"], argv, command["cwd"])
-            self.start_forkserver()
-            self.read_ahead(proof["path"])
+            self.start_with(proof["python"], proof["path"])
+
+    def start_with(self, version: str, path: Sequence[str]) -> None:
+        """Start the fork server; `version` and `path` are those of its Python."""
+        command = self.forking()
+        argv = self.argv(command)[command["python_index"] :]
+        self.found.choose(argv[0], version, path, argv, command["cwd"])
+        self.start_forkserver()
+        self.read_ahead(path)
 
     def read_ahead(self, path: Iterable[str]) -> None:
         """Read what the script does before it imports torch, while the fork server imports."""
@@ -237,16 +275,16 @@ class RankProcesses:
     def rank_env(self) -> dict[str, str]:
         """Return the environment of a rank, as far as it is known before an attempt."""
         own = self.environment["ranks"][str(self.ranks[0])]
-        return environment(os.environ, self.environment, self.node_values, own, early=True)
+        return environment(self.inherited, self.environment, self.node_values, own, early=True)
 
     def need_plain(self, why: str) -> None:
         """Unless `why` is empty, kill the fork server and start plain Python processes instead."""
         if why and self.forkserver is not None:
             self.loop.remove_reader(self.forkserver.sock.fileno())
             self.forkserver.close()
-            processes.send_signal(
-                self.forkserver.pid, signal.SIGKILL
-            )  # it would complete its imports first, in parallel with ranks that do the same
+            if self.hosting is None or not self.hosting.warm.ready:
+                # it would complete its imports first, in parallel with ranks that do the same
+                processes.send_signal(self.forkserver.pid, signal.SIGKILL)
             self.forkserver = None
             self.fall_back_to_plain(why)
 
@@ -254,6 +292,9 @@ class RankProcesses:
         """Start the script's own command with the site hook, which imports and then serves."""
         command = self.forking()
         asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
+        if self.hosting is not None and self.hosting.warm.ready:
+            self.fork_forkserver(self.hosting.warm, asked)
+            return
         warm, began = HookedPython(), time.monotonic()
         if self.run.trace:
             from muster.protocol.trace import Tracer
@@ -273,16 +314,29 @@ class RankProcesses:
                 **self.found.as_conf(self.environment, self.ranks[0]),
                 stdin=self.stdin.fd,
                 asked=None if asked is None else (asked, len(self.ranks)),
-                counting={
-                    "names": sorted(READ_AT_LOAD),
-                    "prefixes": READ_AT_LOAD_PREFIXES,
-                    "caught_up": CAUGHT_UP,
-                    "threads": physical_cores(),
-                },
+                counting=counting(),
             )
         self.forkserver_times = {"begun": began}
         self.names[warm.pid] = "warm"
         self.loop.add_reader(warm.sock.fileno(), lambda: self.on_forkserver_message(warm))
+
+    def fork_forkserver(self, warm: PreloadedInterpreter, asked: int | None) -> None:
+        """Have the preloaded interpreter of a session fork the fork server of this run."""
+        command, log = self.forking(), os.path.join(self.run.folder, "warm.log")
+        argv = self.argv(command)[command["python_index"] + 1 :]
+        self.forkserver_times = {"begun": time.monotonic()}
+        self.forkserver = forked = warm.fork_server(
+            *(argv, self.env(), command["cwd"], log, self.stdin.fd, asked, len(self.ranks)),
+            self.found.as_conf(self.environment, self.ranks[0]),
+            lambda pid: self.name_forkserver(forked, pid),
+        )
+        self.loop.add_reader(forked.sock.fileno(), lambda: self.on_forkserver_message(forked))
+
+    def name_forkserver(self, forked: HookedPython, pid: int) -> None:
+        """Record the pid of a fork server that another process has forked."""
+        forked.pid = pid
+        if self in self.family:
+            self.name(pid, "warm")
 
     def on_forkserver_message(self, warm: HookedPython) -> None:
         """Handle messages of the fork server."""
@@ -292,6 +346,9 @@ class RankProcesses:
             warm.close()
             if self.pending_forks:
                 self.emit("start_failed", what="fork", text="the fork server exited", number=len(self.pids))
+            elif self.hosting is not None and warm is self.forkserver and "imported" not in self.forkserver_times:
+                self.forkserver = None
+                self.fall_back_to_plain("the fork server exited")
             return
         for message in said:
             try:
@@ -328,6 +385,7 @@ class RankProcesses:
         torch: str | None,
         cuda: str | None,
         python: str,
+        **more: object,
     ) -> None:
         """Handle the end of the fork server's imports."""
         self.forkserver_times.update(times)
@@ -454,7 +512,7 @@ class RankProcesses:
     def env_of(self, rank: int, late: Late) -> dict[str, str]:
         """Return the whole environment of a rank that is started here in this attempt."""
         known = {**late, **self.node_values, "ERROR_FILE": rank_file(self.folder, rank, "error.json")}
-        return environment(os.environ, self.environment, known, self.environment["ranks"][str(rank)])
+        return environment(self.inherited, self.environment, known, self.environment["ranks"][str(rank)])
 
     def start_plain(self, late: Late) -> None:
         """Start one process per rank."""
@@ -745,11 +803,14 @@ class RankProcesses:
     def reap(self) -> None:
         """Collect exited children without waiting for SIGCHLD."""
         for ended in exits.reap():
-            self.ended(ended)
+            # one that nobody knows yet was forked by a fork server, which belongs to the last of them
+            known = [member for member in self.family if ended.pid in member.names]
+            (known or self.family)[-1].ended(ended)
 
     def persistent_pids(self) -> set[int]:
         """Return the processes that survive between attempts."""
-        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor", "gpus", "recorder")}
+        own = {pid for pid, name in self.names.items() if name in _PERSISTENT}
+        return own if self.hosting is None else own | set(self.hosting.ranks.names)
 
     def left(self) -> dict[int, str]:
         """Return the processes that ranks have left behind."""

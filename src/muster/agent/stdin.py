@@ -39,6 +39,16 @@ class RankStdin:
         self._ended = self._ended or end
         self._write_more()
 
+    def close(self) -> None:
+        """Close the pipe, in a process that continues after the run."""
+        if self._feed is not None:
+            self.loop.remove_writer(self._feed)
+            os.close(self._feed)
+            self._feed = None
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
     def _write_more(self) -> None:
         """Write what the rank accepts now, and the rest later; report how much it has accepted."""
         if self._feed is not None:

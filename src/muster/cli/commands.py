@@ -77,6 +77,26 @@ COMMANDS: Mapping[str, Command] = {
         "muster.cli.export",
         _EXPORT_NOTES,
     ),
+    "hold": Command(
+        "keep hosts, agents and preloaded interpreters, to run scripts on them again at once",
+        ("",),
+        (
+            "muster hold -g 4 --name dev",
+            "muster run --on dev train.py --lr 0.1",
+            "muster release dev",
+        ),
+        "docs/hold.md",
+        "muster.cli.hold",
+        "It starts no ranks. `muster run --on NAME` runs a script, a module or a command on the session, as often as "
+        "you like; one run at a time, and a second one is refused.",
+    ),
+    "release": Command(
+        "release a session, with the hosts that it holds",
+        ("SESSION…",),
+        ("muster release dev", "muster release dev --force"),
+        "docs/hold.md",
+        "muster.cli.hold",
+    ),
     "ps": Command(
         "list runs, newest first",
         ("",),

@@ -165,11 +165,12 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
     program = asked.get("program")
     far = progress_at_end(outcome) if outcome else status.progress
     took = outcome.duration if outcome else (time.time() - job["time"] if status.state is RunState.RUNNING else None)
+    held = asked.get("hold") is not None
     return {
         "id": run.id,
         "name": job.get("name", ""),
         "ranks": job.get("ranks", "?"),
-        "state": status.state,
+        "state": RunState.HELD if held and status.state is RunState.RUNNING else status.state,
         "why": status.why,
         "code": outcome.code if outcome else None,
         "step": far.step if far else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from muster.config import values
 from muster.config.options import (
@@ -17,7 +18,7 @@ from muster.config.options import (
     RunOptions,
     least_of,
 )
-from muster.config.record import LAUNCHER, WHERE, Included, Options, defaulted, flag, optional, repeated
+from muster.config.record import LAUNCHER, WHERE, Included, Option, Options, defaulted, flag, optional, repeated
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
 
@@ -260,6 +261,36 @@ class PruneOptions(RunDirOptions):
     yes = flag(("-y", "--yes"), "skip the confirmation; required without a terminal", group=OUTPUT)
 
 
+class HoldOptions(RunOptions):
+    """`muster hold`: its own options and those of `muster run` that choose hosts and interpreters."""
+
+    idle = defaulted(
+        ("--idle",),
+        "release the session by itself after this time without a run; 0 for never",
+        "DURATION",
+        values.seconds,
+        default="30m",
+        group=FAILURE,
+    )
+    help = HELP
+
+
+_HELD: tuple[Option[Any], ...] = (
+    *(HoldOptions.idle, RunOptions.name),
+    *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.nproc_per_node, RunOptions.gpus),
+    *(RunOptions.python, RunOptions.setup, RunOptions.preload, RunOptions.cwd, RunOptions.ssh),
+    *(RunOptions.lease, RunOptions.run_dir, RunOptions.profile, HELP),
+)
+HOLD = tuple(option for option in HoldOptions.table if option in _HELD)
+"""Options of `muster hold` that its help lists."""
+
+
+class ReleaseOptions(FindOptions):
+    """Options of `muster release`."""
+
+    force = flag(("-f", "--force"), "also kill the run that is on the session", group=FAILURE)
+
+
 class CheckOptions(RunOptions):
     """`muster check`: its own options and those of `muster run` that choose hosts and launcher."""
 
@@ -338,6 +369,8 @@ COMMANDS: Mapping[str, type[Options]] = {
     "prune": PruneOptions,
     "check": CheckOptions,
     "export": ExportOptions,
+    "hold": HoldOptions,
+    "release": ReleaseOptions,
 }
 """Options of each command."""
 

@@ -58,6 +58,13 @@ class RunOptions(RunDirOptions):
         values.text,
         group=WHERE,
     )
+    on = optional(
+        ("--on",),
+        "session to run on: its hosts, its ranks and its preloaded interpreters; see `muster hold`",
+        "NAME",
+        values.text,
+        group=WHERE,
+    )
     nnodes = optional(
         ("-N", "--nnodes"),
         "use only the first N hosts; with a scheduler, the number of nodes to request",

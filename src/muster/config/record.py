@@ -10,7 +10,7 @@ from typing import Any, Callable, ClassVar, Generic, Literal, NoReturn, TypeVar,
 _DETAILS = re.compile(r": |; |, e\.g\. ")
 """What follows in a description tells which values there are."""
 
-Source = Literal["argv", "environment", "muster.toml", "default"]
+Source = Literal["argv", "environment", "muster.toml", "session", "default"]
 """The source of an option's value."""
 
 WHERE, LAUNCHER = "Where to run", "Launcher"

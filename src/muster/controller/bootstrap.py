@@ -300,6 +300,7 @@ def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any
         "hang_timeout": job.hang_timeout,
         "hang_from_start": job.hang_from_start,
         "trace": trace.wanted(),
+        "hold": job.hold is not None,
         "script": job.program.path,
     }
 

@@ -23,6 +23,7 @@ from muster.agent.log_streaming import KEEP
 from muster.controller.agent_listener import AgentListener
 from muster.controller.connections import AgentConnection, TcpConnection
 from muster.controller.controller import Controller
+from muster.controller.held import HeldRuns
 from muster.controller.job_end import JobEnd
 from muster.controller.job_time import BatchJob
 from muster.controller.log_copies import LogCopies
@@ -109,6 +110,8 @@ class DetachedController(Controller):
         self.hurry = False
         """True if the user does not want to wait for the rest of the logs."""
         self.draining = False
+        self.held = HeldRuns(self, plan.job.hold) if plan.job.hold is not None else None
+        """The runs on this session, if it is one."""
         self.job_end: JobEnd | None = None
         """The end of the scheduler's job in which this runs."""
         self.nodes_lost = False
@@ -338,7 +341,9 @@ class DetachedController(Controller):
         if self.every.index(link) != link.node and started < 0:  # type: ignore[arg-type]
             self.send_message(link.node, "take_place", node=link.node)
         if link.node == 0 and now.phase is Phase.STARTING and listened < now.attempt and not now.pauses:
-            if now.configured:
+            if self.held is not None:
+                pass  # a session has no ranks
+            elif now.configured:
                 self.listen(OpenStore(now.attempt))
             else:
                 self.handle(Configured(t))
@@ -385,6 +390,16 @@ class DetachedController(Controller):
             number, link.node, ranks={rank: {**use, "node": link.node} for rank, use in ranks.items()}
         )
 
+    def _on_run_hosted(
+        self, link: AgentConnection, t: float, payload: bytes, run_id: str, failed: str, port: int
+    ) -> None:
+        if self.held is not None:
+            self.held.hosted(link.node, run_id, failed, port)
+
+    def _on_run_left(self, link: AgentConnection, t: float, payload: bytes, run_id: str) -> None:
+        if self.held is not None:
+            self.held.left(link.node, run_id)
+
     # ---- the scheduler ----------------------------------------------------------------------------------------------
 
     def watch_job(self, batch: BatchJob, signals: CapturedSignals) -> JobEnd:
@@ -407,6 +422,9 @@ class DetachedController(Controller):
         """Handle a user's request to stop the run."""
         if self.outcome is not None:
             self.hurry = True
+            return
+        if self.held is not None:
+            self.held.stop(lambda: self.handle(StopRequested(self.now(), number, by)), by or "the session")
             return
         self.handle(StopRequested(self.now(), number, by))
 
@@ -462,15 +480,40 @@ def tell_of_end(run: Run, outcome: RunResult) -> None:
 
 def serve(words: list[str]) -> int:
     """Run the program `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
-    secret = sys.stdin.read()
+    return _serve(words[0], sys.stdin.read(), *(int(word) for word in words[1:]))
+
+
+def _serve(run_dir: str, secret: str, own: int, visitors: int, door: int = -1) -> int:
+    """Be the controller of the run in this directory; the descriptors are those of `DetachedController.go`."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # two per node; nothing is started here that would inherit the limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    run = Run(Path(words[0]))
+    run = Run(Path(run_dir))
     plan, config = run.plan, run.controller_config
     assert plan is not None and config is not None
-    own, visitors, door = (int(word) for word in [*words[1:], "-1"][:3])
     world = DetachedController(EventLoop(), plan, run, config, secret)
     outcome = world.go(own, visitors, door)
     tell_of_end(run, outcome)
     return 0
+
+
+def standby(words: list[str]) -> int:
+    """Run the program `standby SOCKET`: wait for a run on a session, and be its controller.
+
+    The socket brings {run_dir, secret} and the descriptors of `serve`. Everything is imported by then.
+    """
+    sock = socket.socket(fileno=int(words[0]))
+    data = b""
+    doors: list[int] = []
+    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
+        more, fds, _, _ = socket.recv_fds(sock, 1 << 16, 8)
+        if not more:
+            return 0  # the session has ended
+        data, doors = data + more, doors + fds
+    sock.close()
+    order = json.loads(data[4:])
+    log = os.open(os.path.join(order["run_dir"], "controller.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    os.close(log)
+    return _serve(order["run_dir"], order["secret"], *doors)

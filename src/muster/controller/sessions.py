@@ -5,11 +5,13 @@ The messages are in `protocol/messages.py`.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from muster.controller.connections import TcpConnection
+from muster.controller.held import HeldRuns
 from muster.controller.snapshots import Snapshots
 from muster.core.inspection import CollectiveTimes, Snapshot, SnapshotReason
 from muster.core.model import Plan, as_json
@@ -44,6 +46,8 @@ class SessionsController(Protocol):
     draining: bool
     """True if the run has ended, and all clients are to be closed."""
     lease: float
+    held: HeldRuns | None
+    """The runs on this session, if it is one."""
 
     @property
     def far(self) -> Sequence[TcpConnection]:
@@ -268,7 +272,34 @@ class Sessions:
         now = self.world.supervisor
         parted = [link.host for link in self.world.far if link.disconnected_at is not None]
         how: dict[str, Any] = {"phase": now.phase, "attempt": now.attempt, "alive": now.alive(), "parted": parted}
+        if self.world.held is not None:
+            how["session"] = self.world.held.state()
         viewer.peer.send(encode_frame("answer", version=VERSION, **how))
+
+    def _on_begin_run(self, viewer: Session, payload: bytes) -> None:
+        def tell(answer: Mapping[str, Any]) -> None:
+            self._reply(viewer, encode_frame("answer", session=answer, version=VERSION))
+
+        if self.world.held is None:
+            tell({"refused": "it is no session", "hint": "start one with `muster hold`"})
+            return
+        try:
+            order = json.loads(payload)
+        except ValueError:
+            order = None
+        if not isinstance(order, dict):
+            tell({"refused": "the request is damaged", "hint": "start the run again"})
+            return
+        self.world.held.begin(order, tell)
+
+    def _on_release(self, viewer: Session, payload: bytes, by: str = "", force: bool = False) -> None:
+        def tell(answer: Mapping[str, Any]) -> None:
+            self._reply(viewer, encode_frame("answer", session=answer, version=VERSION))
+
+        if self.world.held is None:
+            tell({"refused": "it is no session", "hint": "end a run with `muster kill`"})
+            return
+        self.world.held.release(by, force, tell)
 
     def _on_stacks(self, viewer: Session, payload: bytes, ranks: Any = None) -> None:
         self._ask(viewer, "get_stacks", ranks=ranks)

@@ -199,12 +199,7 @@ class StartedAgents:
         self.loop.run_once(wait)
 
     def _signalled(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            if number in SIGNALS:
-                how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-                error = Interrupted(f"interrupted by {how} before any rank started")
-                error.exit_code = 128 + number
-                raise error
+        raise_interrupted(numbers)
 
     def _complained(self, link: ProcessConnection) -> None:
         if not link.drain_stderr():
@@ -507,6 +502,16 @@ class StartedAgents:
             if not link.stdout.closed:
                 self.loop.remove(link.stdin, link.stdout, link.stderr)
         end_links(links)
+
+
+def raise_interrupted(numbers: Sequence[int]) -> None:
+    """Raise `Interrupted` if one of these signals ends a run that has not started."""
+    for number in numbers:
+        if number in SIGNALS:
+            how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            error = Interrupted(f"interrupted by {how} before any rank started")
+            error.exit_code = 128 + number
+            raise error
 
 
 def _is_inside(name: str) -> bool:

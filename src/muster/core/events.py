@@ -162,7 +162,10 @@ class StopRequested:
     signal: int
     by: str = ""
     gone_for: float | None = None
-    """Seconds since the owner's terminal was last heard of, if that is the reason; then nobody requested the stop."""
+    """Seconds since the owner's terminal was last heard of, or since the last run on a session, if that is the reason;
+    then nobody requested the stop."""
+    released: bool = False
+    """True if a session is to end, which is a success."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ _JOB = {
     "log_dir": text,
     "lease": number,
     "python_named": flag,
-    **dict.fromkeys(("scheduler", "runtime", "runtime_value"), text),
+    "hold": optional(number),
+    **dict.fromkeys(("session", "scheduler", "runtime", "runtime_value"), text),
 }
 
 _HOST = {

@@ -240,6 +240,10 @@ class Job(NamedTuple):
     """The scheduler of its nodes: a key of `SCHEDULERS`; empty for none."""
     runtime: str = "bare"
     """What its ranks run in: a key of `RUNTIMES`."""
+    hold: float | None = None
+    """Seconds without a run after which this session ends, 0 for no limit; None if the run is no session."""
+    session: str = ""
+    """Id of the session on which it runs."""
     runtime_value: str = ""
     """The value of the option that chose the runtime, such as an image name."""
 

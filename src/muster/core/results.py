@@ -29,6 +29,8 @@ class RunState(TextEnum):
     PENDING = "pending"
     """It waits in a scheduler's queue."""
     RUNNING = "running"
+    HELD = "held"
+    """It is a session, which waits for runs or has one."""
     LOST = "lost"
     """It has ended, and no result was recorded."""
     UNKNOWN = "unknown"
@@ -39,7 +41,7 @@ class RunState(TextEnum):
     @property
     def lives(self) -> bool:
         """Whether it is running or pending."""
-        return self in (RunState.PENDING, RunState.RUNNING)
+        return self in (RunState.PENDING, RunState.RUNNING, RunState.HELD)
 
     @property
     def ended(self) -> bool:
@@ -338,6 +340,8 @@ class StopKind(TextEnum):
     """A scheduler ends the job."""
     HANG = "hang"
     """No rank made progress for the time of --hang-timeout."""
+    RELEASED = "released"
+    """A session was released, or was idle for `seconds`."""
     OTHER = "other"
     """A sentence from elsewhere."""
 

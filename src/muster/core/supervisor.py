@@ -249,6 +249,11 @@ class Supervisor:
         """True if the attempt is being terminated because a rank, or what it needs, has failed."""
         return self._termination is not None and self._termination.state is RunState.FAILED
 
+    @property
+    def all_ready(self) -> bool:
+        """Whether all nodes have reported that ranks can start."""
+        return len(self._ready) == self.settings.nodes
+
     def waits_for(self, node: int) -> bool:
         """Return whether the cleanup of this node is still awaited."""
         return self.phase is Phase.CLEANUP and node not in self._clean_nodes
@@ -416,6 +421,10 @@ class Supervisor:
         if asked_before and event.signal != SIGINT:
             return  # already in progress
         reason = StopReason(StopKind.SIGNAL, signal=event.signal)
+        if event.released:
+            reason = StopReason(StopKind.RELEASED, by=event.by, seconds=event.gone_for or 0.0)
+            self._terminate(event.t, _Termination(RunState.SUCCEEDED, 0, reason), actions)
+            return
         if asked_before:
             before = self._termination.reason if self._termination is not None else None
             reason = before._replace(again=True) if before is not None else reason

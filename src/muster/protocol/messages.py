@@ -112,6 +112,7 @@ SINCE: Mapping[str, int] = {
             *("open_probe_port", "probe_port", "probe_routes", "routes", "detach", "detached", "configure"),
             *("bring", "brought"),
             "take_place",
+            *("start_run", "stop_run", "run_hosted", "run_left", "begin_run", "release", "visit_run"),
             *("open_store", "store_opened", "start_ranks", "ranks_started", "rank_registered", "rank_pids"),
             *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
             *("signal_forwarded", "warn_preemption", "preemption_handlers", "scheduler_signal", "exec_request"),
@@ -295,6 +296,7 @@ MESSAGES: tuple[Message, ...] = (
                     "script": maybe(TEXT),
                     "hang_timeout": maybe(SECONDS),
                     "hang_from_start": maybe(FLAG),
+                    "hold": maybe(FLAG),
                 },
             ),
             "stand_by": (
@@ -308,6 +310,12 @@ MESSAGES: tuple[Message, ...] = (
                     "own_run_dir": maybe(FLAG),
                 },
             ),
+            "start_run": (
+                "Has the agent of a session host a run; `port` is that of its controller, 0 for node 0 of `nodes`.",
+                {"run_id": TEXT, "sealed": FLAG, "port": WHOLE, "nodes": WHOLE},
+                "what `detach` brings, as JSON; to other nodes than the first it is `sealed` (`protocol/sealing.py`)",
+            ),
+            "stop_run": ("Has the agent of a session end the run that is there.", {"by": STRING}),
             "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
             "open_store": (
                 "Has node 0 open the port of an attempt's store.",
@@ -415,6 +423,11 @@ MESSAGES: tuple[Message, ...] = (
                     "found": maybe(STRINGS),
                 },
             ),
+            "run_hosted": (
+                "The run is configured, and its controller listens at `port`; or why it `failed`.",
+                {"run_id": TEXT, "failed": STRING, "port": WHOLE},
+            ),
+            "run_left": ("Nothing of the run is left on the node.", {"run_id": TEXT}),
             "start_failed": (
                 "Ranks cannot be started; `what` says which of the other fields there are.",
                 {
@@ -584,6 +597,12 @@ MESSAGES: tuple[Message, ...] = (
             "stop": ("The user has sent this signal to end the run.", {"number": SIGNAL}),
             "forward_signal": ("The user has sent this signal for the ranks.", {"number": SIGNAL}),
             "kill": ("Asks to end the run.", {"by": maybe(TEXT)}),
+            "begin_run": (
+                "Asks a session to host a run.",
+                _NO_FIELDS,
+                "its configuration with the parts of all nodes, as JSON",
+            ),
+            "release": ("Asks a session to end; `force`: with its run.", {"by": maybe(TEXT), "force": maybe(FLAG)}),
             "resize": ("The size of the owner's terminal has changed.", {"rows": CELLS, "columns": CELLS}),
             "stdin": (
                 "Input for the rank that reads stdin.",
@@ -634,6 +653,7 @@ MESSAGES: tuple[Message, ...] = (
                     "snapshot": maybe(TABLE),
                     "times": maybe(RECORDS),
                     "clock_offsets": maybe(LIST),
+                    "session": maybe(TABLE),
                 },
             ),
             "unknown": (
@@ -772,6 +792,7 @@ MESSAGES: tuple[Message, ...] = (
                 "Asks for what the files of the run have more than so many bytes; `last`: for nothing after that.",
                 {"have": OFFSETS, "last": FLAG},
             ),
+            "visit_run": ("Has the proxy leave a session for the controller of a run there.", {"run_dir": TEXT}),
         },
     ),
     *_leg(
@@ -799,6 +820,8 @@ MESSAGES: tuple[Message, ...] = (
                     "torch": or_null(STRING),
                     "cuda": or_null(STRING),
                     "python": STRING,
+                    "path": maybe(STRINGS),
+                    "files": maybe(STRINGS),
                 },
             ),
             "preload_failed": (

@@ -22,6 +22,7 @@ class RunKeywords(TypedDict, total=False):
 
     hosts: str | Sequence[str]
     hostfile: str | os.PathLike[str]
+    on: str
     nnodes: int | str
     spare_nodes: int
     include: str | Sequence[str]
@@ -101,6 +102,7 @@ def run(
     show_output: bool | None = None,
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     nnodes: int | str | None = None,
     spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
@@ -182,6 +184,7 @@ def run(
     show_output: bool | None = None,
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     nnodes: int | str | None = None,
     spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
@@ -283,6 +286,7 @@ def submit(
     show_output: bool | None = None,
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     nnodes: int | str | None = None,
     spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,
@@ -364,6 +368,7 @@ def submit(
     show_output: bool | None = None,
     hosts: str | Sequence[str] | None = None,
     hostfile: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     nnodes: int | str | None = None,
     spare_nodes: int | None = None,
     include: str | Sequence[str] | None = None,

@@ -124,7 +124,17 @@ def resolve(
     `verb` is the command named in messages; `brought` is the source of one of muster's own scripts. `run_id`: the id of
     an existing sweep, whose points are started again.
     """
+    if options.on is not None:
+        from muster.client.session import find_session
+        from muster.config.sessions import with_session
+
+        _, record, plan = find_session(store, options.on)
+        options = with_session(options, options.on, record.options, plan)
     asked = make_job(parsed, options, env, verb, brought, warn)
+    if options.on is not None:
+        of, job = plan.job, asked.job._replace(setup=plan.job.setup)
+        job = job._replace(python=of.python, python_source=of.python_source, python_named=of.python_named)
+        asked = asked._replace(job=job)
     if not options.no_auto_preload:
         from muster.rundir.last_imports import last_imports
 

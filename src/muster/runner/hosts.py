@@ -15,8 +15,9 @@ from muster.client import remote
 from muster.client.attach import AttachedClient
 from muster.client.client import sync_files
 from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes, spares_of
+from muster.config.sessions import options_of_session
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
-from muster.controller.connections import captured_signals
+from muster.controller.connections import ProcessConnection, captured_signals
 from muster.controller.started_agents import StartedAgents
 from muster.core.controller_config import RECORD, config_as_json
 from muster.core.env_forwarding import redact
@@ -32,13 +33,14 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
 from muster.report import write_report
 from muster.rundir.run import FUNCTION, Run
+from muster.rundir.session import write_session
 from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
 from muster.transports.target import target_of
 
-_PATIENCE = 30.0
+PATIENCE = 30.0
 """Seconds, in addition to the lease, to look for the controller after the connection to it broke."""
 
 
@@ -49,17 +51,18 @@ class HostsRun(RunHandle):
         self,
         run: Run,
         views: Views,
-        gathering: StartedAgents,
+        link: ProcessConnection,
         client: AttachedClient,
         resources: ExitStack[None],
     ):
+        """`link` leads to the controller."""
         super().__init__(run, views)
-        self._gathering, self._resources = gathering, resources
+        self._link, self._resources = link, resources
         self.client: AttachedClient = client
 
     def _drive(self) -> RunResult | None:
         with self._resources:
-            outcome = self.client.go(self._gathering.take_connection())
+            outcome = self.client.go(self._link)
         if outcome is not None and self.client.keep is not None:  # otherwise the controller writes it
             write_report(self.run, outcome, os.environ)
         return outcome
@@ -110,6 +113,8 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
             raise
         if options.detach:
             gathering.abort()
+            if job.hold is not None:
+                return DetachedRun(run)  # `muster hold` tells the rest
             # the ranks start after this, and may still fail to start
             name = (options.name or run.operand) if run.operand == run.id else run.operand
             started = f"starting {plural(plan.world_size, 'rank')}; the controller of the run is on"
@@ -125,13 +130,13 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
             lambda: remote.connect(run),
             lambda made, name: views,
             owner=True,
-            patience=job.lease + _PATIENCE,
+            patience=job.lease + PATIENCE,
             keep=None if first.facts["shared"] else run,
             view=views,
             files=lambda: run if sync_files(run) else None,
             stdin=foreground.stdin,
         )
-        return HostsRun(run, views, gathering, client, resources.pop_all())
+        return HostsRun(run, views, gathering.take_connection(), client, resources.pop_all())
 
 
 def _reach(
@@ -225,6 +230,8 @@ def _hand_over(
     remote.remember_way(run, remote.way_of(job))
     run.write("job.json", record)
     run.write("plan.json", files["plan.json"])
+    if job.hold is not None:
+        write_session(run, options_of_session(context.options), config, [link.facts for link in gathering.links])
     if context.function:
         own = {link.node: node.run_dir for link, node in zip(gathering.links, config.nodes) if not link.facts["shared"]}
         gathering.bring(FUNCTION, context.function, own)

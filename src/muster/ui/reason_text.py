@@ -68,6 +68,10 @@ def _reason(reason: StopReason) -> str:
         return "`muster kill`" + (f" by {safe(reason.by)}" if reason.by else "")
     if kind is StopKind.OWNER_GONE:
         return f"the terminal that started the run was gone for {reason.seconds:g}s (--lease)"
+    if kind is StopKind.RELEASED and reason.seconds:
+        return f"released: no run for {duration(reason.seconds)} (--idle)"
+    if kind is StopKind.RELEASED:
+        return "released" + (f" by {safe(reason.by)}" if reason.by else "")
     if kind is StopKind.TIMEOUT:
         return f"reached --timeout of {reason.seconds:g}s"
     if kind is StopKind.HANG:

@@ -81,7 +81,9 @@ def outcome_in_words(
     lines: list[str] = []
     failed = first_failure(outcome, hosts)
     after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
-    if outcome.state is RunState.SUCCEEDED:
+    if outcome.stopped is not None and outcome.stopped.kind is StopKind.RELEASED:
+        lines.append(f"{reason_in_words(outcome.stopped)}, {after}")
+    elif outcome.state is RunState.SUCCEEDED:
         lines.append(f"{_all(world_size)} succeeded in {seconds(outcome.duration)}")
     elif failed is not None:
         lines += _failure_in_words(failed, outcome)

@@ -9,6 +9,7 @@ from .withheld import is_standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 
@@ -19,10 +20,11 @@ _OF_RANKS = (
 """Environment variables that ranks have and a fork server does not, or that differ between ranks."""
 
 
-def namesakes(before: set[str]) -> list[str]:
+def namesakes(before: set[str], hidden: Mapping[str, Any] | None = None) -> list[str]:
     """Return the files beside the script that have the name of a module that is loaded already.
 
-    The script's `import json` means its own json.py, but a forked rank would find Python's.
+    The script's `import json` means its own json.py, but a forked rank would find Python's. `hidden` are loaded modules
+    that are not in `sys.modules`.
     """
     import _imp
 
@@ -31,7 +33,8 @@ def namesakes(before: set[str]) -> list[str]:
     folder = os.getcwd()
     if sys.argv[0] != "-m":
         folder = sys.argv[0] if os.path.isdir(sys.argv[0]) else os.path.dirname(os.path.realpath(sys.argv[0]))
-    loaded = {name for name in set(sys.modules) - before if "." not in name}
+    modules = {**sys.modules, **(hidden or {})}
+    loaded = {name for name in set(modules) - before if "." not in name}
     try:
         names = sorted(os.listdir(folder or "."))
     except OSError:
@@ -44,7 +47,7 @@ def namesakes(before: set[str]) -> list[str]:
             continue
         path = os.path.join(folder, name)
         package = os.path.exists(os.path.join(path, "__init__.py"))
-        theirs = getattr(sys.modules[module], "__file__", None) or ""
+        theirs = getattr(modules[module], "__file__", None) or ""
         if (path.endswith(".py") or package) and not os.path.realpath(theirs).startswith(os.path.realpath(path)):
             found.append(name)
     return found

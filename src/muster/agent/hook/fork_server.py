@@ -43,6 +43,10 @@ class ForkServer:
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.skip_teardown)
         self.leaving = False
+        self.before: set[str] = set()
+        """The modules that were there before the imports for ranks."""
+        self.told: dict[str, Any] = {}
+        """What was reported about the imports, as far as it does not depend on the script."""
         gc.disable()  # imports produce no garbage
 
     def prepare(self, import_theirs: Callable[[], bool]) -> None:
@@ -57,7 +61,7 @@ class ForkServer:
                 self.theirs = import_theirs()
             except BaseException as error:
                 self.their_error = error  # each rank raises it again, as plain Python would
-        before = set(sys.modules) - {"__future__"}
+        before = self.before = set(sys.modules) - {"__future__"}
         unfit = depends_on_rank(self.reads.names, at_start) or traced()
         if unfit is None:
             self.import_ahead(before)
@@ -73,8 +77,23 @@ class ForkServer:
         import gc
 
         torch = self.ahead.modules.get("torch")
-        # Some modules keep a reference to `__main__` (dill, which torch imports if installed): found once here, because
-        # searching all values in each rank would copy the pages on which they are.
+        self.note_mains()
+        gc.freeze()
+        gc.enable()
+        self.told = {
+            "unfit": unfit,
+            "reads": sorted(self.reads.names),
+            "torch": str(torch.__version__) if torch else None,
+            "cuda": torch.version.cuda if torch else None,
+            "python": ".".join(map(str, sys.version_info[:3])),
+        }
+        self.report(shadowed)
+
+    def note_mains(self) -> None:
+        """Find the modules that keep a reference to `__main__` (dill, which torch imports if installed).
+
+        They are found once here, because searching all values in each rank would copy the pages on which they are.
+        """
         main = sys.modules["__main__"]
         self.mains = [
             (names, name)
@@ -85,19 +104,10 @@ class ForkServer:
             for name, value in list(names.items())
             if value is main
         ]
-        gc.freeze()
-        gc.enable()
-        tell(
-            self.fd,
-            op="preloaded",
-            unfit=unfit,
-            namesakes=shadowed,
-            reads=sorted(self.reads.names),
-            times=self.times,
-            torch=str(torch.__version__) if torch else None,
-            cuda=torch.version.cuda if torch else None,
-            python=".".join(map(str, sys.version_info[:3])),
-        )
+
+    def report(self, shadowed: list[str]) -> None:
+        """Tell the agent about the imports; `shadowed` are files beside the script with the names of modules."""
+        tell(self.fd, op="preloaded", **self.told, namesakes=shadowed, times=self.times)
 
     def import_ahead(self, before: set[str]) -> None:
         """Import what the ranks will use, and note what that changed in this process."""

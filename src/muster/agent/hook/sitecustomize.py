@@ -8,6 +8,7 @@ depends on the `mode` in MUSTER_HOOK:
     rank    set up a rank; continue, and Python runs the script
     serve   import torch, then fork ranks when the agent asks. Each child continues, and Python itself runs the script
             in it: no frame of muster is below it, and `__main__`, exits, signals and tracebacks are Python's own
+    nursery import torch, then fork a fork server for each run of a session, which becomes that of its command line
     store   serve the store of an attempt until the agent ends this process
 
 The code for each mode is in the modules beside this one. Only those that the mode needs are read, because each rank
@@ -73,10 +74,10 @@ def _theirs() -> bool:
 
 def _main() -> bool:
     conf = _enter()
-    if conf["mode"] == "serve":
+    if conf["mode"] in ("serve", "nursery"):
         warm = None
         try:
-            warm = _part("fork_server").ForkServer(conf)
+            warm = _part("fork_server").ForkServer(conf) if conf["mode"] == "serve" else _part("nursery").Nursery(conf)
             warm.prepare(_theirs)
             warm.serve()
         finally:

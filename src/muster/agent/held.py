@@ -1,0 +1,125 @@
+"""The agent of a session: it starts no ranks of its own, keeps an interpreter warm, and hosts one run after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from typing import Any
+
+from muster.agent.agent import Agent
+from muster.agent.controller_process import Standby
+from muster.agent.forkserver import write_hook
+from muster.agent.hosted import HostedAgent, start
+from muster.agent.preloaded import PreloadedInterpreter
+from muster.agent.ranks import Hosting
+from muster.linux import processes
+from muster.protocol.sealing import unsealed
+
+_LATER = 1.0
+"""Seconds after which the agent looks for what others left."""
+
+
+class Held:
+    """What the agent of a session has beside other agents."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent, self.ranks = agent, agent.ranks
+        self.warm = PreloadedInterpreter(
+            agent.loop, self.ranks.names, agent.folder, self.ranks.hook_folder, self._known
+        )
+        self.hosted: HostedAgent | None = None
+        """The run that is here."""
+        self.standby: Standby | None = None
+        """A controller that waits for the next run; only on node 0."""
+        self._told = False
+
+    def prepare(self) -> None:
+        """Start the preloaded interpreter, and report `ready` once it is known whether it works."""
+        write_hook(self.ranks.hook_folder, self.ranks.hook)
+        command = self.ranks.commands[0]
+        self.warm.start(self.ranks.env(), self.ranks.preload, command["cwd"])
+        self.agent.loop.call_later(_LATER, self.ranks.sweep)
+        self.refill()
+
+    def _known(self) -> None:
+        if not self._told:
+            self._told = True
+            torch, cuda = (self.warm.facts.get(name) for name in ("torch", "cuda"))
+            self.agent.emit("ready", fork=self.warm.ready, why=self.warm.why, torch=torch, cuda=cuda)
+
+    def refill(self) -> None:
+        """Start a controller that waits for the next run, where the controllers of runs are."""
+        if self.agent.controller is not None and (self.standby is None or self.standby.taken):
+            try:
+                self.standby = Standby(self.agent.loop, self.agent.run_dir, self.agent.supervisor_started)
+            except OSError as error:
+                self.agent.complain(f"cannot start a controller in advance: {processes.reason_at(error)}")
+                self.standby = None
+
+    def start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
+        """Host a run. The reply is `run_hosted`, with why that failed or with the port of its controller."""
+        failed, here = "", 0
+        try:
+            if self.hosted is not None:
+                self.hosted.turn()
+                self.turn()
+            if self.hosted is not None:
+                raise OSError(f"{self.hosted.run_id} is still here")
+            if sealed:
+                assert self.agent.dialer is not None
+                payload = unsealed(self.agent.dialer.terms.secret, payload)
+            order: dict[str, Any] = json.loads(payload)
+            here = self._host(order, port, nodes)
+        except OSError as error:
+            failed = processes.reason_at(error) if error.errno else str(error)
+        except Exception:
+            failed = traceback.format_exc(limit=-1).strip()
+            self.agent.complain(traceback.format_exc())
+        if failed and self.hosted is not None:
+            self.hosted.over = True
+        self.agent.emit("run_hosted", run_id=run_id, failed=failed, port=here)
+        self.turn()
+
+    def _host(self, order: dict[str, Any], port: int, nodes: int) -> int:
+        inherited, script = order.pop("inherited", None), order.pop("script")
+        if script:
+            self._check(script["path"], script["digest"])
+        hosting = Hosting(self.ranks, self.warm, self.standby)
+        env = dict(os.environ if inherited is None else inherited)
+        self.hosted = HostedAgent(self.agent.loop, self.agent.hook, hosting, env)
+        return start(self.hosted, {**order, "port": port}, door=not port and nodes > 1)
+
+    def _check(self, path: str, digest: str) -> None:
+        """Raise OSError if the script of a run is missing here, or another one than where the run was started."""
+        from muster.agent import facts
+
+        found = facts.file_digest(path)
+        if not found:
+            raise OSError(f"script {path} not found")
+        if found != digest:
+            raise OSError(f"script {path} differs from the one of the command")
+
+    def stop_run(self, by: str) -> None:
+        """Have the controller of the run end it, if it is on this node."""
+        if self.hosted is not None and self.hosted.controller is not None:
+            self.hosted.emit("stop_requested", what="kill", by=by)
+
+    def turn(self) -> None:
+        """Continue after events: the run that is here may have ended."""
+        hosted = self.hosted
+        if hosted is None:
+            return
+        hosted.turn()
+        if hosted.over:
+            self.hosted = None
+            run_id = getattr(hosted, "run_id", "")
+            hosted.close()
+            self.agent.emit("run_left", run_id=run_id)
+            self.refill()
+
+    def end(self) -> None:
+        """End the preloaded interpreter and the controller that waits."""
+        self.warm.end()
+        if self.standby is not None:
+            self.standby.close()

@@ -1,0 +1,80 @@
+"""The preloaded interpreter of a session: it has imported torch, and forks a fork server for each run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .any_script import become_environment, become_program
+from .fitness import namesakes
+from .fork_server import ForkServer
+from .messages import tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+class Nursery(ForkServer):
+    """An interpreter with torch that becomes the fork server of a run in a fork of itself.
+
+    In that fork `conf`, environment, working directory and command line are those of the run; from there on it is a
+    fork server as any other.
+    """
+
+    def __init__(self, conf: dict[str, Any]) -> None:
+        super().__init__(conf)
+        self.serves_run = False
+        """True in the fork that is the fork server of a run."""
+
+    def report(self, shadowed: list[str]) -> None:
+        """Report the imports, with what tells whether they are still those that a new interpreter would make."""
+        files = []
+        for module in self.ahead.modules.values():
+            path = getattr(module, "__file__", None) or ""
+            if path.endswith(".py") and "-packages" + os.sep not in path:
+                files.append(path)
+        path = [os.path.abspath(entry) for entry in sys.path if entry]
+        tell(self.fd, op="preloaded", **self.told, namesakes=shadowed, times=self.times, path=path, files=files)
+
+    def serve(self) -> None:
+        """Fork on request. Returns only in a rank; exits with the agent."""
+        super().serve()
+        if self.serves_run:
+            self.leaving = False
+            super().serve()
+
+    def child(self, middle: int, gate: int, child: Mapping[str, Any], passed: list[int]) -> None:
+        """Turn a fork of this process into the fork server of a run; a fork of that into a rank, or the store."""
+        if self.serves_run:
+            super().child(middle, gate, child, passed)
+            return
+        try:
+            os.close(self.fd)
+            self.adopt_by_agent(middle, gate, child)
+            self.fd = passed[0]
+            self.become_fork_server(child, passed[1:])
+        except BaseException as error:
+            os.write(2, (f"muster: error: cannot set up the fork server: {error!r}\n").encode())
+            os._exit(125)
+
+    def become_fork_server(self, child: Mapping[str, Any], fds: list[int]) -> None:
+        """Take over the command line and the environment of a run, and report as a new fork server does."""
+        self.times = {"python": self.clock()}
+        self.conf["stdin"] = fds.pop(0) if child["stdin"] else None
+        self.ahead.map_asked((fds.pop(0), child["asked"]) if child["asked"] else None)
+        os.chdir(child["cwd"])
+        become_environment(child["env"])
+        become_program([sys.executable, *child["argv"]])
+        self.serves_run = True
+        hidden = {name: module for modules in self.ahead.withheld.values() for name, module in modules.items()}
+        shadowed = namesakes(self.before, hidden)
+        if child["found"] and not shadowed:
+            self.conf["own"] = child["own"]
+            for module, names in child["found"]:
+                self.import_found(module, names)
+            self.note_mains()
+            self.told["reads"] = sorted(self.reads.names)
+        self.times["imported"] = self.clock()
+        tell(self.fd, op="preloaded", **self.told, namesakes=shadowed, times=self.times)

@@ -1,0 +1,225 @@
+"""The agent's side of a session's preloaded interpreter, which forks a fork server for each run (`hook/nursery.py`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from muster.agent.forkserver import READ_AT_LOAD, READ_AT_LOAD_PREFIXES, HookedPython, counting
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+_AT_START = ("PYTHON", "LD_", "LC_", "MALLOC_")
+"""Prefixes of variables that Python, or the C library, reads when a process starts."""
+
+_AT_START_NAMES = frozenset(("LANG", "LANGUAGE", "TZ", "GLIBC_TUNABLES", "HOME"))
+
+_NOT_OURS = frozenset(("PATH", "MUSTER_HOOK", "PWD", "OLDPWD", "_", "SHLVL"))
+"""Variables that imports may read, and on which what they leave behind does not depend."""
+
+
+def relevant(name: str, reads: Iterable[str]) -> bool:
+    """Return whether a variable has an effect on an interpreter that has imported torch and `--preload`."""
+    if name in _NOT_OURS:
+        return False
+    return (
+        name in _AT_START_NAMES
+        or name in READ_AT_LOAD
+        or name.startswith((*_AT_START, *READ_AT_LOAD_PREFIXES))
+        or name in reads
+    )
+
+
+def changed_variables(before: Mapping[str, str], now: Mapping[str, str], reads: Iterable[str]) -> list[str]:
+    """Return the relevant variables that differ between two environments."""
+    known = frozenset(reads)
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name) and relevant(name, known))
+
+
+def stamp_of(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return (inode, time of the last change) of each of these files and directories that exists."""
+    found = {}
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            continue
+        found[path] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+def packages_in(path: Iterable[str]) -> list[str]:
+    """Return the directories of `sys.path` in which packages are installed: they change with each installation."""
+    return [folder for folder in path if folder.endswith(("site-packages", "dist-packages"))]
+
+
+class PreloadedInterpreter:
+    """One interpreter that has imported torch, and waits for runs. `names` are the agent's children by pid.
+
+    `tell` is called once it can be used, or when it turns out that it cannot.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        names: dict[int, str],
+        folder: str,
+        hook_folder: str,
+        tell: Callable[[], object],
+    ) -> None:
+        self.loop, self.names, self.folder, self.hook_folder, self._tell = loop, names, folder, hook_folder, tell
+        self.python: HookedPython | None = None
+        self.why = ""
+        """Why it cannot be used; empty if it can, or if that is not known yet."""
+        self.facts: dict[str, Any] = {}
+        """What it reported about itself: versions of Python and torch, and its sys.path."""
+        self.env: dict[str, str] = {}
+        self.preload: tuple[str, ...] = ()
+        self._reads: list[str] = []
+        self._stamps: dict[str, tuple[int, int]] = {}
+        self._forks: deque[Callable[[int], object]] = deque()
+        self._waiting: list[Callable[[], object]] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has imported everything, and can be used."""
+        return bool(self.facts) and self.python is not None and self.python.connected
+
+    @property
+    def starting(self) -> bool:
+        """Whether it is importing."""
+        return self.python is not None and not self.facts and not self.why
+
+    def start(self, env: Mapping[str, str], preload: Sequence[str], cwd: str) -> None:
+        """Start it: `preload` are the modules to import."""
+        self.end()
+        self.env, self.preload, self.why, self.facts = dict(env), tuple(preload), "", {}
+        self.python = python = HookedPython()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        log = os.open(os.path.join(self.folder, "warm.log"), _APPEND, 0o600)
+        try:
+            # without the site hook this ends at once
+            argv = [sys.executable, "-c", "pass"]
+            conf: dict[str, Any] = {"mode": "nursery", "preload": list(preload), "counting": counting(), "found": []}
+            conf.update(stdin=None, asked=None)
+            python.start(argv, env, cwd, (null, log, log), self.hook_folder, **conf)
+        except OSError as error:
+            self.python = None
+            self._unusable(processes.reason_at(error))
+            return
+        finally:
+            os.close(null)
+            os.close(log)
+        self.names[python.pid] = "nursery"
+        self.loop.add_reader(python.sock.fileno(), lambda: self._heard(python))
+
+    def end(self) -> None:
+        """Kill it."""
+        python, self.python = self.python, None
+        if python is not None and python.connected:
+            self.loop.remove_reader(python.sock.fileno())
+            python.close()
+            processes.send_signal(python.pid, signal.SIGKILL)
+
+    def when_known(self, then: Callable[[], object]) -> None:
+        """Call `then` once it is known whether it can be used: at once if it is."""
+        if self.starting:
+            self._waiting.append(then)
+        else:
+            then()
+
+    def why_stale(self, env: Mapping[str, str], preload: Sequence[str]) -> str:
+        """Return why a run needs another interpreter than this one, for users; empty if it does not."""
+        if self.python is None or not self.python.connected:
+            return "it has exited"
+        names = changed_variables(self.env, env, self._reads)
+        if names:
+            return f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} changed"
+        missing = [name for name in preload if name not in self.preload]
+        if missing:
+            return f"--preload {','.join(missing)} was added"
+        now = stamp_of(self._stamps)
+        for path, stamp in self._stamps.items():
+            if now.get(path) != stamp:
+                return f"{path} changed"
+        return ""
+
+    def fork_server(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        log: str,
+        stdin: int | None,
+        asked: int | None,
+        ranks: int,
+        found: Mapping[str, Any],
+        forked: Callable[[int], object],
+    ) -> HookedPython:
+        """Return a fork server for this command line (without the interpreter); `forked` is called with its pid.
+
+        `log` is the file for its output; `asked` a file in memory with a byte for each of the `ranks`.
+        `found` are the imports that it makes before the script.
+        """
+        assert self.python is not None
+        made = HookedPython()
+        made.sock, theirs = socket.socketpair()
+        made.connected = True
+        conf = {"argv": list(argv), "env": dict(env), "cwd": cwd, "stdin": stdin is not None}
+        conf.update(asked=0 if asked is None else ranks, out=[log], err=[log], **found)
+        fds = [theirs.fileno(), *([] if stdin is None else [stdin]), *([] if asked is None else [asked])]
+        self._forks.append(forked)
+        try:
+            self.python.request_fork({"run": conf}, fds)
+        finally:
+            theirs.close()
+        return made
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def _heard(self, python: HookedPython) -> None:
+        said = python.messages()
+        if said is None:
+            self.loop.remove_reader(python.sock.fileno())
+            python.close()
+            if not self.facts:
+                self._unusable(f"it exited; see {self.folder}/warm.log")
+            return
+        for message in said:
+            if message["kind"] == "preloaded":
+                self._preloaded(message)
+            elif message["kind"] == "preload_failed":
+                self._unusable(message["text"])
+            elif message["kind"] in ("forked", "fork_failed"):
+                forked = self._forks.popleft() if self._forks else None
+                for pid in message["pids"].values():
+                    if forked is not None:
+                        forked(pid)
+
+    def _preloaded(self, message: Mapping[str, Any]) -> None:
+        if message["unfit"]:
+            self._unusable(message["unfit"])
+            return
+        self._reads = message["reads"]
+        self.facts = {name: message[name] for name in ("torch", "cuda", "python", "path")}
+        paths = [*packages_in(message["path"]), *message["files"], sys.executable]
+        self._stamps = stamp_of(paths)
+        self._known()
+
+    def _unusable(self, why: str) -> None:
+        if not self.why:
+            self.why = why
+            self._known()
+
+    def _known(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._tell()
+        for then in waiting:
+            then()

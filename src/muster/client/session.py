@@ -1,0 +1,128 @@
+"""Requests to the controller of a session (`muster hold`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from muster.client.connection import Connection
+from muster.client.remote import connect
+from muster.controller.connections import ProcessConnection
+from muster.core.json_checks import Malformed, table
+from muster.core.model import Plan
+from muster.errors import ControlError, InvalidRequest, Unreachable
+from muster.linux.eventloop import EventLoop
+from muster.protocol.frames import VERSION
+from muster.rundir.finding import find_run
+from muster.rundir.run import Run
+from muster.rundir.session import SessionRecord, read_session
+from muster.rundir.store import Store
+
+_WITHIN = 60.0
+"""Seconds for the agents of a session to have their parts of a run, after the host was reached."""
+
+
+def name_of_session(run: Run) -> str:
+    """Return the name of a session in displayed commands: the user's name, or its id."""
+    return str(run.job.get("name")) if run.operand == run.id and run.job.get("name") else run.operand
+
+
+def find_session(store: Store, name: str) -> tuple[Run, SessionRecord, Plan]:
+    """Return the session of this name or id. Raises `InvalidRequest`."""
+    from muster.client.reconcile import lives
+
+    run = find_run(store, name, lives)
+    job = run.job.get("job", {})
+    if job.get("hold") is None:
+        raise InvalidRequest(f"{name} is not a session: {run.id} is a run", "start one: muster hold --name NAME")
+    if run.outcome is not None:
+        raise InvalidRequest(
+            f"the session {name} has ended", f"see how: muster show {run.operand}; hold a new one: muster hold"
+        )
+    record, plan = read_session(run), run.plan
+    if record is None or plan is None:
+        raise InvalidRequest(
+            f"the session {name} was held from another machine", "start the run there, or hold a session here"
+        )
+    return run, record, plan
+
+
+class SessionClient:
+    """A connection to the controller of a session, in the loop of a command."""
+
+    def __init__(self, loop: EventLoop, session: Run) -> None:
+        self._loop, self._session = loop, session
+        self.link: ProcessConnection = connect(session)
+        self._answers: list[dict[str, Any]] = []
+        self._gone, self._deadline = False, 0.0
+        self._connection = Connection(loop, self.link, self._heard)
+        self._connection.start()
+
+    def _heard(self, fields: dict[str, Any], payload: bytes) -> None:
+        if fields["kind"] == "no_controller":
+            self._gone = True
+        elif fields["kind"] in ("answer", "unknown"):
+            self._answers.append(fields)
+
+    def _greet(self) -> None:
+        """Wait for the connection, and ask which version the controller has: its answer comes before any other."""
+        self._deadline = time.monotonic() + _WITHIN
+        self._until(lambda: self._connection.arrived)
+        self._answers.clear()
+        self._tell("state", version=VERSION)
+
+    def _tell(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        self._connection.tell(kind, payload, **fields)
+
+    def _answer(self) -> dict[str, Any]:
+        """Return what the session answers.
+
+        Raises `Unreachable`, `ControlError`, and `InvalidRequest` if it refuses.
+        """
+        name = name_of_session(self._session)
+        self._until(lambda: len(self._answers) > 1 or self._gone)
+        if self._gone:
+            raise ControlError(f"the session {name} has ended", f"see how: muster show {name}; hold a new one")
+        state, answer = self._answers
+        if state.get("version") != VERSION or answer["kind"] == "unknown":
+            raise ControlError(
+                f"the session {name} was started by another version of muster",
+                f"hold it anew: muster kill {name}, then muster hold",
+            )
+        try:
+            told = table(answer.get("session"))
+        except Malformed as error:
+            raise ControlError(f"invalid answer of the session {name}: {error}", None) from None
+        if told.get("refused"):
+            raise InvalidRequest(f"{name}: {told['refused']}", str(told.get("hint", "")) or None)
+        return told
+
+    def _until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            if not self._connection.open or time.monotonic() >= self._deadline:
+                said = self.link.stderr_summary() or "no answer"
+                raise Unreachable(
+                    f"no answer from the session {name_of_session(self._session)}: {said}", "see `muster ps`"
+                )
+            self._loop.run_once(self._deadline - time.monotonic())
+
+    def begin(self, order: Mapping[str, Any]) -> ProcessConnection:
+        """Start a run on the session; return the connection, which leads to the controller of the run from now on."""
+        self._greet()
+        self._tell("begin_run", json.dumps(order).encode())
+        told = self._answer()
+        self._tell("visit_run", run_dir=str(told["run_dir"]))
+        self._loop.remove(self.link.stdout, self.link.stderr)
+        return self.link
+
+    def release(self, by: str, force: bool) -> None:
+        """End the session; with `force` also the run that is on it."""
+        self._greet()
+        self._tell("release", by=by, force=force)
+        self._answer()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

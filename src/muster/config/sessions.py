@@ -1,0 +1,66 @@
+"""Which options belong to a session, and which to the runs on it (`--on`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from muster.config.options import RunOptions
+from muster.config.record import Option
+from muster.core.model import Node, Plan
+from muster.core.plurals import plural
+from muster.errors import InvalidRequest
+from muster.schedulers import choosing, of_scheduler
+
+OF_SESSION: tuple[Option[Any], ...] = (
+    *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.include, RunOptions.exclude),
+    *(RunOptions.spare_nodes, RunOptions.gpus, RunOptions.numa_binding),
+    *(RunOptions.python, RunOptions.setup, RunOptions.ssh),
+)
+"""Options of `muster hold` that `muster run --on` takes from it."""
+
+_COUNTS: tuple[Option[Any], ...] = (RunOptions.np, RunOptions.nproc_per_node)
+"""Options with the number of ranks, which has to be that of the session."""
+
+
+def _belongs(option: Option[Any], options: RunOptions) -> bool:
+    return option in OF_SESSION or option in choosing(options) or bool(of_scheduler(option))
+
+
+def options_of_session(options: RunOptions) -> dict[str, Any]:
+    """Return the values of the options of `muster hold` that the runs on the session take from it."""
+    wanted = (*OF_SESSION, RunOptions.nproc_per_node)
+    return {option.key: options.value(option) for option in wanted if options.given(option)}
+
+
+def with_session(options: RunOptions, name: str, session: Mapping[str, Any], plan: Plan) -> RunOptions:
+    """Return the options of a run on this session. Raises `InvalidRequest` for those that contradict it."""
+    for option in options.all_given("argv"):
+        if _belongs(option, options):
+            raise InvalidRequest(
+                f"{option.long_name} cannot be combined with --on: it belongs to the session",
+                f"leave it out, or hold another session: muster hold {option.long_name} …",
+            )
+    _check_count(options, name, plan)
+    options = options.without(*(option for option in options.all_given() if _belongs(option, options)), *_COUNTS)
+    given = [(options.source(option), {option.key: options.value(option)}) for option in options.all_given()]
+    known = {option.key for option in RunOptions.table}
+    return type(options)(*given, ("session", {key: value for key, value in session.items() if key in known}))
+
+
+def _check_count(options: RunOptions, name: str, plan: Plan) -> None:
+    counts = [len(node.ranks) for node in plan.nodes]
+    each, total = options.nproc_per_node, options.np
+    if options.typed(RunOptions.nproc_per_node) and any(each != str(count) for count in counts):
+        raise InvalidRequest(f"-g {each}: the session {name} has {_ranks_in_words(plan.nodes)}", _OTHER)
+    if options.typed(RunOptions.np) and total != plan.world_size:
+        raise InvalidRequest(f"-n {total}: the session {name} has {plural(plan.world_size, 'rank')}", _OTHER)
+
+
+_OTHER = "leave it out: a run has the ranks of its session; or hold another session"
+
+
+def _ranks_in_words(nodes: tuple[Node, ...]) -> str:
+    counts = sorted({len(node.ranks) for node in nodes})
+    each = " or ".join(map(str, counts))
+    return f"{each} {'rank' if counts == [1] else 'ranks'} on each node"

@@ -1,0 +1,135 @@
+"""Sessions: `muster hold`, runs on it, `release`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Muster
+from waiting import until
+
+TRAIN = """
+import os, sys, traceback
+print("torch" in sys.modules, sys.argv, sys.path[0], os.getcwd(), __file__, __name__)
+print(os.environ.get("ADDED"), os.environ.get("GONE"), len(traceback.extract_stack()))
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.ones(1)
+dist.all_reduce(total)
+assert total.item() == 2
+"""
+
+SLEEPS = """
+import time
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def held(muster: Muster) -> Iterator[Muster]:
+    """A session `dev` of two ranks on this machine."""
+    muster.env["GONE"] = "from hold"
+    started = muster("hold", "-g", "2", "--name", "dev")
+    assert started.returncode == 0, started.stderr
+    assert "it ends after 30m without a run (--idle)" in started.stderr
+    del muster.env["GONE"]
+    yield muster
+    ended = muster("kill", "--all", "--yes")
+    assert ended.returncode == 0, ended.stderr
+
+
+def session(muster: Muster) -> Path:
+    (found,) = [path for path in (muster.home / "runs").iterdir() if path.name.endswith("-hold")]
+    return found
+
+
+def listed(muster: Muster) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(muster("ps", "--json").stdout)
+    return found
+
+
+def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
+    """One after another, each as a run of its own; a second one at the same time is refused."""
+    path = script(TRAIN)
+    held.env["ADDED"] = "by run"
+    first = held("run", "--on", "dev", path.name, "--lr", "1")
+    assert first.returncode == 0, first.stderr
+    assert "preloaded interpreter" not in first.stderr, "it is the one of the session"
+    out = held.log(0).decode().splitlines()
+    assert out[0] == f"False ['script.py', '--lr', '1'] {path.parent} {path.parent} {path} __main__"
+    assert out[1] == "by run None 1"
+    assert [run["state"] for run in listed(held)] == ["succeeded", "held"]
+
+    # what belongs to the session
+    for words, error in (
+        (("--hosts", "n1"), "--hosts cannot be combined with --on: it belongs to the session"),
+        (("-g", "3"), "-g 3: the session dev has 2 ranks on each node"),
+        (("--sync",), "--sync cannot be combined with --on yet"),
+    ):
+        wrong = held("run", "--on", "dev", *words, path.name)
+        assert wrong.returncode == 2 and wrong.stderr.startswith(f"error: {error}\nhint: "), wrong.stderr
+
+    # a script that was edited, fails, and leaves a process behind
+    script("import os, subprocess\nsubprocess.Popen(['sleep', '7654'])\nraise SystemExit(int(os.environ['RANK']) + 3)")
+    failed = held("run", "--on", "dev", path.name)
+    assert failed.returncode in (3, 4), failed.stderr
+    assert "failed first" in failed.stderr
+
+    program = held("run", "--on", "dev", "--", "sh", "-c", "echo rank $RANK of $WORLD_SIZE")
+    assert program.returncode == 0, program.stderr
+    assert held.log(1) == b"rank 1 of 2\n"
+
+    # what is not the same as in the session's interpreter
+    held.env["TORCH_SHOW_CPP_STACKTRACES"] = "1"
+    anew = held("run", "--on", "dev", "-m", "platform")
+    assert anew.returncode == 0, anew.stderr
+    assert "starting a new preloaded interpreter: TORCH_SHOW_CPP_STACKTRACES changed" in anew.stderr
+
+    # one that runs, a second one, and Ctrl-C
+    script(SLEEPS)
+    running = held.start("run", "--on", "dev", path.name)
+    until(lambda: held.newest() != session(held) and b"up" in held("logs").stdout.encode(), "the run is up")
+    refused = held("run", "--on", "dev", path.name)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"error: dev: {held.newest().name} runs on it since" in refused.stderr
+    busy = held("release", "dev")
+    assert busy.returncode == 2 and "runs on it since" in busy.stderr
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+
+    # detached, and ended with its session
+    detached = held("run", "-d", "--on", "dev", path.name)
+    assert detached.returncode == 0, detached.stderr
+    until(lambda: "up" in held("logs").stdout, "the detached run is up")
+    released = held("release", "--force", "dev")
+    assert released.returncode == 0, released.stderr
+    assert "released after" in released.stdout
+    states = {run["id"]: run["state"] for run in listed(held)}
+    assert states[session(held).name] == "succeeded"
+    assert states[detached.stdout.strip()] == "killed"
+    gone = held("run", "--on", "dev", path.name)
+    assert gone.returncode == 2 and "the session dev has ended" in gone.stderr
+
+
+def test_a_session_ends_by_itself(muster: Muster) -> None:
+    started = muster("hold", "-g", "1", "--name", "brief", "--idle", "1s")
+    assert started.returncode == 0, started.stderr
+    ended = muster("wait", "brief", "--timeout", "60s")
+    assert ended.returncode == 0
+    assert "released: no run for 1.0s (--idle)" in ended.stdout
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _in(pid, str(muster.home))]
+
+
+def _in(pid: str, home: str) -> bool:
+    try:
+        return home.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
