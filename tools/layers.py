@@ -72,6 +72,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
         Part("diagnostics.selftest", "what `muster check` makes of its ranks' reports; pure"),
         Part("schedulers.client", "asks the scheduler, with care: no answer means nothing", WORLDLY),
     ),
+    (Part("adopt", "from launch scripts to command lines of muster; pure"),),
     (Part("config.resolve", "from options to a job", WORLDLY),),
     (Part("config.nodes", "from the hosts of a job to its nodes and ranks", WORLDLY),),
     (Part("controller", "the process that supervises a run", WORLDLY),),

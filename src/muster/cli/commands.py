@@ -97,6 +97,15 @@ COMMANDS: Mapping[str, Command] = {
         "docs/hold.md",
         "muster.cli.hold",
     ),
+    "adopt": Command(
+        "print the `muster run` line that does what a launch script does",
+        ("FILE",),
+        ("muster adopt job.sbatch", "muster adopt launch.sh --json", "muster adopt --sbatch '-N 2' job.sbatch"),
+        "docs/adopt.md",
+        "muster.cli.adopt",
+        "FILE is an sbatch script, a shell script with ssh, tmux, torchrun, accelerate, deepspeed, mpirun or srun, or "
+        "a Python program that uses submitit or Ray.",
+    ),
     "ps": Command(
         "list runs, newest first",
         ("",),

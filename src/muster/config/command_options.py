@@ -338,6 +338,20 @@ class ExportOptions(RunOptions):
         return count if count.isdigit() and int(count) else ""
 
 
+class AdoptOptions(Options):
+    """Options of `muster adopt`."""
+
+    sbatch = repeated(
+        ("--sbatch",),
+        "options with which the script is submitted, e.g. `'--nodes 2 --gpus 16'`; repeatable",
+        "OPTIONS",
+        values.text,
+        group=WHERE,
+    )
+    json = AS_JSON
+    help = HELP
+
+
 OF_CHECK = CheckOptions.table
 CHECK = tuple(option for option in OF_CHECK if option not in RUN or option is HELP)
 """Options that only `muster check` has."""
@@ -371,6 +385,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "export": ExportOptions,
     "hold": HoldOptions,
     "release": ReleaseOptions,
+    "adopt": AdoptOptions,
 }
 """Options of each command."""
 

@@ -1,0 +1,83 @@
+"""What a script sets before it launches ranks: variables, lines for a shell, the directory. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from muster.adopt.adoption import Remark
+from muster.adopt.found import Found
+from muster.adopt.launchers import MEETING
+from muster.adopt.values import Scope, exported, resolved, text
+from muster.core.env_forwarding import is_secret
+from muster.lint.model import Assignment, Script, Source
+
+SETUP = frozenset({"source", ".", "module", "ml", "conda", "mamba", "micromamba", "spack", "ulimit", "unset", "umask"})
+"""Commands that change the shell in which ranks are started."""
+
+
+def environment(
+    script: Script, found: Found, assigned: Sequence[Assignment], scope: Scope
+) -> tuple[tuple[tuple[str, str], ...], list[str], list[Remark]]:
+    """Return the variables with known values, the lines that a shell must run, and remarks."""
+    source = script.source
+    env: dict[str, str] = {}
+    lines: list[tuple[int, str]] = []
+    remarks: list[Remark] = []
+    before = found.command.span.start
+    here = exported(assigned, before)
+    temporary = list(found.command.assignments)
+    for item in (*here, *temporary):
+        number_of = source.place(item.span.start)[0]
+        if item.name in MEETING:
+            if item.name == "TORCHELASTIC_ERROR_FILE":
+                remarks.append(Remark(number_of, item.name, "muster names a file for each rank by itself"))
+            continue
+        assert item.value is not None or item in temporary
+        if item.value is None:
+            continue
+        value = resolved(item.value, scope)
+        if value.text is not None and not is_secret(item.name, value.text):
+            env[item.name] = value.text
+        elif value.text is not None:
+            remarks.append(Remark(number_of, item.name, "a secret: set it where you start muster; --env passes it on"))
+            env[item.name] = "\0"
+        else:
+            lines.append((item.span.start, f"export {item.name}={_as_written(source, item)}"))
+    for option in _tmux_env(found):
+        name, _, text_of = option.partition("=")
+        if name not in MEETING:
+            env[name] = text_of
+    lines += [
+        (command.span.start, source.text[command.span.start : command.span.end].strip())
+        for command in script.commands
+        if command.span.start < before and command.name in (*SETUP, "eval") and not command.function
+    ]
+    return tuple(env.items()), [line for _, line in sorted(lines)], remarks
+
+
+def _as_written(source: Source, item: Assignment) -> str:
+    written = source.text[item.span.start : item.span.end]
+    return written.partition("=")[2].strip() or '""'
+
+
+def _tmux_env(found: Found) -> list[str]:
+    for program in found.outer:
+        if program.name == "tmux":
+            words = [word.text or "" for word in program.operands]
+            return [words[at + 1] for at, word in enumerate(words[:-1]) if word == "-e"]
+    return []
+
+
+def directory(script: Script, found: Found, scope: Scope) -> str:
+    """Return the directory of a `cd` before the launch, in the same shell; empty for the one where it starts."""
+    for inner in (found.script, script):
+        entered = [
+            command
+            for command in inner.commands
+            if command.name == "cd" and command.span.start <= found.command.span.start and command.programs[0].operands
+        ]
+        if entered:
+            where = text(entered[-1].programs[0].operands[0], scope)
+            return "" if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|\.", where) else where
+    return ""

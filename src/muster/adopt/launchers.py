@@ -1,0 +1,376 @@
+"""How each launcher is told about ranks: its options in the terms of muster. One function and one row per launcher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from muster.adopt.adoption import Launch
+from muster.adopt.slurm import Request
+from muster.adopt.values import Scope, number, resolved, text
+from muster.lint.model import Option, Program, Word
+
+
+class Place(NamedTuple):
+    """Where a launcher is started."""
+
+    scope: Scope
+    request: Request | None
+    """The job, in a batch script."""
+    step: Program | None
+    """The srun that starts it; None without one."""
+
+
+class Read(NamedTuple):
+    """What the options of a launcher say."""
+
+    launch: Launch
+    program: tuple[Word, ...]
+    """The program of the ranks and its arguments."""
+    changed: tuple[str, ...] = ()
+    """What was wrong, or is done in another way, in sentences."""
+
+
+MEETING = frozenset(
+    (
+        *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "NNODES"),
+        *("GROUP_RANK", "NPROC_PER_NODE", "TORCHELASTIC_ERROR_FILE"),
+    )
+)
+"""Variables that muster sets in each rank by itself."""
+
+Reader = Callable[[Program, Launch, Place], Read]
+
+
+def _nodes(place: Place, asked: int | None) -> int | None:
+    return asked if asked is not None else place.request.node_count if place.request else None
+
+
+def _check_nodes(place: Place, option: str, asked: int | None) -> list[str]:
+    if asked is not None and place.request and place.request.nodes not in (None, asked):
+        return [
+            f"{option} {asked} and the {place.request.nodes} nodes of the job differ; muster uses all nodes of the job"
+        ]
+    return []
+
+
+def _each(program: Program, place: Place, default: str = "") -> str:
+    word = program.value("--nproc-per-node")
+    return text(word, place.scope) if word is not None else default
+
+
+_DROPPED_BY_TORCHRUN = (
+    *("--nnodes", "--nproc-per-node", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-conf", "--node-rank"),
+    *(
+        "--master-addr",
+        "--master-port",
+        "--standalone",
+        "--max-restarts",
+        "--log-dir",
+        "--role",
+        "--redirects",
+        "--tee",
+    ),
+    *("--module", "--no-python", "--monitor-interval", "--start-method", "--use-env", "--local-addr", "--run-path"),
+    "--local-ranks-filter",
+)
+
+
+def torchrun(program: Program, launch: Launch, place: Place) -> Read:
+    """Read torchrun, or torch.distributed.launch, which passes `--local-rank` to each script."""
+    asked = number(program.value("--nnodes"), place.scope)
+    range_of = re.fullmatch(r"(\d+):(\d+)", text(program.value("--nnodes"), place.scope))
+    changed = _check_nodes(place, "--nnodes", asked)
+    if range_of:
+        asked = int(range_of[2])
+        changed.append(f"--nnodes {range_of[0]}: the number of nodes of a run is fixed, here to {range_of[2]}")
+    if asked is None and program.has("--nnodes") and place.request is None:
+        changed.append(
+            f"--nnodes {text(program.value('--nnodes'), place.scope)}: not known from this script; name the hosts with "
+            "--hosts, or add --slurm -N"
+        )
+    nodes = 1 if program.has("--standalone") else _nodes(place, asked)
+    if place.request and place.request.nodes:
+        nodes = place.request.nodes
+    each = _each(program, place, "1")
+    more: list[tuple[str, str]] = []
+    restarts = number(program.value("--max-restarts"), place.scope)
+    if restarts:
+        more.append(("max-restarts", str(restarts)))
+    for name in ("log-dir", "role"):
+        word = program.value(f"--{name}")
+        if word is not None and "$" in (value := text(word, place.scope)):
+            changed.append(
+                f"--{name} {value}: known only in the job; muster keeps the output of each rank with the run"
+            )
+        elif word is not None:
+            more.append((name, value))
+    if program.has("--local-ranks-filter"):
+        changed.append("--local-ranks-filter counts local ranks; `--ranks 0` of muster shows one rank of all")
+    kind = "module" if program.has("--module") else "command" if program.has("--no-python") else "script"
+    launcher = "launch" if program.name == "torch.distributed.launch" and not program.has("--use-env") else ""
+    if place.step is not None and place.request:
+        tasks = number(place.step.value("--ntasks"), place.scope) or place.request.task_count
+        if (
+            place.request.tasks_per_node
+            and place.request.tasks_per_node > 1
+            and not place.step.has("--ntasks-per-node")
+        ):
+            tasks = place.request.tasks_per_node
+            changed.append(
+                f"srun starts torchrun {tasks} times per node, so there would be {tasks} times as many ranks; "
+                "muster starts the ranks once"
+            )
+    endpoint = text(program.value("--rdzv-endpoint", "--master-port"), place.scope)
+    left = _unread(program, _DROPPED_BY_TORCHRUN)
+    if left:
+        launcher = launcher or "torchrun"
+    return Read(
+        launch._replace(
+            kind=kind,
+            nodes=nodes,
+            each=each,
+            launcher=launcher,
+            launcher_args=left,
+            options=(*launch.options, *more),
+            port=endpoint.rpartition(":")[2],
+        ),
+        program.operands,
+        tuple(changed),
+    )
+
+
+def _unread(program: Program, read: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the other options as they are written, for `--launcher-args`."""
+    return tuple(word for option in program.options if option.name not in read for word in _words(option))
+
+
+def _words(option: Option) -> tuple[str, ...]:
+    if option.name == "?":
+        return ()
+    return (option.name,) if option.value is None else (f"{option.name}={option.value.shown}",)
+
+
+def accelerate(program: Program, launch: Launch, place: Place) -> Read:
+    """Read `accelerate launch`, whose `--num_processes` is the total of all machines."""
+    machines = number(program.value("--num-machines"), place.scope)
+    total = number(program.value("--num-processes"), place.scope)
+    changed = _check_nodes(place, "--num_machines", machines)
+    nodes = _nodes(place, machines) or 1
+    each = "gpu"
+    if total is not None and total % nodes == 0:
+        each = str(total // nodes)
+        gpus = place.request.gpus_per_node if place.request else None
+        if nodes > 1 and gpus and total == gpus:
+            changed.append(
+                f"--num_processes {total} is the total of {nodes} machines, so {each} per node; "
+                f"if you meant one per GPU, use `-g {gpus}`"
+            )
+    elif total is not None:
+        changed.append(f"--num_processes {total} cannot be shared equally by {nodes} machines")
+    read: tuple[str, ...] = (
+        "--num-machines",
+        "--num-processes",
+        "--machine-rank",
+        "--main-process-ip",
+        "--main-process-port",
+    )
+    read = (*read, "--multi-gpu", "--rdzv-backend", "--same-network", "--module", "--no-python", "--rdzv-conf", "--cpu")
+    left = _unread(program, (*read, "--max-restarts"))
+    plain = all(word in ("--mixed-precision=no", "--dynamo-backend=no") for word in left)
+    left = () if plain else tuple(_underscored(word) for word in left)
+    restarts = number(program.value("--max-restarts"), place.scope)
+    kind = "module" if program.has("--module") else "command" if program.has("--no-python") else "script"
+    return Read(
+        launch._replace(
+            kind=kind,
+            nodes=nodes,
+            each=each,
+            launcher="accelerate" if left else "",
+            launcher_args=left,
+            options=(*launch.options, *([("max-restarts", str(restarts))] if restarts else [])),
+            port=text(program.value("--main-process-port"), place.scope),
+        ),
+        program.operands,
+        tuple(changed),
+    )
+
+
+def _underscored(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
+    """Read the launcher of DeepSpeed, which passes `--local_rank` to each script."""
+    changed = []
+    scope = place.scope
+    gpus, nodes = number(program.value("--num-gpus"), scope), number(program.value("--num-nodes"), scope)
+    if place.step is not None:
+        changed.append("srun starts deepspeed in every task, and each would start all ranks; muster starts them once")
+    read: tuple[str, ...] = (
+        "--hostfile",
+        "--include",
+        "--exclude",
+        "--num-gpus",
+        "--num-nodes",
+        "--master-addr",
+        "--master-port",
+    )
+    read = (*read, "--enable-each-rank-log", "--no-ssh", "--node-rank", "--launcher", "--force-multi", "--module")
+    read = (*read, "--no-python", "--no-local-rank", "--ssh-port")
+    kind = "module" if program.has("--module") else "command" if program.has("--no-python") else "script"
+    plain = program.has("--no-local-rank")
+    found = launch._replace(
+        kind=kind,
+        launcher="" if plain else "deepspeed",
+        launcher_args=_unread(program, read),
+        port=text(program.value("--master-port"), scope),
+    )
+    if program.has("--enable-each-rank-log"):
+        changed.append("--enable_each_rank_log: muster always writes the output of each rank to files of its own")
+    if place.request:
+        each = gpus or place.request.gpus_per_node or place.request.tasks_per_node
+        return Read(
+            found._replace(nodes=place.request.node_count, each=str(each or "gpu")), program.operands, tuple(changed)
+        )
+    hostfile, include = program.value("--hostfile"), program.value("--include")
+    hosts: tuple[str, ...] = ()
+    if hostfile is None and include is not None:
+        hosts = tuple(item.partition(":")[0] for item in text(include, scope).split("@"))
+        gpu_sets = [item.partition(":")[2] for item in text(include, scope).split("@")]
+        hosts = tuple(f"{host}:{gpus_of}" if gpus_of else host for host, gpus_of in zip(hosts, gpu_sets))
+        include = None
+    return Read(
+        found._replace(
+            hosts=hosts,
+            hostfile=text(hostfile, scope),
+            include=text(include, scope),
+            exclude=text(program.value("--exclude"), scope),
+            nodes=nodes if hostfile is not None else None,
+            each=str(gpus) if gpus else "" if hostfile is not None else "gpu",
+        ),
+        program.operands,
+        tuple(changed),
+    )
+
+
+def mpirun(program: Program, launch: Launch, place: Place) -> Read:
+    """Read mpirun, of Open MPI or MPICH."""
+    scope = place.scope
+    total = number(program.value("--np", "-np", "--n", "-n"), scope)
+    env: list[tuple[str, str]] = list(launch.env)
+    forwarded = []
+    for option in program.options:
+        if option.name in ("--x", "-x", "--genv", "--env") and option.value is not None:
+            name, equals, value = text(option.value, scope).replace(" ", "=", 1).partition("=")
+            if equals and name not in MEETING:
+                env = [*((key, old) for key, old in env if key != name), (name, value)]
+            elif not equals:
+                forwarded.append(name)
+    hosts = tuple(item for item in text(program.value("--hosts", "--host"), scope).split(",") if item)
+    each = number(program.value("--npernode", "--N", "--ppn"), scope)
+    ppr = re.fullmatch(r"ppr:(\d+):node", text(program.value("--map-by"), scope))
+    each = int(ppr[1]) if ppr else each
+    slots = [host for host in hosts if ":" in host]
+    if hosts and not slots and each is None:
+        # without a number a name is one slot; named twice, two
+        hosts = tuple(f"{host}:{hosts.count(host)}" for host in dict.fromkeys(hosts))
+    read: tuple[str, ...] = (
+        "--np",
+        "-np",
+        "--n",
+        "-n",
+        "--x",
+        "-x",
+        "--genv",
+        "--env",
+        "--hosts",
+        "--host",
+        "--hostfile",
+        "--machinefile",
+    )
+    read = (*read, "--npernode", "--N", "--ppn", "--map-by", "--bind-to", "--wdir", "--output-filename", "--tag-output")
+    read = (
+        *read,
+        "--allow-run-as-root",
+        "--genvall",
+        "--genvlist",
+        "--oversubscribe",
+        "--report-bindings",
+        "--rank-by",
+    )
+    changed = []
+    if program.has("--output-filename"):
+        changed.append("--output-filename: muster always writes the output of each rank to files of its own")
+    if program.has("--map-by") and not ppr and text(program.value("--map-by"), scope) not in ("slot", ":OVERSUBSCRIBE"):
+        changed.append(f"--map-by {text(program.value('--map-by'), scope)}: muster fills one host after the other")
+    found = launch._replace(
+        launcher="mpirun",
+        launcher_args=_unread(program, read),
+        env=tuple(env),
+        hosts=hosts,
+        hostfile=text(program.value("--hostfile", "--machinefile"), scope),
+        total=total if each is None or not hosts else None,
+        each=str(each) if each else "",
+        cwd=_directory(program.value("--wdir"), scope) or launch.cwd,
+        port=next((item[12:] for item in _texts(program, scope) if item.startswith("MASTER_PORT=")), launch.port),
+        options=(*launch.options, *(("env", name) for name in forwarded if name not in MEETING)),
+    )
+    if place.request:
+        nodes = place.request.node_count
+        per = each or place.request.tasks_per_node
+        found = found._replace(
+            nodes=nodes, total=None if per else total or place.request.task_count, each=str(per or "")
+        )
+    if all(":" in host for host in hosts) and total == sum(int(host.rpartition(":")[2]) for host in hosts):
+        found = found._replace(total=None)
+    return Read(found, program.operands, tuple(changed))
+
+
+def _texts(program: Program, scope: Scope) -> list[str]:
+    return [text(option.value, scope).replace(" ", "=", 1) for option in program.options if option.value is not None]
+
+
+def _directory(word: Word | None, scope: Scope) -> str:
+    found = text(word, scope)
+    return "" if found in ("", "$PWD", "$(pwd)", "`pwd`", ".", "$SLURM_SUBMIT_DIR", "${SLURM_SUBMIT_DIR}") else found
+
+
+def srun(program: Program, launch: Launch, place: Place) -> Read:
+    """Read srun as the launcher of the ranks."""
+    scope, request = place.scope, place.request
+    nodes = number(program.value("--nodes"), scope) or (request.nodes if request else None)
+    each = number(program.value("--ntasks-per-node"), scope) or (request.tasks_per_node if request else None)
+    total = number(program.value("--ntasks"), scope) or (request.tasks if request else None)
+    if each is None and total is None:
+        each = 1
+    if each and nodes and total == each * nodes:
+        total = None
+    found = launch._replace(nodes=nodes, each=str(each or ""), total=None if each else total)
+    if not request:
+        found = found._replace(scheduled=True)
+    return Read(found, ())
+
+
+class Row(NamedTuple):
+    """A launcher."""
+
+    title: str
+    read: Reader
+    python: bool = True
+    """True if it starts Python scripts by itself."""
+
+
+LAUNCHERS: Mapping[str, Row] = {
+    "torchrun": Row("torchrun", torchrun),
+    "torch.distributed.launch": Row("torch.distributed.launch", torchrun),
+    "accelerate": Row("accelerate launch", accelerate),
+    "deepspeed": Row("DeepSpeed's launcher", deepspeed),
+    "mpirun": Row("mpirun", mpirun, python=False),
+    "srun": Row("srun", srun, python=False),
+}
+"""By the name in the model of scripts; the first of these that is found decides, except that srun comes last."""
+
+__all__ = ["LAUNCHERS", "Place", "Read", "resolved"]

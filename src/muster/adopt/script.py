@@ -1,0 +1,287 @@
+"""From the model of a shell script to what it launches. Files that it starts are read too, if they are there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from muster.adopt.adoption import Adoption, Launch, Remark
+from muster.adopt.environment import directory, environment
+from muster.adopt.found import SHELLS, Found, ReadFile
+from muster.adopt.hosts import hosts_of_files, joined, with_hosts
+from muster.adopt.launchers import LAUNCHERS, Place, Read
+from muster.adopt.python_scripts import adopt_python, launcher_of
+from muster.adopt.remarks import ends_of, expanded_here, is_helper, of_directives, rest_of
+from muster.adopt.slurm import Request, read_request
+from muster.adopt.values import Scope, argument, resolved, scope_of, text
+from muster.lint.model import Command, Program, Script, Source, Word
+from muster.lint.parse import read_script
+from muster.lint.programs import programs_of
+
+
+def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[str] = ()) -> Adoption:
+    """Return what a shell script launches; `given` are options of sbatch on its command line."""
+    script = read_script(Source(path, source))
+    request = _request(script, given)
+    launches: list[Launch] = []
+    changed: list[Remark] = []
+    used: set[int] = set()
+    for found in _launches(script):
+        launch, remarks, lines = _launch(found, script, request, read_file)
+        used |= lines
+        changed += remarks
+        launches.append(launch)
+    launches = joined(launches)
+    remarks = of_directives(script, request, given)
+    unused, unknown = rest_of(script, used, bool(launches))
+    return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
+
+
+def _request(script: Script, given: Sequence[str]) -> Request | None:
+    options = [item.option for item in script.directives if item.effective]
+    if given:
+        line = read_script(Source("sbatch", f"sbatch {' '.join(given)} x"))
+        options += [option for command in line.commands for program in command.programs for option in program.options]
+    return read_request(options) if script.is_batch or given else None
+
+
+def _launches(script: Script) -> list[Found]:
+    found: list[Found] = []
+    for inner in script.scripts():
+        if inner.shell.kind == "file":
+            continue
+        for command in inner.commands:
+            programs = _programs(command)
+            outer = inner.shell.launchers
+            chosen = _chosen(programs)
+            if chosen is not None:
+                found.append(Found(command, inner, programs[chosen], (*outer, *programs[:chosen])))
+    strong = [item for item in found if item.program.name != "python"]
+    plain = [item for item in found if item.program.name == "python" and not is_helper(item)]
+    return strong or plain[-1:]
+
+
+def _programs(command: Command) -> tuple[Program, ...]:
+    """Return the programs of a command, also behind `tmux new-session` and xargs."""
+    programs = command.programs
+    last = programs[-1] if programs else None
+    if last is not None and last.name in ("tmux", "screen"):
+        rest = _after_tmux(last.operands)
+        return (*programs, *programs_of(rest).programs)
+    return programs
+
+
+def _after_tmux(words: Sequence[Word]) -> list[Word]:
+    rest = list(words)
+    while rest and not rest[0].start.startswith("-"):
+        rest.pop(0)  # new-session
+        break
+    while rest and rest[0].start.startswith("-"):
+        flag = rest.pop(0).start
+        if flag[-1:] in "scenxyFtL" and rest:
+            rest.pop(0)
+    return rest
+
+
+def _chosen(programs: Sequence[Program]) -> int | None:
+    """Return the position of the program that starts the ranks."""
+    names = [program.name for program in programs]
+    for at, name in enumerate(names):
+        if name in LAUNCHERS and name not in ("srun",):
+            return at
+    if "srun" in names:
+        at = names.index("srun")
+        after = names[at + 1 :]
+        return at if "python" in after or "bash" in after else None
+    return names.index("python") if "python" in names else None
+
+
+def _launch(
+    found: Found, script: Script, request: Request | None, read_file: ReadFile
+) -> tuple[Launch, list[Remark], set[int]]:
+    """Return a launch, remarks about it, and the offsets of commands that were understood with it."""
+    source = script.source
+    line = source.place(found.command.span.start)[0]
+    assigned = [item for inner in (script, found.script) for item in inner.assignments]
+    assigned = list({item.span: item for item in assigned}.values())
+    hosts = hosts_of_files(script, read_file)
+    scope = scope_of(request.variables() if request else {}, assigned, (), hosts)
+    step = next((program for program in found.outer if program.name == "srun"), None)
+    called = _called(found, read_file)
+    if called is not None:
+        inner_path, inner_text, args = called
+        return _through(found, script, request, read_file, inner_path, inner_text, args, scope)
+    row = LAUNCHERS.get(found.program.name)
+    names = [program.name for program in (*found.outer, found.program) if program.name in (*LAUNCHERS, *SHELLS, "tmux")]
+    by = ", which starts ".join(_title(name) for name in dict.fromkeys(names)) or "the script itself"
+    launch = Launch(by, line, scheduled=request is not None)
+    launch = launch._replace(
+        options=request.options if request else (), ends=ends_of(script, found, step or found.program)
+    )
+    env, setup, remarks = environment(script, found, assigned, scope)
+    launch = launch._replace(env=env, setup=tuple(setup), cwd=directory(script, found, scope))
+    driver = _of_driver(found, launch, request, read_file) if row is None else None
+    if driver is not None:
+        return _cores(driver.launches[0], request), [*remarks, *driver.changed], {found.command.span.start}
+    if row is None:
+        read = _plain(found.program, launch, request, read_file)
+    else:
+        read = row.read(found.program, launch, Place(scope, request, step))
+    words = read.program or _after_srun(found)
+    launch = _with_program(read.launch, words, scope, row.python if row else False)
+    launch = with_hosts(launch, found, script, scope, hosts, request)
+    remarks += [Remark(line, "", says) for says in read.changed]
+    remarks += expanded_here(found, script, line)
+    launch = _cores(launch, request)
+    return launch, remarks, {found.command.span.start}
+
+
+def _title(name: str) -> str:
+    return LAUNCHERS[name].title if name in LAUNCHERS else name
+
+
+def _plain(program: Program, launch: Launch, request: Request | None, read_file: ReadFile) -> Read:
+    """Read a Python that no launcher starts: it may start its ranks by itself."""
+    words = (program.word, *_python_words(program))
+    path = program.operands[0].text if program.operands else None
+    source = read_file(path) if path else None
+    each = str((request.gpus_per_node if request else None) or "gpu")
+    launch = launch._replace(nodes=request.node_count if request else None, each="1", by="python")
+    if source and re.search(r"\b(mp|multiprocessing)\.(spawn|start_processes)\(", source):
+        says = "the script spawns its ranks by itself: muster starts it once per node"
+        return Read(launch._replace(each=each, launcher="spawn"), words, (says,))
+    says = "one process per node, unless the script starts others by itself: then add `--launcher spawn -g RANKS`"
+    return Read(launch, words, (says,))
+
+
+def _of_driver(found: Found, launch: Launch, request: Request | None, read_file: ReadFile) -> Adoption | None:
+    """Return what a Python program launches with Ray or submitit, with the nodes and tasks of the job."""
+    path = found.program.operands[0].text if found.program.operands else None
+    source = read_file(path) if path else None
+    if path is None or source is None or not launcher_of(source):
+        return None
+    adoption = adopt_python(path, source)
+    if not adoption.launches:
+        return None
+    inner = adoption.launches[0]
+    sized = launch._replace(by=f"python, which starts {inner.by}", kind=inner.kind, program=inner.program)
+    if request:
+        each = request.tasks_per_node or request.gpus_per_node or 1
+        sized = sized._replace(nodes=request.node_count, each=str(each))
+    else:
+        sized = sized._replace(each=inner.each, total=inner.total)
+    return adoption._replace(launches=(sized,))
+
+
+def _python_words(program: Program) -> tuple[Word, ...]:
+    module = program.option("-m")
+    if module is not None and module.value is not None:
+        flag = Word((module.value.parts[0]._replace(text="-m"),), module.span)  # type: ignore[call-arg]
+        return (flag, module.value, *program.operands)
+    return program.operands
+
+
+def _after_srun(found: Found) -> tuple[Word, ...]:
+    """Return the words that srun, or another program that is no Python launcher, starts."""
+    return found.program.operands
+
+
+def _with_program(launch: Launch, words: Sequence[Word], scope: Scope, python: bool) -> Launch:
+    """Return the launch with its program: a script or module of Python where it is one."""
+    rest = list(words)
+    kind, interpreter = launch.kind, ""
+    if not python and rest:
+        programs = programs_of(rest).programs
+        if programs and programs[0].name == "python":
+            first = programs[0]
+            interpreter = text(first.word, scope) if first.word.text and "/" in first.word.text else ""
+            module = first.option("-m")
+            if module is not None and module.value is not None:
+                kind, rest = "module", [module.value, *first.operands]
+            elif first.has("-c"):
+                kind = "command"
+            else:
+                kind, rest = "script", list(first.operands)
+        else:
+            kind = "command"
+    arguments = tuple(argument(word, scope) for word in rest)
+    return launch._replace(kind=kind, program=arguments, python=interpreter or launch.python)
+
+
+def _called(found: Found, read_file: ReadFile) -> tuple[str, str, tuple[Word, ...]] | None:
+    """Return (path, text, arguments) of a shell script that srun or a shell starts, if it is there."""
+    operands = found.program.operands
+    if found.program.name == "srun" and operands:
+        programs = programs_of(operands).programs
+        if programs and programs[0].name == "bash" and not programs[0].has("-c"):
+            operands = programs[0].operands
+        elif programs and programs[0].name == "python":
+            return None
+        path = operands[0].text if operands else None
+        if (path and path.endswith((".sh", ".bash"))) or (path and "." not in os.path.basename(path)):
+            inner = read_file(path)
+            if inner is not None:
+                return path, inner, tuple(operands[1:])
+    return None
+
+
+def _through(
+    found: Found,
+    script: Script,
+    request: Request | None,
+    read_file: ReadFile,
+    path: str,
+    source: str,
+    args: tuple[Word, ...],
+    scope: Scope,
+) -> tuple[Launch, list[Remark], set[int]]:
+    """Return the launch that a script makes which this one starts in each task."""
+    inner = read_script(Source(path, source))
+    line = script.source.place(found.command.span.start)[0]
+    launches = _launches(inner)
+    if not launches:
+        empty = Launch("srun", line, scheduled=True)
+        return empty, [Remark(line, "", f"{path} starts nothing that was understood")], set()
+    item = launches[0]
+    numbers = request.variables() if request else {}
+    within = scope_of({**numbers, **_values(scope, args)}, inner.assignments, [resolved(word, scope) for word in args])
+    row = LAUNCHERS.get(item.program.name)
+    launch = Launch(f"srun, which starts {path}, which starts {_title(item.program.name)}", line, scheduled=True)
+    launch = launch._replace(options=request.options if request else (), ends=ends_of(script, found, found.program))
+    outer_env, outer_setup, remarks = environment(script, found, script.assignments, scope)
+    env, setup, more = environment(inner, item, inner.assignments, within)
+    merged = {**dict(outer_env), **dict(env)}
+    launch = launch._replace(env=tuple(merged.items()), setup=(*outer_setup, *setup))
+    if row is None or row.title == "srun":
+        read = Read(
+            LAUNCHERS["srun"].read(found.program, launch, Place(scope, request, found.program)).launch,
+            item.program.operands,
+        )
+        launch = _with_program(read.launch, (item.program.word, *_python_words(item.program)), within, False)
+    else:
+        read = row.read(item.program, launch, Place(within, request, found.program))
+        launch = _with_program(read.launch, read.program, within, row.python)
+    remarks += [Remark(line, "", says) for says in read.changed]
+    remarks += [Remark(0, "", f"{path}: {remark.says}") for remark in more]
+    _, unknown = rest_of(inner, {item.command.span.start}, True)
+    remarks += [Remark(0, f"{path}:{remark.line}: {remark.text}", remark.says) for remark in unknown]
+    launch = _cores(launch, request)
+    return launch, remarks, {found.command.span.start}
+
+
+def _values(scope: Scope, args: Sequence[Word]) -> dict[str, str]:
+    found = {}
+    for at, word in enumerate(args, 1):
+        value = resolved(word, scope).text
+        if value is not None:
+            found[str(at)] = value
+    return found
+
+
+def _cores(launch: Launch, request: Request | None) -> Launch:
+    """Return the launch with cores per node: sbatch's tasks are ranks only under a plain srun."""
+    if request is None or request.cpus_per_task is None:
+        return launch
+    tasks = request.tasks_per_node or 1
+    return launch._replace(options=(*launch.options, ("cpus-per-task", str(request.cpus_per_task * tasks))))

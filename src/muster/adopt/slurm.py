@@ -1,0 +1,125 @@
+"""The options of an sbatch script as options of muster, and the values of Slurm's variables in its job. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from muster.lint.model import Option
+from muster.schedulers.slurm_batch import OURS
+
+_SAME = (
+    *("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment", "reservation", "dependency"),
+    *("mail-type", "mail-user", "gpus-per-node", "gres", "output", "error", "gpus"),
+)
+_NAMES = {"job-name": "name", "chdir": "cwd"}
+_MUSTER = ("nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-task", "signal", "requeue", "exclusive")
+
+
+class Request(NamedTuple):
+    """What a batch script asks for."""
+
+    nodes: int | None = None
+    tasks: int | None = None
+    tasks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    gpus_per_node: int | None = None
+    name: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    """Options of muster."""
+    left: tuple[tuple[Option, str], ...] = ()
+    """Options that muster has no use for, each with the reason."""
+
+    @property
+    def node_count(self) -> int:
+        """The number of nodes; one if it is not given."""
+        return self.nodes or 1
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks, as srun starts them without options of its own."""
+        if self.tasks is not None:
+            return self.tasks
+        return self.node_count * (self.tasks_per_node or 1)
+
+    def variables(self) -> dict[str, str]:
+        """The values of Slurm's variables in the job, as far as they follow from the options."""
+        found: dict[str, int | None] = {
+            **dict.fromkeys(("SLURM_NNODES", "SLURM_JOB_NUM_NODES"), self.node_count),
+            **dict.fromkeys(("SLURM_NTASKS", "SLURM_NPROCS"), self.task_count),
+            **dict.fromkeys(("SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"), self.tasks_per_node),
+            "SLURM_CPUS_PER_TASK": self.cpus_per_task,
+            **dict.fromkeys(("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"), self.gpus_per_node),
+        }
+        name = {"SLURM_JOB_NAME": self.name} if self.name else {}
+        return {**{key: str(value) for key, value in found.items() if value is not None}, **name}
+
+
+def read_request(options: Iterable[Option]) -> Request:
+    """Return what these options ask for; a later option wins."""
+    given: dict[str, str] = {}
+    last: dict[str, Option] = {}
+    for option in options:
+        name = option.name.lstrip("-")
+        given[name] = (option.value.text or "") if option.value is not None else ""
+        last[name] = option
+    found = Request(
+        nodes=_number(given.get("nodes")),
+        tasks=_number(given.get("ntasks")),
+        tasks_per_node=_number(given.get("ntasks-per-node")),
+        cpus_per_task=_number(given.get("cpus-per-task")),
+        gpus_per_node=_gpus(given),
+        name=given.get("job-name", ""),
+    )
+    words: list[tuple[str, str]] = []
+    left: list[tuple[Option, str]] = []
+    for name, value in given.items():
+        if name in _MUSTER:
+            continue
+        if name in _SAME:
+            words.append((name, value))
+        elif name in _NAMES:
+            words.append((_NAMES[name], value))
+        elif name in OURS:
+            left.append((last[name], _WHY.get(name, "muster needs this option of sbatch itself")))
+        else:
+            words.append(("slurm-opt", f"{name}={value}" if value else name))
+    if "exclusive" in given:
+        words.append(("exclusive", ""))
+    if "requeue" in given:
+        words.append(("requeue", "10"))
+    before = re.fullmatch(r"(?:[BR]:)?(?:SIG)?([A-Z0-9]+)@(\d+)", given.get("signal", ""))
+    if before:
+        words.append(("signal-before", f"{_signal(before[1])}@{before[2]}"))
+    return found._replace(options=tuple(words), left=tuple(left))
+
+
+_SIGNALS = {"10": "USR1", "12": "USR2", "15": "TERM", "2": "INT", "1": "HUP"}
+_WHY = {
+    "export": "name variables with `--env`",
+    "open-mode": "muster appends to files of a requeued job by itself",
+    "array": "a run is one job; start one run for each task of the array",
+    "wait": "`muster run --slurm` waits by itself",
+    "no-requeue": "it is the default",
+}
+
+
+def _signal(text: str) -> str:
+    return _SIGNALS.get(text, text)
+
+
+def _number(text: str | None) -> int | None:
+    """Return 2 for `2` and `2-4`: Slurm starts a job as soon as it has the least number."""
+    found = re.match(r"(\d{1,6})(?:-\d+)?$", text or "")
+    return int(found[1]) if found else None
+
+
+def _gpus(given: dict[str, str]) -> int | None:
+    each = given.get("gpus-per-node", "")
+    gres = re.search(r"(?:^|,)gpu(?::[^,:]+)?:(\d+)", given.get("gres", ""))
+    found = re.search(r"(\d+)$", each) or gres
+    if found:
+        return int(found[1])
+    total, nodes = _number(given.get("gpus")), _number(given.get("nodes"))
+    return total // nodes if total and nodes else None

@@ -1,0 +1,127 @@
+"""Values of words in a launch script: with the job's own numbers in place of Slurm's variables. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from muster.adopt.adoption import Argument
+from muster.export._shell import quote
+from muster.lint.model import Assignment, Command, Expansion, Literal, Span, Word
+from muster.lint.values import Values, expand_whole
+
+_JOB = re.compile(r"SLURM|OMPI_|PMI|RANK$|WORLD_SIZE$|HOSTNAME$")
+"""Variables that exist only in a job, or in its tasks."""
+
+
+class Scope(NamedTuple):
+    """What is known where a launch is made."""
+
+    values: Values
+    hosts: tuple[str, ...] = ()
+    """The hosts of a file that the script reads, if it is there."""
+
+
+def word_of(text: str) -> Word:
+    """Return a word with a known value."""
+    return Word((Literal(text, 0, True),), Span(0, 0))
+
+
+def scope_of(
+    numbers: Mapping[str, str], assigned: Sequence[Assignment], args: Sequence[Word] = (), hosts: tuple[str, ...] = ()
+) -> Scope:
+    """Return what is known after these assignments, in a script with arguments `args`."""
+    values: Values = {name: word_of(value) for name, value in numbers.items()}
+    values.update({str(number): word for number, word in enumerate(args, 1)})
+    scope = Scope(values, hosts)
+    for item in assigned:
+        if item.value is not None and not item.temporary and item.name not in numbers:
+            values[item.name] = resolved(item.value, scope)
+    return scope
+
+
+def resolved(word: Word, scope: Scope) -> Word:
+    """Return the word with everything replaced that is known."""
+    word = expand_whole(word, scope.values)
+    parts = []
+    for part in word.parts:
+        text = _known(part, scope) if isinstance(part, Expansion) else None
+        parts.append(part if text is None else Literal(text, word.span.start, True))
+    return Word(tuple(parts), word.span)
+
+
+def _known(part: Expansion, scope: Scope) -> str | None:
+    if part.kind == "default":
+        return part.fallback
+    if part.kind != "command" or not part.commands:
+        return None
+    names = [command.name for command in part.commands]
+    text = part.source
+    if "nvidia-smi" in names:
+        return "gpu"
+    if scope.hosts and re.search(r"\bgrep -c|\bwc -l|\bwc --lines", text) and "scontrol" not in names:
+        return str(len(scope.hosts))
+    if scope.hosts and "head" in names and "scontrol" not in names:
+        return scope.hosts[0]
+    if "nproc" in names:
+        return "cpu"
+    return None
+
+
+def number(word: Word | None, scope: Scope) -> int | None:
+    """Return the number that a word stands for, if it is known."""
+    text = resolved(word, scope).text if word is not None else None
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,6}", text) else None
+
+
+def text(word: Word | None, scope: Scope) -> str:
+    """Return the known value of a word, or the word as it is written."""
+    found = "" if word is None else resolved(word, scope).shown
+    return re.sub(r"\$\{?SLURM_SUBMIT_DIR\}?", ".", found)
+
+
+def argument(word: Word, scope: Scope) -> Argument:
+    """Return a word for a program, as it is typed in a shell."""
+    found = resolved(word, scope)
+    if found.text is not None:
+        return Argument(quote(found.text))
+    shell, in_job = "", False
+    for part in found.parts:
+        if isinstance(part, Literal):
+            shell += quote(part.text) if part.text else ""
+            continue
+        if part.name == "SLURM_SUBMIT_DIR":
+            shell += '"$PWD"'  # where muster is started, as sbatch is
+            continue
+        in_job = in_job or any(_JOB.search(name) for name in (part.name, *part.names))
+        shell += f'"{part.source}"' if part.quoted and not part.source.startswith('"') else part.source
+    return Argument(shell, in_job)
+
+
+def exported(assigned: Sequence[Assignment], before: int) -> list[Assignment]:
+    """Return the last assignment of each variable that is exported before an offset."""
+    found: dict[str, Assignment] = {}
+    values: dict[str, Assignment] = {}
+    names: set[str] = set()
+    for item in assigned:
+        if item.span.start >= before or item.temporary:
+            continue
+        if item.value is not None:
+            values[item.name] = item
+        if item.exported:
+            names.add(item.name)
+    for name in names:
+        if name in values:
+            found[name] = values[name]
+    return sorted(found.values(), key=lambda item: item.span.start)
+
+
+def is_set_by_job(word: Word) -> bool:
+    """Return whether a value is known only in the job."""
+    return any(_JOB.search(name) for name in word.names)
+
+
+def with_commands(command: Command) -> tuple[str, ...]:
+    """Return the names of the programs of a command, outermost first."""
+    return tuple(program.name for program in command.programs)

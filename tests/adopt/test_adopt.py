@@ -1,0 +1,140 @@
+"""`muster adopt` on a corpus of scripts of all forms: the command line, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+pytest.importorskip("tree_sitter_bash")
+
+from muster.adopt.python_scripts import adopt_python, launcher_of
+from muster.adopt.script import adopt_script
+from muster.adopt.text import as_json, in_words
+from muster.config.options import RunOptions
+from muster.config.parse import names_in, parse
+
+CORPUS = Path(__file__).parent / "corpus"
+FILES = sorted(path.name for path in CORPUS.iterdir() if path.suffix in (".sh", ".sbatch", ".py"))
+
+
+def read_file(name: str) -> str | None:
+    path = CORPUS / name
+    return path.read_text() if path.is_file() else None
+
+
+def adopted(name: str, text: str = "", given: tuple[str, ...] = ()) -> Any:
+    text = text or (CORPUS / name).read_text()
+    return adopt_python(name, text) if launcher_of(text) else adopt_script(name, text, read_file, given)
+
+
+def command(text: str, name: str = "x.sh", given: tuple[str, ...] = ()) -> str:
+    """The command line for a script with one launch."""
+    (launch,) = as_json(adopted(name, text, given))["launches"]
+    return str(launch["command"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_in_words(name: str, golden: Callable[..., None]):
+    golden(f"adopt-{name}.txt", in_words(adopted(name)) + "\n")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_json_is_complete_and_the_line_can_be_typed(name: str, muster: Any, tmp_path: Path):
+    found = json.loads(json.dumps(as_json(adopted(name))))
+    assert [launch["command"].startswith("muster run ") for launch in found["launches"]] == [True]
+    (launch,) = found["launches"]
+    assert launch["understood"].keys() >= {"starts", "ranks", "rank 0", "port", "passed on", "ends"}
+    # its options exist
+    import shlex
+
+    words = shlex.split(launch["command"])[2:]
+    parsed = parse([word for word in words if word != "-G"], tuple(names_in("slurm", RunOptions.table).values()))
+    assert parsed.operands
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("torchrun --nproc_per_node=4 t.py", "muster run -g 4 t.py"),
+        ("torchrun --nproc_per_node gpu -m pkg.train a", "muster run -g gpu -m pkg.train a"),
+        ("torchrun t.py", "muster run -g 1 t.py"),
+        ("N=3\ntorchrun --nproc_per_node=$((N + 1)) t.py 'a b' $HOME", "muster run -g 4 t.py 'a b' $HOME"),
+        ("torchrun --nproc_per_node=${GPUS:-2} --max_restarts 3 t.py", "muster run -g 2 --max-restarts 3 t.py"),
+        ("torchrun --nproc_per_node $(nvidia-smi -L | wc -l) t.py", "muster run -g gpu t.py"),
+        ('torchrun --nproc_per_node 2 t.py --name "run-$(date +%s)"', 'muster run -g 2 t.py --name run-"$(date +%s)"'),
+        ("export A=1; export B=x$A\ntorchrun --nproc_per_node 2 t.py", "muster run -g 2 --env A=1 --env B=x1 t.py"),
+        ("A='b c' torchrun --nproc_per_node 2 t.py", "muster run -g 2 --env 'A=b c' t.py"),
+        ("A=1\ntorchrun --nproc_per_node 2 t.py", "muster run -g 2 t.py"),
+        ("export HF_TOKEN=hf_abcdefgh\ntorchrun --nproc_per_node 2 t.py", "muster run -g 2 --env HF_TOKEN t.py"),
+        ("module load cuda/12\ntorchrun --nproc_per_node 2 t.py", "muster run -g 2 --setup 'module load cuda/12' t.py"),
+        (
+            "export PATH=/opt/x:$PATH\ntorchrun --nproc_per_node 2 t.py",
+            "muster run -g 2 --setup 'export PATH=/opt/x:$PATH' t.py",
+        ),
+        ("cd /data/run\ntorchrun --nproc_per_node 2 t.py", "muster run -g 2 --cwd /data/run t.py"),
+        ("python -m torch.distributed.launch --use_env --nproc_per_node 2 t.py", "muster run -g 2 t.py"),
+        ("accelerate launch --num_processes 4 t.py", "muster run -g 4 t.py"),
+        (
+            "accelerate launch --num_processes 8 --num_machines 2 --mixed_precision bf16 t.py",
+            "muster run -g 4 --launcher accelerate --launcher-args --mixed_precision=bf16 t.py",
+        ),
+        ("deepspeed --num_gpus 4 t.py", "muster run -g 4 --launcher deepspeed t.py"),
+        ("deepspeed --no_local_rank --num_gpus 4 t.py", "muster run -g 4 t.py"),
+        (
+            "deepspeed --include 10.0.0.1@10.0.0.2 t.py",
+            "muster run --hosts 10.0.0.1,10.0.0.2 -g gpu --launcher deepspeed t.py",
+        ),
+        ("mpirun -np 4 python t.py", "muster run -n 4 --launcher mpirun t.py"),
+        ("mpirun -np 4 -H a:2,b:2 ./train x", "muster run --hosts a:2,b:2 --launcher mpirun -- ./train x"),
+        (
+            "mpirun -np 4 --hostfile hf -npernode 2 python -m m",
+            "muster run --hostfile hf -g 2 -n 4 --launcher mpirun -m m",
+        ),
+        ("srun -N 2 --ntasks-per-node=4 python t.py", "muster run --slurm -N 2 -g 4 t.py"),
+        ("srun -n 6 python t.py", "muster run --slurm -n 6 t.py"),
+        (
+            "#!/bin/bash\n#SBATCH -N 2\n#SBATCH --ntasks=6\nsrun python t.py",
+            "muster run --slurm -N 2 -n 6 t.py",
+        ),
+        (
+            "#!/bin/bash\n#SBATCH -N2 --ntasks-per-node=2 --cpus-per-task=3\nsrun python t.py --id $SLURM_JOB_ID",
+            "muster run --slurm -N 2 -g 2 --cpus-per-task 6 -- bash -c 'exec python t.py --id $SLURM_JOB_ID'",
+        ),
+        (
+            "for h in n1 n2; do ssh $h torchrun --nnodes 2 --nproc_per_node 2 t.py & done; wait",
+            "muster run --hosts n1,n2 -g 2 t.py",
+        ),
+        ("pdsh -w n[1-4] torchrun --nnodes 4 --nproc_per_node 8 t.py", "muster run --hosts 'n[1-4]' -g 8 t.py"),
+    ],
+)
+def test_one_line(text: str, expected: str):
+    assert command(text) == expected
+
+
+def test_options_of_sbatch_on_the_command_line():
+    text = (
+        "#!/bin/bash\n#SBATCH --nodes=1\nsrun torchrun --nnodes $SLURM_NNODES --nproc_per_node $SLURM_GPUS_ON_NODE t.py"
+    )
+    assert command(text, given=("--nodes", "2", "--gpus", "16")) == "muster run --slurm -N 2 -g 8 --gpus 16 t.py"
+
+
+def test_what_is_not_understood_has_its_line():
+    found = adopted("x.sh", "rsync -a data /scratch\nnvidia-smi\ntorchrun --nproc_per_node 2 t.py\nfi\n")
+    first = found.unknown[0]
+    assert (first.line, first.text) == (1, "rsync -a data /scratch")
+    assert [remark.line for remark in found.unused] == [2]
+    assert not adopted("x.sh", "ls\n").launches
+
+
+def test_command(muster: Any, tmp_path: Path):
+    (tmp_path / "job.sh").write_text("torchrun --nproc_per_node 2 t.py\n")
+    (tmp_path / "none.sh").write_text("echo hi\n")
+    assert muster("adopt", "job.sh").stdout.startswith("muster run -g 2 t.py\n")
+    assert json.loads(muster("adopt", "--json", "job.sh").stdout)["launches"][0]["ranks_per_node"] == "2"
+    assert muster("adopt", "none.sh").returncode == 1
+    for words in (["adopt"], ["adopt", "absent.sh"], ["adopt", "a", "b"]):
+        done = muster(*words)
+        assert done.returncode == 2 and "hint: " in done.stderr, done.stderr
