@@ -9,7 +9,10 @@ from muster.schedulers import SCHEDULERS, get_scheduler, options_of
 
 SRC = Path(__file__).parents[2] / "src" / "muster"
 
-ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py", "export/*.py", "cli/export.py")
+ITS_OWN = (
+    *("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py"),
+    *("export/*.py", "cli/export.py", "adopt/*.py", "lint/**/*.py", "cli/lint.py"),
+)
 """Slurm itself, launchers that are programs of Slurm or made for it, and scripts for it."""
 
 FROM_THE_TABLE = ("python/signatures.py",)

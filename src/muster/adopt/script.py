@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
@@ -219,7 +218,7 @@ def _called(found: Found, read_file: ReadFile) -> tuple[str, str, tuple[Word, ..
         elif programs and programs[0].name == "python":
             return None
         path = operands[0].text if operands else None
-        if (path and path.endswith((".sh", ".bash"))) or (path and "." not in os.path.basename(path)):
+        if (path and path.endswith((".sh", ".bash"))) or (path and "." not in path.rpartition("/")[2]):
             inner = read_file(path)
             if inner is not None:
                 return path, inner, tuple(operands[1:])

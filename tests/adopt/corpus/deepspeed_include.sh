@@ -1,7 +1,7 @@
 export CHOSEN_MODE=quick
 export OMP_NUM_THREADS=1
 deepspeed \
-    --hostfile machines \
+    --hostfile hostfile \
     --include n1@n2 \
     --enable_each_rank_log logs \
     dump.py \
