@@ -140,6 +140,15 @@ _MEANINGS = {
 }
 
 
+_OF_SWEEPS = {
+    "MUSTER_POINT": "the number of the point",
+    "MUSTER_POINTS": "the number of points",
+    "MUSTER_POINT_VALUES": 'the value of each parameter as JSON: `{"lr": "0.1", "seed": "3"}`',
+    "MUSTER_PART": "the number of the part of a chain",
+    "MUSTER_PARTS": "the number of parts",
+}
+
+
 def variables() -> str:
     """The environment variables of a rank."""
     from muster.agent.rank_info import _DIALECTS
@@ -179,6 +188,10 @@ nodes).
 With `--slurm`, ranks also get the variables that `srun` sets if it starts one task per rank, under every launcher:
 
 {table(("variable", "same as"), *((code(name), _MEANINGS[name]) for name in of_slurm))}
+
+Ranks of a [sweep or chain](../sweeps.md) also get:
+
+{table(("variable", "value"), *((code(name), says) for name, says in _OF_SWEEPS.items()))}
 
 ## Variables forwarded to other hosts
 
