@@ -21,6 +21,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple, Union
 
+_SCRIPT = re.compile(r"script|file|prog|main|train|cmd|py|path|exe|entry", re.IGNORECASE)
+"""Names of variables for what is started, rather than for options."""
+
 
 class Span(NamedTuple):
     """A part of a file: offsets of its first character and of the one after its last."""
@@ -203,8 +206,10 @@ class Program(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """True if no argument can hide further options: no unquoted `$ARGS` before the first operand."""
-        return not any(option.name == "?" for option in self.options)
+        """True if no argument can hide further options: no unquoted `$ARGS` before or as the first operand."""
+        first = self.operands[0].only if len(self.operands) > 1 and self.operands[0].may_split else None
+        hides = first is not None and first.kind != "command" and not _SCRIPT.search(first.name)
+        return not hides and not any(option.name == "?" for option in self.options)
 
 
 class Shell(NamedTuple):
@@ -292,6 +297,8 @@ class Assignment(NamedTuple):
     function: str = ""
     append: bool = False
     """True for `+=`."""
+    names: frozenset[str] = frozenset()
+    """The variables that the value reads, as it is written."""
 
 
 class Directive(NamedTuple):

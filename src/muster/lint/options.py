@@ -39,7 +39,7 @@ _ARGUMENTS = re.compile(r"arg|opt|flag|param", re.IGNORECASE)
 def _are_options(words: Sequence[Word], position: int) -> bool:
     """An unknown word is taken for options by its name and by what follows."""
     word, only = words[position], words[position].only
-    if only is None or not word.may_split:
+    if only is None or not word.may_split or only.kind == "command":
         return False
     if only.kind in ("array", "joined") or only.name in ("@", "*"):
         return True
@@ -48,6 +48,8 @@ def _are_options(words: Sequence[Word], position: int) -> bool:
     if _COMMANDS.search(only.name) or position + 1 == len(words):
         return False
     after = words[position + 1]
+    if (after.text or "").endswith(".py"):
+        return True
     return after.start.startswith("-") or (after.text or "").rpartition("/")[2] in (*WRAPPERS, *ALIASES, "python3")
 
 

@@ -391,15 +391,14 @@ class _Builder:
         append = any(child.type == "+=" for child in node.children)
         items: tuple[Word, ...] = ()
         word: Word | None = None
+        names: frozenset[str] = frozenset()
         if value is not None and value.type == "array":
-            items = tuple(
-                item
-                for child in value.named_children
-                if child.type != "comment"
-                for item in expand(self.words.word(child), self.values)
-            )
+            written = [self.words.word(child) for child in value.named_children if child.type != "comment"]
+            items = tuple(item for inner in written for item in expand(inner, self.values))
+            names = frozenset(name for inner in written for name in inner.names)
         elif value is not None:
-            word = expand_whole(self.words.word(value), self.values)
+            raw = self.words.word(value)
+            word, names = expand_whole(raw, self.values), raw.names
         else:
             word = Word((Literal("", self.words.span(node).end - 1, True),), self.words.span(node))
         made = Assignment(
@@ -413,6 +412,7 @@ class _Builder:
             place.conditional,
             place.function,
             append,
+            names,
         )
         self.assignments.append(made)
         if not temporary:

@@ -144,8 +144,10 @@ def _used(scene: Scene) -> set[str]:
     words = (word for command in scene.commands for word in (*command.words, *command.argv))
     used = {name for word in words for name in word.names}
     for item in scene.assignments:
-        for word in (item.value, *item.items):
-            used |= word.names if word is not None else frozenset()
+        used |= item.names
+    for script in scene.script.scripts():
+        for heredoc in script.heredocs:
+            used |= heredoc.body.names
     return used
 
 
@@ -166,6 +168,8 @@ def not_exported(scene: Scene) -> Iterator[Finding]:
         for word in passed(program)
     }
     used = _used(scene)
+    if any(launch.program.name in LAUNCHERS for launch in scene.launches):
+        used |= {"WORLD_SIZE", "RANK", "LOCAL_RANK"}  # which launchers set
     first: dict[str, Assignment] = {}
     for item in scene.assignments:
         if _READ.fullmatch(item.name) and not item.temporary and item.value is not None and item.shell.kind != "file":

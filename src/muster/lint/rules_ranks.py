@@ -42,8 +42,9 @@ def unexpanded_variable(scene: Scene) -> Iterator[Finding]:
                 else None
             )
             if match and launch.program.name in LAUNCHERS and option.value is not None:
-                span = launch.command.span if option.value.span == launch.command.span else option.span
-                yield Finding(span, f"`{match[0]}` is passed to {launch.program.name} as it is: no shell expands it")
+                yield Finding(
+                    option.span, f"`{match[0]}` is passed to {launch.program.name} as it is: no shell expands it"
+                )
 
 
 def launcher_per_task(scene: Scene) -> Iterator[Finding]:
@@ -58,13 +59,13 @@ def launcher_per_task(scene: Scene) -> Iterator[Finding]:
         if tasks is not None and tasks > 1 and ranks != 1:
             each = f"{ranks} ranks" if ranks else "all ranks of the node"
             yield Finding(
-                launch.program.word.span, f"{step.name} starts {name} {tasks} times on each node, each with {each}"
+                scene.place_of(launch), f"{step.name} starts {name} {tasks} times on each node, each with {each}"
             )
         elif name == "deepspeed" and tasks in (None, 1) and not launch.program.has("--no-ssh", "--no-ssh-check"):
             nodes = scene.nodes_of(launch)
             if step.name == "srun" and nodes is not None and nodes > 1 and not launch.program.has("--node-rank"):
                 yield Finding(
-                    launch.program.word.span,
+                    scene.place_of(launch),
                     f"each of {nodes} tasks starts deepspeed, which starts the ranks of all nodes",
                 )
 
@@ -88,7 +89,7 @@ def launcher_on_one_node(scene: Scene) -> Iterator[Finding]:
         if nodes > 1 or (launch.program.name == "python" and total > 1):
             what = f"{nodes} nodes" if nodes > 1 else f"{total} tasks"
             yield Finding(
-                launch.program.word.span, f"the job has {what}, and {launch.program.name} runs once, on the first node"
+                scene.place_of(launch), f"the job has {what}, and {launch.program.name} runs once, on the first node"
             )
 
 
@@ -105,7 +106,7 @@ def nodes_disagree(scene: Scene) -> Iterator[Finding]:
         if option is None or value is None:
             if nodes > 1 and _is_alone(scene, launch):
                 yield Finding(
-                    launch.program.word.span,
+                    scene.place_of(launch),
                     f"srun starts it on {nodes} nodes, and without --nnodes each node has a job of its own",
                 )
             continue
@@ -219,7 +220,7 @@ def node_rank_missing(scene: Scene) -> Iterator[Finding]:
             continue
         named = program.has("--node-rank", "--machine-rank", "--standalone")
         if static and not named and not scene.is_set("PET_NODE_RANK") and not scene.is_set("PET_RDZV_BACKEND"):
-            yield Finding(program.word.span, f"without {option} and --rdzv-backend=c10d each node is node 0")
+            yield Finding(scene.place_of(launch), f"without {option} and --rdzv-backend=c10d each node is node 0")
 
 
 def node_rank_constant(scene: Scene) -> Iterator[Finding]:

@@ -109,14 +109,11 @@ def fixed_port(scene: Scene) -> Iterator[Finding]:
 
 
 def _where(place: Place) -> Span:
-    """Where the number is written: in the assignment, if it comes from a variable."""
-    literal = next((part for part in place.word.parts if isinstance(part, Literal) and part.text), None)
-    if literal is None:
+    """Where the value is written: in the assignment, if it comes from a variable."""
+    part = next((part for part in place.word.parts if isinstance(part, Expansion) or part.text), None)
+    if part is None:
         return place.span
-    text = place.word.text or ""
-    if place.span.start <= literal.at < place.span.end:
-        return place.span
-    return Span(literal.at, literal.at + len(text))
+    return part.span if isinstance(part, Expansion) else Span(part.at, part.at + len(place.word.text or part.text))
 
 
 def ephemeral_port(scene: Scene) -> Iterator[Finding]:
@@ -127,8 +124,7 @@ def ephemeral_port(scene: Scene) -> Iterator[Finding]:
             continue
         if values[-1] >= _EPHEMERAL.start and values[0] < _EPHEMERAL.stop and not _looks_for_free(place.word):
             shown = str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
-            span = _where(place) if len(values) == 1 else place.span
-            yield Finding(span, f"port {shown} is in the range of outgoing connections, 32768 to 60999")
+            yield Finding(_where(place), f"port {shown} is in the range of outgoing connections, 32768 to 60999")
 
 
 def _looks_for_free(word: Word) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from muster.lint.model import Script, Span
 from muster.lint.rule import ERROR, NOTE, SCRIPT, WARNING, Edit, Finding, Rule
-from muster.lint.scene import Scene
+from muster.lint.scene import LAUNCHERS, Scene
 from muster.lint.syntaxes import SBATCH
 
 _MISSPELLED = re.compile(r"#(SBTACH|SBACTH|SABTCH|SBATH|SBACH|SBATCHS|BATCH|SBATC|sbatch|Sbatch|SLURM)\s+-", re.ASCII)
@@ -191,7 +191,7 @@ def time_limit_without_signal(scene: Scene) -> Iterator[Finding]:
         seconds = _seconds(limit.value.text or "") if limit and limit.value else None
         if limit is None or seconds is None or seconds < _LONG or script.directive("--signal"):
             continue
-        starts = any(launch.step or launch.command.shell.number == script.shell.number for launch in scene.launches)
+        starts = any(launch.step or launch.program.name in LAUNCHERS for launch in scene.launches)
         words = (word.shown for command in scene.commands for word in command.argv)
         traps = any(command.name == "trap" for command in scene.commands)
         if starts and not traps and not any(_PROGRESS.search(word) for word in words) and not _names_progress(scene):

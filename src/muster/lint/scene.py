@@ -117,6 +117,13 @@ class Scene:
         """The scripts by the number of their shell."""
         return {script.shell.number: script for script in self.script.scripts()}
 
+    def place_of(self, launch: Launch) -> Span:
+        """Where a launcher is started: its name, or the command if the name is in a variable."""
+        span, command = launch.program.word.span, launch.command
+        if command.span.start <= span.start < command.span.end or not command.words:
+            return span
+        return command.words[0].span
+
     def starts_training(self, command: Command) -> bool:
         """True if a command starts a launcher, a script, or a shell that does."""
         last = command.programs[-1] if command.programs else None

@@ -98,8 +98,22 @@ def expand(word: Word, values: Values) -> list[Word]:
             solid = True
         else:
             solid = _split(value, done) or solid
-    words = [Word(tuple(parts), word.span) for parts in done]
+    words = [Word(tuple(parts), _place(parts, word.span)) for parts in done]
     return [item for item in words if item.parts] if len(words) > 1 or not solid else words
+
+
+def _place(parts: Sequence[Part], span: Span) -> Span:
+    """Where a word is written: in the value of a variable, if none of it is where the variable is used."""
+    starts = [part.at if isinstance(part, Literal) else part.span.start for part in parts if _has_text(part)]
+    if not starts or any(span.start <= start < span.end for start in starts):
+        return span
+    last = parts[-1]
+    end = last.at + len(last.text) if isinstance(last, Literal) else last.span.end
+    return Span(starts[0], end if end > starts[0] else starts[0] + 1)
+
+
+def _has_text(part: Part) -> bool:
+    return isinstance(part, Expansion) or bool(part.text)
 
 
 def expand_whole(word: Word, values: Values) -> Word:

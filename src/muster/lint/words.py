@@ -148,12 +148,13 @@ class Reader:
         outer = re.fullmatch(r"\$\{__muster_([0-9]+)\}", text)
         if outer and self.mapped.outer:
             return self.mapped.outer[int(outer[1])]._replace(quoted=quoted)
-        if node.type in ("command_substitution", "process_substitution"):
+        arithmetic = text.startswith("$((") and text.endswith("))")  # in heredocs the tree has a command there
+        if node.type in ("command_substitution", "process_substitution") and not arithmetic:
             kind = node.type.partition("_")[0]
             commands = self._substituted(node)
             names = dict.fromkeys(name for command in commands for word in command.argv for name in word.names)
             return Expansion(kind, "", span, self.shell, quoted, tuple(names), commands, self._shown(text))
-        if node.type == "arithmetic_expansion":
+        if arithmetic or node.type == "arithmetic_expansion":
             return Expansion("arithmetic", "", span, self.shell, quoted, names_in(text), (), self._shown(text))
         if node.type == "simple_expansion":
             name = text[1:]

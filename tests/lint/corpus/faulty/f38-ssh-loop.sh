@@ -1,0 +1,5 @@
+#!/bin/bash
+cat hostfile | while read -r host slots; do
+  echo "$host"
+  ssh $host "pkill -f train.py"
+done

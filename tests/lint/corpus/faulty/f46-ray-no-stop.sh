@@ -1,0 +1,3 @@
+#!/bin/bash
+ray start --head --num-gpus=8
+python tune.py
