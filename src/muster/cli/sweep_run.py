@@ -105,6 +105,7 @@ def _signals(got: list[int]) -> Iterator[None]:
 
 def _in_background(context: SweepContext, run: Run, env: Mapping[str, str], waits: Sequence[Awaited]) -> int:
     """Wait for other runs, and run the points, in a process that does not depend on this terminal; print the id."""
+    sys.stdout.flush()
     ready, started = os.pipe()
     if os.fork() == 0:
         code = 125
@@ -116,7 +117,7 @@ def _in_background(context: SweepContext, run: Run, env: Mapping[str, str], wait
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             sweeps.write_record(run, context)
-            os.close(started)
+            os.closerange(3, 1 << 16)  # the one that the parent reads, and what the caller of muster had open
             wait_for(waits, context.base.progress, lambda: int((run.path / STOP).exists()))
             code = _drive(context, run, context.base.options, env, shown=False)
         except BaseException as error:
@@ -209,7 +210,7 @@ def _follow(run: Run, options: RunOptions) -> int:
         return follow_sweep(run, say=lambda text: tell_progress(text, options.quiet))
     except KeyboardInterrupt:
         print(f"\n{left_in_words(run)}", file=sys.stderr)
-        return 130
+        return 0
 
 
 def plan_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Mapping[str, str], began: float) -> int:

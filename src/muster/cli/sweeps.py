@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from muster.client.client import ANSWERS_WITHIN
-from muster.client.local import starter_lives
+from muster.client.local import is_anothers, starter_lives
 from muster.client.reconcile import cancel, point_statuses
 from muster.client.status import RunStatus
 from muster.client.sweeps import PointStatus, counts, exit_code, whole
@@ -150,6 +150,8 @@ def follow_sweep(
 
 def kill_sweep(run: Run, end: Callable[[Run], int], by: str) -> int:
     """Start no more points, and stop those that run: `end` stops one. Return 0 if all have ended."""
+    if is_anothers(run):
+        raise InvalidRequest(f"{run.id} belongs to another user", "terminate it as that user")
     try:
         (run.path / STOP).touch()
     except OSError as error:

@@ -7,6 +7,7 @@ $MUSTER_HOME/runs/<id>.<point>/     the run of a point; <id>.<point>.1 if it was
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -78,13 +79,25 @@ def runs_by_point(run: Run) -> dict[int, Run]:
                     found[ids.point] = ids
     option = run.operand.removeprefix(run.id)
     runs = {index: Run(run.path.parent / found[index].run, option) for index in sorted(found)}
-    return {index: one for index, one in runs.items() if os.path.lexists(one.path / "job.json")}
+    return {index: one for index, one in runs.items() if _alike(one, run) and os.path.lexists(one.path / "job.json")}
+
+
+def _alike(one: Run, other: Run) -> bool:
+    """Return whether a run directory is as trustworthy as another one: no link, of the same owner, written by no other.
+
+    Root reads the directories of users, who may create any name there.
+    """
+    try:
+        found = os.lstat(one.path)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == other.uid and not found.st_mode & 0o022
+    except OSError:
+        return False
 
 
 def every_run(run: Run) -> list[Run]:
     """Return all runs of the points of a sweep, including those that were replaced by a newer one."""
     names = [name for name in os.listdir(run.path.parent) if any(ids.sweep == run.id for ids in possible_ids(name))]
-    return [Run(run.path.parent / name) for name in sorted(names)]
+    return [one for name in sorted(names) if _alike(one := Run(run.path.parent / name), run)]
 
 
 def next_ids(run: Run, indices: Iterable[int]) -> dict[int, Ids]:
@@ -96,7 +109,8 @@ def next_ids(run: Run, indices: Iterable[int]) -> dict[int, Ids]:
 def ids_of(run: Run) -> Ids | None:
     """Return which point of which sweep this run is; None if it belongs to none."""
     for ids in possible_ids(run.id):
-        if os.path.lexists(run.path.parent / ids.sweep / SWEEP):
+        sweep = Run(run.path.parent / ids.sweep)
+        if _alike(sweep, run) and is_sweep(sweep):
             return ids
     return None
 

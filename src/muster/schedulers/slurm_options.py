@@ -133,6 +133,7 @@ OPTIONS = SchedulerOptions(
         "output": ("-o",),
         "error": ("-e",),
         "name": ("-J", "--job-name"),
+        "array": ("-a",),
         "nnodes": ("--nodes",),
         "np": ("--ntasks",),
         "nproc_per_node": ("--ntasks-per-node",),

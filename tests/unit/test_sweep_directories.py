@@ -1,0 +1,68 @@
+"""The directories of a sweep and its points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from muster.core.sweep import Ids, Parameter, Sweep, points_of
+from muster.rundir.finding import find_run
+from muster.rundir.run import Run
+from muster.rundir.store import Store
+from muster.rundir.sweeps import (
+    every_run,
+    folded,
+    is_sweep,
+    next_ids,
+    runs_by_point,
+    sweep_of,
+    sweep_run,
+    words_of,
+    write_sweep,
+)
+
+ID = "20261128-010000-abcdef012-train"
+SWEEP = Sweep(points_of([Parameter("x", ("1", "2"))]), 2)
+
+
+def made(root: Path, run_id: str, job: str = '{"time": 1, "name": ""}') -> Run:
+    path = root / "runs" / run_id
+    path.mkdir(parents=True, mode=0o700)
+    (path / "job.json").write_text(job)
+    return Run(path)
+
+
+def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = made(tmp_path, ID)
+    assert not is_sweep(run)
+    write_sweep(run, SWEEP, ["--sweep", "x=1,2", "train.py", "{x}"])
+    assert is_sweep(run) and SWEEP == sweep_of(run)
+    assert ("--sweep", "x=1,2", "train.py", "{x}") == words_of(run)
+
+
+def test_the_newest_run_of_each_point(tmp_path: Path) -> None:
+    run = made(tmp_path, ID)
+    write_sweep(run, SWEEP, [])
+    for name in ("0", "1", "1.1", "1.2"):
+        made(tmp_path, f"{ID}.{name}")
+    other = made(tmp_path, f"{ID}-2.0")
+    (tmp_path / "runs" / f"{ID}.2").symlink_to(other.path)
+    assert {0: f"{ID}.0", 1: f"{ID}.1.2"} == {number: one.id for number, one in runs_by_point(run).items()}
+    assert {0: Ids(ID, 0, 1), 1: Ids(ID, 1, 3), 5: Ids(ID, 5)} == next_ids(run, [0, 1, 5])
+    assert [f"{ID}.{name}" for name in ("0", "1", "1.1", "1.2")] == [one.id for one in every_run(run)]
+    found = sweep_run(Run(tmp_path / "runs" / f"{ID}.1.2"))
+    assert found is not None and found.id == ID
+    assert sweep_run(other) is None, "its script is called train-2.0"
+    assert [ID, other.id] == [one.id for one in folded([run, *every_run(run), other])]
+
+
+def test_names_of_points(tmp_path: Path) -> None:
+    run = made(tmp_path, ID, '{"time": 1, "name": "lrs", "scheduler": {"name": "slurm", "job": "12"}}')
+    write_sweep(run, SWEEP, [])
+    made(tmp_path, f"{ID}.0", '{"time": 1, "name": "lrs.0", "scheduler": {"name": "slurm", "job": "12_0"}}')
+    second = '{"time": 1, "name": "lrs.1", "scheduler": {"name": "slurm", "job": "%s"}}'
+    made(tmp_path, f"{ID}.1", second % "12_1")
+    made(tmp_path, f"{ID}.1.1", second % "15_1")
+    store = Store(tmp_path)
+    names = {"lrs": ID, "12": ID, "last": ID, ID[:20]: ID, "lrs.0": f"{ID}.0", "12_0": f"{ID}.0", "last.0": f"{ID}.0"}
+    names |= {"lrs.1": f"{ID}.1.1", "12.1": f"{ID}.1.1", "12_1": f"{ID}.1", "15_1": f"{ID}.1.1", f"{ID}.1": f"{ID}.1"}
+    assert names == {name: find_run(store, name).id for name in names}
