@@ -66,21 +66,26 @@ _AFTER = 'after=$(command -v python3); [ "$after" = "$before" ] || [ -z "$after"
 _START = """command -v "$python" >/dev/null || {{ echo {label}"python not found: $python" >&2; exit 96; }}
 exec "$python" {args}
 """
+_START_INSIDE = """{enter}
+exec "$@" "$python" {args}
+"""
 
 
-def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, label: str = "") -> str:
+def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, label: str = "", enter: str = "") -> str:
     """Return a shell script that runs the lines of `setup` (`--setup`), then the program `argv`, whose first word is a
     Python.
 
     If these lines put another `python3` first on PATH (`conda activate`), that one is used instead, unless
-    `keep_python`. `label` is the prefix of the error message for a line that fails.
+    `keep_python`. `label` is the prefix of the error message for a line that fails. `enter` are shell lines
+    that set the positional parameters to what runs a command in a container, where that Python is then.
     """
     python, *args = argv
     # with eval, so that a syntax error fails only its line, and aliases hold for the next
     lines = [_LINE.format(line=quote(line), failed=quote(f"{label}--setup failed: {line}")) for line in setup]
     if setup and not keep_python:
         lines = [_BEFORE, *lines, _AFTER]
-    start = _START.format(label=quote(label) if label else "", args=" ".join(map(quote, args)))
+    start = _START_INSIDE if enter else _START
+    start = start.format(label=quote(label) if label else "", args=" ".join(map(quote, args)), enter=enter)
     return "\n".join([f"python={quote(python)}", *lines, start])
 
 
@@ -93,10 +98,10 @@ def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
     return ("bash", "-c", _obey(script)) if script else (python, *_AGENT)
 
 
-def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
+def agent_script(python: str, setup: Sequence[str], keep_python: bool, enter: str = "") -> bytes:
     """Return a shell script, to be read from stdin, that runs the lines of `setup` and then the agent; see
     `shell_script`."""
-    return shell_script((python, *_AGENT), setup, keep_python).encode()
+    return shell_script((python, *_AGENT), setup, keep_python, enter=enter).encode()
 
 
 def ssh_command_for(shell: str, script: bytes) -> str:

@@ -12,6 +12,8 @@ from muster.runner.context import RunContext
 
 def print_plan(context: RunContext) -> int:
     """Print the plan of a run."""
+    from muster.runtimes import python_inside
+    from muster.transports.target import target_of
     from muster.ui.plan_text import plan_in_words
 
     asked, run_id, store, options, env = context.asked, context.run_id, context.store, context.options, context.env
@@ -41,5 +43,7 @@ def print_plan(context: RunContext) -> int:
         del whole["environments"]
         print(json.dumps({"run": run_id, **redact(as_json(whole), shown)}, indent=1))
     else:
-        print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env))
+        entered = target_of(planned.job, planned.nodes[0].host).enter
+        entered += f'\nexec "$@" {python_inside(planned.job)} -I -S …' if entered else ""
+        print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env, entered))
     return 0

@@ -107,7 +107,10 @@ def make_job(
             did_you_mean(launcher, LAUNCHERS) or f"known launchers: {', '.join(LAUNCHERS)}",
         )
     package = LAUNCHERS[launcher].package
-    if package and not named and not options.scheduled and not options.python and not options.setup:
+    in_what, value = runtimes.chosen(options)
+    image = runtimes.runtime(in_what).has_image
+    elsewhere = named or options.scheduled or image
+    if package and not elsewhere and not options.python and not options.setup:
         check_package(package, launcher)
     if named and options.gpus is not None:
         raise InvalidRequest("--gpus cannot be combined with hosts", "name the GPUs of a host with `--hosts n1:0,1`")
@@ -123,7 +126,9 @@ def make_job(
             "--on-hang restart requires --max-restarts", "add `--max-restarts 1`, or use `--on-hang kill`"
         )
     variables = env_forwarding.select(options.env, env)
-    in_what, value = runtimes.chosen(options)
+    if image:
+        _check_container(options, in_what, bool(named))
+        why = why if general else "of the container"
     job = Job(
         program=what,
         launcher=launcher,
@@ -135,8 +140,9 @@ def make_job(
         scheduler=options.scheduled,
         runtime=in_what,
         runtime_value=value,
+        mounts=_mounts(options, in_what),
         name=options.name or "",
-        env={**env_forwarding.forwarded(env), **variables} if named else variables,
+        env={**env_forwarding.forwarded(env), **variables} if named or image else variables,
         setup=tuple(setup),
         preload=_preload(options, launcher),
         wrap=wrap,
@@ -170,6 +176,31 @@ def make_job(
         setups={name: tuple(values) for name, values in setups.items()},
         threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
     )
+
+
+def _mounts(options: RunOptions, in_what: str) -> tuple[str, ...]:
+    """Return the mounts of a container. Raises `InvalidRequest` without one."""
+    option = options.option("mount")
+    found: tuple[str, ...] = () if option is None else options.value(option)
+    if found and not runtimes.runtime(in_what).has_image and option is not None and options.typed(option):
+        raise InvalidRequest("--mount requires a container", "add `--container IMAGE`")
+    return found
+
+
+def _check_container(options: RunOptions, in_what: str, named: bool) -> None:
+    """Raise `InvalidRequest` for what a container excludes."""
+    if options.stdin is not None and not named and not options.scheduled:
+        raise InvalidRequest(
+            "--stdin cannot be combined with a container on this machine: its engine passes on no terminal",
+            "leave out one of them",
+        )
+    if options.sync and named:
+        raise InvalidRequest(
+            "--sync cannot be combined with a container on hosts: it starts before the code is copied",
+            "share the directory, or copy it before",
+        )
+    if runtimes.runtime(in_what).task_option and not options.scheduled:
+        raise InvalidRequest(f"--container-runtime {in_what} requires a job of a scheduler", "add `--slurm`")
 
 
 def _spare_nodes(options: RunOptions, launcher: str) -> int:

@@ -49,6 +49,7 @@ from muster.rundir.run import Run
 from muster.schedulers import get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
+from muster.transports.target import command_inside
 from muster.ui.text import outcome_as_json
 
 REQUEST = "request.json"
@@ -68,11 +69,12 @@ class AgentSteps:
         client: SchedulerClient,
         allocation: Allocation,
         env: Mapping[str, str],
+        job: Job,
         apart: bool = False,
     ):
         """`apart`: each host has a step of its own, which the loss of another host does not end."""
         self.signals, self.run, self.client, self.allocation, self.env = signals, run, client, allocation, env
-        self.apart = apart
+        self.job, self.apart = job, apart
         self.steps: list[subprocess.Popen[bytes]] = []
         self.hosts: list[tuple[str, ...]] = []
         """The hosts of each step."""
@@ -84,7 +86,8 @@ class AgentSteps:
 
     def start(self) -> None:
         """Start one task per node in a single step; in one step per node if they are apart or have unequal GPUs."""
-        command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
+        words = ("-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path))
+        command = command_inside(self.job, sys.executable, words, self.client.starts_tasks_with)
         gpus = self.client.gpus_by_host(self.allocation, self.env)
         alike = len(set(gpus.values())) == 1 and not self.apart
         self.hosts = [tuple(gpus)] if alike else [(host,) for host in gpus]
@@ -444,7 +447,7 @@ def run_batch(words: list[str]) -> int:
     signals = CapturedSignals(loop, not_ignored())
     signals.start()  # never stopped: SIGTERM may arrive at any time, and the exit code must be that of the run
     processes.hear_signals()
-    steps = AgentSteps(signals, run, asks, allocation, os.environ, apart=bool(spares))
+    steps = AgentSteps(signals, run, asks, allocation, os.environ, job_from_json(asked["job"]), apart=bool(spares))
     here = BatchRun(loop, signals, run, asked, allocation, steps)
     try:
         here.bring_agents()

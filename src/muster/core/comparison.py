@@ -194,7 +194,7 @@ def _versions(told: Provenance, facts: RunFacts) -> dict[str, str]:
 _NO_OPTIONS = frozenset(
     (
         *("program", "cwd", "python", "python_source", "python_named", "allocation", "signals_to_handle", "passes"),
-        *("ssh", "lease", "script_spawns", "terminal", "stdin", "role", "transport", "name", "runtime_value"),
+        *("ssh", "lease", "script_spawns", "terminal", "stdin", "role", "transport", "name", "runs"),
         *("hang_from_start", "on_end", "last_imports"),
     )
 )

@@ -116,7 +116,8 @@ _JOB = {
     "lease": number,
     "python_named": flag,
     "hold": optional(number),
-    **dict.fromkeys(("session", "scheduler", "runtime", "runtime_value"), text),
+    **dict.fromkeys(("session", "scheduler", "runtime", "runtime_value", "runs"), text),
+    "mounts": texts,
 }
 
 _HOST = {

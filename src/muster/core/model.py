@@ -246,6 +246,10 @@ class Job(NamedTuple):
     """Id of the session on which it runs."""
     runtime_value: str = ""
     """The value of the option that chose the runtime, such as an image name."""
+    mounts: tuple[str, ...] = ()
+    """What the user wants to be visible in a container, as `SOURCE:TARGET` or `SOURCE:TARGET:ro`."""
+    runs: str = ""
+    """The directory of runs, which is visible in a container; empty without one."""
 
     @property
     def quits(self) -> bool:

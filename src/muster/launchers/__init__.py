@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import NamedTuple
 
-from muster.core.model import Command, Job, Node, Plan
+from muster.core.model import Job, Node, Plan
 from muster.errors import InvalidRequest
-from muster.runtimes import runtime
+from muster.runtimes import python_inside
 from muster.schedulers import SCHEDULERS, typed
 
 
@@ -48,34 +48,10 @@ def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         raise InvalidRequest(f"--launcher {job.launcher} is not available here: it {launcher.says}", hint)
     if job.launcher_args and not launcher.foreign:
         raise InvalidRequest(f"--launcher-args: the built-in launcher {job.launcher} takes none", "leave them out")
-    plan: Plan = import_module(f"muster.launchers.{launcher.module}").plan(job, nodes, run_id)
-    return _in_runtime(plan)
-
-
-def _in_runtime(plan: Plan) -> Plan:
-    """Return the plan with each rank's command run in the job's runtime; external launchers themselves are not."""
-    job = plan.job
-    words = runtime(job.runtime).prefix(job.runtime_value)
-    if not words:
-        return plan
-
-    def after(place: int | None) -> int | None:
-        return None if place is None else len(words) + place
-
-    def wrapped(command: Command) -> Command:
-        if command.launcher:
-            return command
-        # a runtime may not forward signals, so the whole group gets them; forked ranks are signalled one by one
-        group = command.signal_group or not command.fork_server
-        return command._replace(argv=words + command.argv, python_index=after(command.python_index), signal_group=group)
-
-    started = plan.rank_command
-    if started is not None:
-        python_index, args_index = after(started.python_index), after(started.args_index)
-        started = started._replace(
-            argv=words + started.argv, python_index=python_index, args_index=args_index, signal_group=True
-        )
-    return plan._replace(commands=tuple(map(wrapped, plan.commands)), rank_command=started)
+    plan: Plan = import_module(f"muster.launchers.{launcher.module}").plan(
+        job._replace(python=python_inside(job)), nodes, run_id
+    )
+    return plan._replace(job=job)
 
 
 LAUNCHERS: dict[str, Launcher] = {

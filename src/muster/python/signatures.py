@@ -63,6 +63,9 @@ class RunKeywords(TypedDict, total=False):
     preload: str | Sequence[str]
     no_auto_preload: bool
     setup: str | Sequence[str]
+    container: str
+    container_runtime: str
+    mount: str | Sequence[str]
     wrap: str
     nproc_per_node: int | str
     np: int
@@ -143,6 +146,9 @@ def run(
     preload: str | Sequence[str] | None = None,
     no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
+    container: str | None = None,
+    container_runtime: str | None = None,
+    mount: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
     np: int | None = None,
@@ -225,6 +231,9 @@ def run(
     preload: str | Sequence[str] | None = None,
     no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
+    container: str | None = None,
+    container_runtime: str | None = None,
+    mount: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
     np: int | None = None,
@@ -327,6 +336,9 @@ def submit(
     preload: str | Sequence[str] | None = None,
     no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
+    container: str | None = None,
+    container_runtime: str | None = None,
+    mount: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
     np: int | None = None,
@@ -409,6 +421,9 @@ def submit(
     preload: str | Sequence[str] | None = None,
     no_auto_preload: bool | None = None,
     setup: str | Sequence[str] | None = None,
+    container: str | None = None,
+    container_runtime: str | None = None,
+    mount: str | Sequence[str] | None = None,
     wrap: str | None = None,
     nproc_per_node: int | str | None = None,
     np: int | None = None,

@@ -18,6 +18,7 @@ from muster.linux import procfs
 from muster.linux.identity import identity
 from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import Store, create_run, free_id
+from muster.runtimes import BARE
 from muster.schedulers.scheduler import After
 from muster.ui.view import View
 
@@ -141,6 +142,8 @@ def resolve(
         asked = asked._replace(job=asked.job._replace(last_imports=last_imports(store, asked.job)))
     now = time.time()
     run_id = run_id or free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
+    if asked.job.runtime != BARE:
+        asked = asked._replace(job=asked.job._replace(runs=str(store.root / "runs")))
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)
     if options.snapshot:
         from muster import code_sync

@@ -20,6 +20,7 @@ from muster.rundir.run import Run
 from muster.rundir.store import Store, remove_run
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.handle import RunHandle, Views
+from muster.runtimes import BARE
 from muster.schedulers import get_scheduler, title, typed, within_jobs
 from muster.ui.keyboard import Keyboard
 
@@ -81,7 +82,8 @@ def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> Loc
     with resources:
         loop = resources.enter_context(EventLoop())
         signals = resources.enter_context(captured_signals(loop, job.passes, job.quits, foreground.signals))
-        stdin = foreground.stdin if plan.reader is not None else None
+        # the engine of a container passes on no other descriptor than its own
+        stdin = foreground.stdin if plan.reader is not None and job.runtime == BARE else None
         agents = start_agents(job, plan.nodes, context.env, stdin)
         try:
             # meanwhile the agent starts

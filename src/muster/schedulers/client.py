@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -277,6 +278,15 @@ class SchedulerClient:
                 start_new_session=True,
                 pass_fds=keep,
             )
+
+    def starts_tasks_with(self, option: str) -> bool:
+        """Return whether the scheduler's program that starts tasks has this option, as of a plugin."""
+        try:
+            argv = [self.scheduler.task.program, "--help"]
+            told = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_WITHIN)
+        except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+            return False
+        return re.search(rf"(^|\s){re.escape(option)}\b", told.stdout) is not None
 
     def requeue(self, job: str, ending: bool) -> Answer:
         """Requeue a running job."""

@@ -32,7 +32,7 @@ def start(target: Target) -> tuple[str, ...]:
 
 def text(target: Target) -> bytes:
     """Return what that shell reads: the user's setup lines, and the Python command that becomes the agent."""
-    return agent_script(target.python, target.setup, target.keep_python)
+    return agent_script(target.python, target.setup, target.keep_python, target.enter)
 
 
 class Refusal(NamedTuple):

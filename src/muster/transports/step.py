@@ -14,5 +14,7 @@ def start(target: Target) -> tuple[str, ...]:
 
 
 def text(target: Target) -> bytes:
-    """Return the user's setup lines, if any, as stdin: they must not be visible on a command line."""
-    return agent_script(target.python, target.setup, target.keep_python) if target.setup else b""
+    """Return the user's setup lines and the container, if any, as stdin: they must not be visible on a command line."""
+    if not target.setup and not target.enter:
+        return b""
+    return agent_script(target.python, target.setup, target.keep_python, target.enter)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
 
+from muster.agent.bootstrap import shell_script
 from muster.core.model import Host, Job
+from muster.runtimes import BARE, CONTAINER, RUNTIMES, Inside, mount, mounts_of_code, python_inside, runtime
 
 
 class Explained(NamedTuple):
@@ -12,6 +15,29 @@ class Explained(NamedTuple):
 
     says: str
     hint: str
+
+
+def command_inside(job: Job, program: str, args: Sequence[str], lists_option: Callable[[str], bool]) -> tuple[str, ...]:
+    """Return what follows the scheduler's program that starts a task: a Python program, in the container of the job.
+
+    `program` is the interpreter without a container; `lists_option` tells whether the scheduler's program has an
+    option.
+    """
+    row = runtime(job.runtime)
+    if job.runtime == BARE:
+        return (program, *args)
+    integrated = next((other for name in RUNTIMES if (other := runtime(name)).task_option), None)
+    if job.runtime == CONTAINER and integrated is not None and lists_option(integrated.task_option):
+        row = integrated
+    if row.task_option:
+        return (*row.task_options(inside(job)), python_inside(job), *args)
+    return ("sh", "-c", shell_script((python_inside(job), *args), (), True, enter=row.enter(inside(job))))
+
+
+def inside(job: Job) -> Inside:
+    """Return what the agents of a job enter."""
+    named = tuple(map(mount, job.mounts))
+    return Inside(job.runtime_value, mounts_of_code(job.cwd, job.program.path, named), job.runs)
 
 
 class Target(NamedTuple):
@@ -36,6 +62,8 @@ class Target(NamedTuple):
     """The id of that job."""
     gpus: int = 0
     """Number of GPUs that a step on that node gets."""
+    enter: str = ""
+    """Shell lines by which the agent enters a container (`runtimes`); empty for none."""
     cwd: str = "/"
     """The local directory in which the command that reaches the host is started."""
 
@@ -46,12 +74,13 @@ def target_of(job: Job, host: Host) -> Target:
         transport=job.transport,
         host=host.name,
         user=host.user,
-        python=host.python or job.python,
-        keep_python=job.python_named or bool(host.python),
+        python=host.python or python_inside(job),
+        keep_python=job.python_named or bool(host.python) or runtime(job.runtime).has_image,
         setup=(*job.setup, *host.setup),
         ssh=job.ssh,
         scheduler=job.scheduler,
         allocation=job.allocation,
         gpus=len(host.gpus),
+        enter=runtime(job.runtime).enter(inside(job)),
         cwd=job.cwd,
     )

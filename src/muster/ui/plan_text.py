@@ -9,11 +9,13 @@ from muster.core.fold import by_value
 from muster.core.layout import fold, named
 from muster.core.model import Command, Late, Plan, Rank, Template, Text, Variables
 from muster.core.plurals import plural
+from muster.runtimes import python_inside
 from muster.ui.formatting import shell_word
 
 
-def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False) -> str:
-    """Return a plan as text: everything that would be started, with equal commands grouped.
+def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False, entered: str = "") -> str:
+    """Return a plan as text: everything that would be started, with equal commands grouped. `entered` are the shell
+    lines by which an agent enters a container.
 
     The user's own environment variables are listed by name; `show_env` shows their values too, except secrets.
     """
@@ -22,7 +24,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     restarts = f"up to {plural(job.max_restarts, 'restart')}" if job.max_restarts else "no restarts"
     rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
     if any(command.python_index is not None for command in plan.commands):
-        rows.append(("python", f"{job.python} ({job.python_source})"))
+        rows.append(("python", f"{python_inside(job)} ({job.python_source})"))
     rows += [("cwd", job.cwd)]
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
@@ -33,10 +35,16 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     rows += [("spares", ", ".join(host.name for host in plan.spares))] if plan.spares else []
     rows.append(("logs", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, …"))
     lines = [f"{name:<9} {text}" for name, text in rows]
+    if entered:
+        lines += ["", "each agent, and its ranks with it, starts in a container by", *_indented(entered)]
     for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
     lines += _rank_command_in_words(plan, show_env) if plan.rank_command is not None else []
     return "\n".join([*lines, "", *_late_in_words(plan)])
+
+
+def _indented(lines: str) -> list[str]:
+    return [f"    {line}" for line in lines.splitlines()]
 
 
 _OF_AN_ATTEMPT = {Late.MASTER_ADDR, Late.MASTER_PORT, Late.RESTART_COUNT, Late.ERROR_FILE}

@@ -1,0 +1,129 @@
+"""Runs in real containers of podman: output, exit status, stacks, detached runs, and that nothing stays behind.
+
+The image is made here: a few empty directories, into which /usr and the Python of the tests are mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Muster
+from waiting import until
+
+IMAGE = "localhost/muster-test-image"
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="rootless podman wants subordinate uids"),
+    pytest.mark.xdist_group("podman"),  # all containers of this machine are theirs
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment for podman, and the image."""
+    folder = tmp_path_factory.mktemp("podman")
+    # limits may not be raised here, as podman would; crun rejects cgroups v1 and v2 side by side
+    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    texts = []
+    for name, number in limits.items():
+        soft, hard = (min(value, 4096) if value >= 0 else 4096 for value in resource.getrlimit(number))
+        texts.append(f'"{name}={soft}:{hard}"')
+    runtime = '[engine]\nruntime = "runc"\n' if shutil.which("runc") else ""
+    (folder / "containers.conf").write_text(f"{runtime}[containers]\ndefault_ulimits = [{', '.join(texts)}]\n")
+    with tarfile.open(folder / "image.tar", "w") as tar:
+        for name in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name.endswith("tmp") else 0o755
+            tar.addfile(entry)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            tar.addfile(entry)
+    env = {"CONTAINERS_CONF": str(folder / "containers.conf")}
+    subprocess.run(
+        ["podman", "import", "--quiet", str(folder / "image.tar"), IMAGE], env={**os.environ, **env}, check=True
+    )
+    return env
+
+
+@pytest.fixture
+def inside(muster: Muster, engine: dict[str, str], tmp_path: Path) -> Iterator[Muster]:
+    """The program, in a directory whose muster.toml says that runs are in containers."""
+    muster.env.update(engine)
+    places = {"/usr", sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))}
+    mounts = ", ".join(f'"{place}:{place}:ro"' for place in sorted(places))
+    how = f'container = "{IMAGE}"\ncontainer_runtime = "podman"\n'
+    (tmp_path / "muster.toml").write_text(f'[run]\n{how}mount = [{mounts}]\npython = ["{sys.executable}"]\n')
+    yield muster
+    muster("kill", "--all")  # what a failed test has left
+
+
+def nothing_left(inside: Muster, marker: str) -> None:
+    """Wait until no container of the image is left, and no process with this on its command line."""
+
+    def containers() -> str:
+        argv = ["podman", "ps", "--all", "--quiet", "--filter", f"ancestor={IMAGE}"]
+        return subprocess.run(argv, env=inside.env, capture_output=True, text=True, check=True).stdout
+
+    until(lambda: not containers(), "no container is left")
+    found = subprocess.run(["pgrep", "-f", marker], capture_output=True, text=True).stdout
+    assert not found
+
+
+SCRIPT = """
+import os, socket, subprocess, sys, time
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.ones(1)
+dist.all_reduce(total)
+print(dist.get_rank(), total.item(), os.path.exists("/etc/passwd"), flush=True)
+subprocess.Popen(["sleep", sys.argv[1]])
+dist.barrier()
+if dist.get_rank() == 1:
+    sys.exit(7)
+time.sleep(600)
+"""
+
+
+def test_ranks_are_forked_inside_and_leave_nothing(inside: Muster, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    done = inside("run", "-g", "2", "--prefix", "", "train.py", "60070")
+    assert 7 == done.returncode, done.stderr
+    assert {"0 2.0 False", "1 2.0 False"} == set(done.stdout.splitlines()), "the image has no /etc/passwd"
+    assert "launcher fork" in done.stderr
+    assert "cannot fork" not in done.stderr
+    assert "rank 1 failed first" in done.stderr
+    nothing_left(inside, "sleep 60070")
+
+
+def test_a_detached_run_goes_on_and_is_looked_at_and_killed(inside: Muster, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60071)\n")
+    started = inside("run", "-d", "-g", "2", "train.py")
+    assert 0 == started.returncode, started.stderr
+    until(lambda: inside("logs").stdout.count("ready") == 2, "both ranks run")
+    assert 'train.py", line 3 in <module>' in inside("stacks").stdout
+    assert 0 == inside("kill", "last").returncode
+    assert "killed" in inside("ps").stdout or "terminated" in inside("show").stdout
+    nothing_left(inside, "sleep 60071")
+
+
+def test_an_agent_that_is_killed_leaves_nothing(inside: Muster) -> None:
+    program = ("--", "sh", "-c", "sleep 60072 & sleep 0.2; kill -9 $PPID; sleep 60072")
+    done = inside("run", "-g", "1", *program)
+    assert 125 == done.returncode, done.stderr
+    nothing_left(inside, "sleep 60072")
+
+
+def test_a_missing_image_is_reported_with_the_words_of_podman(inside: Muster) -> None:
+    done = inside("run", "--container", "containers-storage:nothing-of-that-name", "-g", "1", "--", "true")
+    assert 0 != done.returncode
+    assert "nothing-of-that-name" in done.stderr
