@@ -199,6 +199,8 @@ def _check_container(options: RunOptions, in_what: str, named: bool) -> None:
             "--sync cannot be combined with a container on hosts: it starts before the code is copied",
             "share the directory, or copy it before",
         )
+    if options.on is not None:
+        raise InvalidRequest("--on cannot be combined with a container", "leave out one of them")
     if runtimes.runtime(in_what).task_option and not options.scheduled:
         raise InvalidRequest(f"--container-runtime {in_what} requires a job of a scheduler", "add `--slurm`")
 

@@ -41,8 +41,8 @@ class ContainerOptions(Options):
     )
     mount = repeated(
         ("--mount",),
-        "file or directory of the host to mount into the container, `SRC[:DST[:ro]]`, in addition to the directories of "
-        "the code and of runs; repeatable",
+        "file or directory of the host to mount into the container, `SRC[:DST[:ro]]`, in addition to the directories "
+        "of the code and of runs; repeatable",
         "MOUNT",
         _mount,
         group=LAUNCHER,
