@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,13 @@ if TYPE_CHECKING:
     from muster.lint.configs import Config, Item
 
 
+_TEMPLATE = re.compile(r"\$|[A-Z][A-Z_0-9]{2,}\b|\{\{|\{%|<[A-Za-z]|@")
+"""What a program replaces before the file is read."""
+
+
 def config_syntax(config: Config) -> Iterator[Finding]:
     """A file that cannot be parsed."""
-    if config.fault:
+    if config.fault and not _TEMPLATE.match(config.source.text[config.fault[0].start :]):
         span, reason = config.fault
         yield Finding(span, f"the file is not valid {'JSON' if config.is_json else 'YAML'}: {reason}")
 
@@ -84,7 +89,12 @@ def offload_without_stage(config: Config) -> Iterator[Finding]:
     for name, least in (("offload_param", 3), ("offload_optimizer", 1)):
         item = zero.get(name)
         device = item.get("device") if item is not None else None
-        if item is not None and number < least and (device is None or device.text != "none"):
+        if (
+            item is not None
+            and isinstance(item.value, dict)
+            and number < least
+            and (device is None or device.text != "none")
+        ):
             yield Finding(item.key or item.span, f"`{name}` has no effect in stage {number}; it requires stage {least}")
 
 

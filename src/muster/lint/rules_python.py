@@ -93,9 +93,16 @@ def local_rank_option(file: PythonFile) -> Iterator[Finding]:
 
 
 def _environment_settings(file: PythonFile) -> Iterator[tuple[str, ast.expr]]:
-    """The variables of the environment that a script sets, with their values."""
+    """The variables of the environment that a script sets, whatever they were before, with their values."""
+    guarded = {
+        id(inner)
+        for node in file.nodes
+        if isinstance(node, ast.If) and "environ" in ast.dump(node.test)
+        for statement in (*node.body, *node.orelse)
+        for inner in ast.walk(statement)
+    }
     for node in file.nodes:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign) and id(node) not in guarded:
             for target in node.targets:
                 if isinstance(target, ast.Subscript) and "environ" in ast.dump(target.value):
                     key = target.slice

@@ -45,7 +45,7 @@ _NAMES = frozenset(
     ]
 )
 """Long options of sbatch."""
-_LONG = 3600
+_LONG = 4 * 3600
 """Seconds: a job with a shorter time limit is repeated rather than resumed."""
 
 
@@ -350,7 +350,7 @@ RULES = (
         NOTE,
         SCRIPT,
         time_limit_without_signal,
-        "a time limit of an hour or more, without a signal before it and without checkpoints",
+        "a time limit of four hours or more, without a signal before it and without checkpoints",
         "At the time limit all processes get SIGTERM and, after KillWait (30 s by default), SIGKILL. Work since the "
         "last "
         "checkpoint is lost.",

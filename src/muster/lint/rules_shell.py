@@ -21,11 +21,12 @@ _CONDA = re.compile(r"conda|mamba|python|forge", re.IGNORECASE)
 def unquoted_variable(scene: Scene) -> Iterator[Finding]:
     """Variables that are split or expanded as a pattern where that is wrong."""
     for command in scene.commands:
-        for at, word in enumerate(command.words):
+        text = scene.script.source.text[command.span.start : command.span.end]
+        for word in command.words:
             for part in word.expansions:
                 if part.quoted or part.shell.number != command.shell.number:
                     continue
-                message = _why_quote(command, at, part)
+                message = _why_quote(command, text, part)
                 if message:
                     begin, end = part.span
                     alone = len(word.parts) == 1
@@ -37,22 +38,16 @@ def unquoted_variable(scene: Scene) -> Iterator[Finding]:
                     yield Finding(part.span, message, edits)
 
 
-def _why_quote(command: Command, at: int, part: Expansion) -> str:
+def _why_quote(command: Command, text: str, part: Expansion) -> str:
     if part.kind == "variable" and part.name in _NODELISTS:
         return f"${part.name} is a pattern such as n[1-4]: a file of that name in the directory changes it"
     if part.kind == "array" or (part.kind == "variable" and part.name in ("@", "*") and command.name != "shift"):
         return f"{part.source} without quotes splits arguments at spaces"
-    if command.name == "[" and part.kind == "variable" and len(command.words) > at:
-        before = command.words[at - 1].text
-        if before == "-n" and len(command.words) == 3:
+    if command.name == "[" and part.kind == "variable" and not command.shell.number:
+        if re.match(rf"\[ +-n +{re.escape(part.source)} +\]", text):
             return f"`[ -n {part.source} ]` is true if the variable is empty"
-    if (
-        command.name == "rm"
-        and part.kind == "variable"
-        and at > 0
-        and any((w.text or "").startswith("-") and "r" in (w.text or "") for w in command.words[1:at])
-    ):
-        return f"`rm -r {part.source}` removes other files if the value has spaces"
+        if re.match(rf"\[ +{re.escape(part.source)} +(=|==|!=) ", text):
+            return f"`[ {part.source} = … ]` is a syntax error if the variable is empty"
     return ""
 
 
