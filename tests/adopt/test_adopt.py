@@ -79,7 +79,7 @@ def test_json_is_complete_and_the_line_can_be_typed(name: str, muster: Any, tmp_
         ("accelerate launch --num_processes 4 t.py", "muster run -g 4 t.py"),
         (
             "accelerate launch --num_processes 8 --num_machines 2 --mixed_precision bf16 t.py",
-            "muster run -g 4 --launcher accelerate --launcher-args --mixed_precision=bf16 t.py",
+            "muster run --hosts NODE0,NODE1 -g 4 --launcher accelerate --launcher-args --mixed_precision=bf16 t.py",
         ),
         ("deepspeed --num_gpus 4 t.py", "muster run -g 4 --launcher deepspeed t.py"),
         ("deepspeed --no_local_rank --num_gpus 4 t.py", "muster run -g 4 t.py"),
@@ -102,6 +102,40 @@ def test_json_is_complete_and_the_line_can_be_typed(name: str, muster: Any, tmp_
         (
             "#!/bin/bash\n#SBATCH -N2 --ntasks-per-node=2 --cpus-per-task=3\nsrun python t.py --id $SLURM_JOB_ID",
             "muster run --slurm -N 2 -g 2 --cpus-per-task 6 -- bash -c 'exec python t.py --id $SLURM_JOB_ID'",
+        ),
+        (
+            "python -m torch.distributed.launch --nproc_per_node=8 --nnodes=2 --master_addr=a --use_env m.py",
+            "muster run --hosts a,NODE1 -g 8 m.py",
+        ),
+        (
+            """#!/bin/bash
+#SBATCH -N 2
+export L='torchrun --nnodes 2 --nproc_per_node 4'
+srun bash -c "$L --node_rank \\$SLURM_PROCID t.py"
+""",
+            "muster run --slurm -N 2 -g 4 --env 'L=torchrun --nnodes 2 --nproc_per_node 4' t.py",
+        ),
+        (
+            """#!/bin/bash
+#SBATCH -N 2
+cat > r_$SLURM_JOB_ID.sh <<EOF
+torchrun --nnodes 2 --nproc_per_node 4 t.py
+EOF
+srun bash r_$SLURM_JOB_ID.sh
+""",
+            "muster run --slurm -N 2 -g 4 t.py",
+        ),
+        (
+            "#!/bin/bash\n#SBATCH -N 2 --ntasks-per-node=4 --gpus-per-task=1\nsrun singularity exec a.sif python t.py",
+            "muster run --slurm -N 2 -g 4 --gpus-per-task 1 -- singularity exec a.sif python t.py",
+        ),
+        (
+            "V=/opt/v\nsource $V/bin/activate\nexport PATH=$V/bin:$PATH\ntorchrun --nproc_per_node 2 t.py",
+            "muster run -g 2 --setup 'source /opt/v/bin/activate' --setup 'export PATH=/opt/v/bin:$PATH' t.py",
+        ),
+        (
+            "mpirun -np 2 -mca btl ^openib -x PATH -x A python t.py",
+            "muster run -n 2 --launcher mpirun --launcher-args \"--mca btl '^openib'\" --env A t.py",
         ),
         (
             "for h in n1 n2; do ssh $h torchrun --nnodes 2 --nproc_per_node 2 t.py & done; wait",

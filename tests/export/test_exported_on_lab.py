@@ -141,3 +141,12 @@ def test_other_launchers_on_slurm(forms: Forms, there: LabCluster, kind: str):
     path = forms.exported(kind, *own, "-N", "2", "-g", "2")
     found = _run(there, [there.argv()[0], str(path)], kind) if kind == "submitit" else _submitted(there, path, kind)
     assert found == forms.launched("--slurm", "-N", "2", "-g", "2")
+
+
+@pytest.mark.lab
+def test_driver_of_ray(forms: Forms, there: LabCluster):
+    """On a Ray of its own: one node, which Ray starts for the driver."""
+    path = forms.exported("ray", "-N", "1", "-g", "2")
+    found = _run(there, [there.argv()[0], str(path)], "ray", env={"RAY_USAGE_STATS_ENABLED": "0"})
+    assert found == forms.launched("-g", "2")
+    until(lambda: not there.pids("head", "raylet"), "Ray has ended with its driver", 60)

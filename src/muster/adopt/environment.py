@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from muster.adopt.adoption import Remark
 from muster.adopt.found import Found
 from muster.adopt.launchers import MEETING
-from muster.adopt.values import Scope, exported, resolved, text
+from muster.adopt.values import Scope, argument, exported, resolved, text
 from muster.core.env_forwarding import is_secret
-from muster.lint.model import Assignment, Script, Source
+from muster.lint.model import Assignment, Command, Script
 
+_LAUNCH = re.compile(r"\b(torchrun|torch\.distributed|accelerate launch|deepspeed|srun|mpirun|mpiexec)\b")
 SETUP = frozenset({"source", ".", "module", "ml", "conda", "mamba", "micromamba", "spack", "ulimit", "unset", "umask"})
 """Commands that change the shell in which ranks are started."""
 
@@ -42,23 +43,31 @@ def environment(
         elif value.text is not None:
             remarks.append(Remark(number_of, item.name, "a secret: set it where you start muster; --env passes it on"))
             env[item.name] = "\0"
-        else:
-            lines.append((item.span.start, f"export {item.name}={_as_written(source, item)}"))
+        elif not _LAUNCH.search(value.shown):  # otherwise it is a part of the launch, and not for the ranks
+            lines.append((item.span.start, f"export {item.name}={argument(value, scope).shell}"))
     for option in _tmux_env(found):
         name, _, text_of = option.partition("=")
         if name not in MEETING:
             env[name] = text_of
+    inside = directory(found.script, found, scope)
+    commands = {command.span: command for inner in (script, found.script) for command in inner.commands}
     lines += [
-        (command.span.start, source.text[command.span.start : command.span.end].strip())
-        for command in script.commands
+        (command.span.start, _line(command, scope, inside if command.shell.kind == "remote" else ""))
+        for command in commands.values()
         if command.span.start < before and command.name in (*SETUP, "eval") and not command.function
     ]
-    return tuple(env.items()), [line for _, line in sorted(lines)], remarks
+    return tuple(env.items()), list(dict.fromkeys(line for _, line in sorted(lines))), remarks
 
 
-def _as_written(source: Source, item: Assignment) -> str:
-    written = source.text[item.span.start : item.span.end]
-    return written.partition("=")[2].strip() or '""'
+def _line(command: Command, scope: Scope, inside: str) -> str:
+    """Return a command as a line for a shell, with what is known in place of variables of the script.
+
+    A shell on a host starts in the home directory; `inside` is the directory that the script has entered there.
+    """
+    words = [argument(word, scope).shell for word in command.argv]
+    if inside and command.name in ("source", ".") and len(words) > 1 and words[1][0] not in "/~$\"'":
+        words[1] = f"{inside}/{words[1]}"
+    return " ".join(words)
 
 
 def _tmux_env(found: Found) -> list[str]:

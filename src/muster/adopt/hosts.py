@@ -38,6 +38,7 @@ def _host_files(script: Script) -> list[str]:
         for redirect in command.redirects
         if redirect.operator == "<" and redirect.target is not None
     ]
+    found += re.findall(r"\bdone\s*<\s*([\w./-]+)", script.source.text)  # a loop that reads a file
     return [path for path in found if path and not path.startswith("/dev/")]
 
 

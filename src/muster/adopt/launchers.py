@@ -9,7 +9,7 @@ from typing import NamedTuple
 from muster.adopt.adoption import Launch
 from muster.adopt.slurm import Request
 from muster.adopt.values import Scope, number, resolved, text
-from muster.lint.model import Option, Program, Word
+from muster.lint.model import Literal, Option, Program, Word
 
 
 class Place(NamedTuple):
@@ -90,7 +90,8 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
             f"--nnodes {text(program.value('--nnodes'), place.scope)}: not known from this script; name the hosts with "
             "--hosts, or add --slurm -N"
         )
-    nodes = 1 if program.has("--standalone") else _nodes(place, asked)
+    alone = program.has("--standalone") or (not program.has("--nnodes") and place.request is None)
+    nodes = 1 if alone else _nodes(place, asked)
     if place.request and place.request.nodes:
         nodes = place.request.nodes
     each = _each(program, place, "1")
@@ -149,6 +150,8 @@ def _unread(program: Program, read: tuple[str, ...]) -> tuple[str, ...]:
 def _words(option: Option) -> tuple[str, ...]:
     if option.name == "?":
         return ()
+    if option.name in ("--mca", "--gmca", "--prtemca") and option.value is not None:
+        return (option.name, *(part.text if isinstance(part, Literal) else part.source for part in option.value.parts))
     return (option.name,) if option.value is None else (f"{option.name}={option.value.shown}",)
 
 
@@ -316,7 +319,7 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
         each=str(each) if each else "",
         cwd=_directory(program.value("--wdir"), scope) or launch.cwd,
         port=next((item[12:] for item in _texts(program, scope) if item.startswith("MASTER_PORT=")), launch.port),
-        options=(*launch.options, *(("env", name) for name in forwarded if name not in MEETING)),
+        options=(*launch.options, *(("env", name) for name in forwarded if name not in (*MEETING, "PATH"))),
     )
     if place.request:
         nodes = place.request.node_count

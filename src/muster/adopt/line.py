@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 from muster.adopt.adoption import Launch
@@ -24,7 +25,7 @@ def groups(launch: Launch) -> list[list[str]]:
     if launch.launcher_args:
         launcher.append(f"--launcher-args {quote(shlex.join(launch.launcher_args))}")
     python = [f"--python {quote(launch.python)}"] if launch.python else []
-    cwd = [f"--cwd {quote(launch.cwd)}"] if launch.cwd else []
+    cwd = [f"--cwd {_path(launch.cwd)}"] if launch.cwd else []
     return [["muster run", *where, *ranks], [*launcher, *python, *cwd], more, env, setup, _program(launch)]
 
 
@@ -34,6 +35,11 @@ def command_line(launch: Launch) -> str:
     parts.append(" ".join(groups(launch)[-1]))
     whole = " ".join(parts)
     return whole if len(whole) <= 100 else " \\\n  ".join(parts)
+
+
+def _path(text: str) -> str:
+    """Return a path as it is typed; the shell expands `~` and variables."""
+    return text if re.fullmatch(r"[~$][\w./{}-]*", text) else quote(text)
 
 
 def _lines(group: list[str]) -> list[str]:

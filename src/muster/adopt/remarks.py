@@ -125,6 +125,10 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
             names[0] in ("cd", "eval", "export", "readonly", "declare", "xargs", "ssh") and something
         ):
             continue
+        if names[0] == "srun" and names[-1] in _NO_EFFECT:
+            continue
+        if something and len(names) > 1 and names[-1] == "bash":
+            continue  # the way to a launch in its text
         if names[0] in _NO_EFFECT:
             if names[0] in ("env", "printenv", "set") and len(command.argv) == 1:
                 unused.append(

@@ -32,6 +32,9 @@ def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[st
         changed += remarks
         launches.append(launch)
     launches = joined(launches)
+    if len(launches) > 1:
+        says = "the script makes several launches, one after the other, or chooses one of them"
+        changed.append(Remark(launches[-1].line, "", says))
     remarks = of_directives(script, request, given)
     unused, unknown = rest_of(script, used, bool(launches))
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
@@ -56,9 +59,16 @@ def _launches(script: Script) -> list[Found]:
             chosen = _chosen(programs)
             if chosen is not None:
                 found.append(Found(command, inner, programs[chosen], (*outer, *programs[:chosen])))
-    strong = [item for item in found if item.program.name != "python"]
     plain = [item for item in found if item.program.name == "python" and not is_helper(item)]
-    return strong or plain[-1:]
+    # srun that starts `bash -c` is only the way to what is in its text
+    shells = [item for item in found if item.program.name == "srun" and _is_shell(item.program)]
+    strong = [item for item in found if item.program.name != "python" and item not in shells]
+    return strong or (plain[-1:] if any(item.outer for item in plain) else []) or shells or plain[-1:]
+
+
+def _is_shell(program: Program) -> bool:
+    programs = programs_of(program.operands).programs
+    return bool(programs) and programs[0].name == "bash" and programs[0].has("-c")
 
 
 def _programs(command: Command) -> tuple[Program, ...]:
@@ -127,13 +137,25 @@ def _launch(
         read = _plain(found.program, launch, request, read_file)
     else:
         read = row.read(found.program, launch, Place(scope, request, step))
-    words = read.program or _after_srun(found)
-    launch = _with_program(read.launch, words, scope, row.python if row else False)
+    launch = _with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
     launch = with_hosts(launch, found, script, scope, hosts, request)
+    if launch.nodes and launch.nodes > 1 and not (launch.scheduled or launch.hosts or launch.hostfile):
+        launch, says = _by_hand(launch, found.program, scope)
+        remarks.append(Remark(line, "", says))
     remarks += [Remark(line, "", says) for says in read.changed]
     remarks += expanded_here(found, script, line)
     launch = _cores(launch, request)
     return launch, remarks, {found.command.span.start}
+
+
+def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, str]:
+    """Return a launch with names to be filled in, for a script that somebody starts on each node."""
+    first = text(program.value("--master-addr", "--rdzv-endpoint", "--main-process-ip"), scope).partition(":")[0]
+    count = launch.nodes or 1
+    hosts = (first if re.fullmatch(r"[\w.-]+", first) else "NODE0", *(f"NODE{number}" for number in range(1, count)))
+    names = ", ".join(host for host in hosts if host.startswith("NODE"))
+    says = f"the script is started on each of {count} nodes; muster is started once: write their names for {names}"
+    return launch._replace(hosts=hosts, nodes=None), says
 
 
 def _title(name: str) -> str:
@@ -181,11 +203,6 @@ def _python_words(program: Program) -> tuple[Word, ...]:
     return program.operands
 
 
-def _after_srun(found: Found) -> tuple[Word, ...]:
-    """Return the words that srun, or another program that is no Python launcher, starts."""
-    return found.program.operands
-
-
 def _with_program(launch: Launch, words: Sequence[Word], scope: Scope, python: bool) -> Launch:
     """Return the launch with its program: a script or module of Python where it is one."""
     rest = list(words)
@@ -217,11 +234,20 @@ def _called(found: Found, read_file: ReadFile) -> tuple[str, str, tuple[Word, ..
             operands = programs[0].operands
         elif programs and programs[0].name == "python":
             return None
-        path = operands[0].text if operands else None
+        path = operands[0].shown if operands else None
         if (path and path.endswith((".sh", ".bash"))) or (path and "." not in path.rpartition("/")[2]):
-            inner = read_file(path)
+            inner = _written_here(found.script, path) or read_file(path)
             if inner is not None:
                 return path, inner, tuple(operands[1:])
+    return None
+
+
+def _written_here(script: Script, path: str) -> str | None:
+    """Return the text of a file that a heredoc of the script writes."""
+    for heredoc in script.heredocs:
+        for redirect in heredoc.command.redirects:
+            if redirect.operator in (">", ">|", ">>") and redirect.target is not None and redirect.target.shown == path:
+                return heredoc.body.shown
     return None
 
 

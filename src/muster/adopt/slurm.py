@@ -85,6 +85,14 @@ def read_request(options: Iterable[Option]) -> Request:
             left.append((last[name], _WHY.get(name, "muster needs this option of sbatch itself")))
         else:
             words.append(("slurm-opt", f"{name}={value}" if value else name))
+    if "gpus-per-task" in given:
+        each, tasks = _number(given["gpus-per-task"].rpartition(":")[2]), found.tasks_per_node
+        if each == 1:
+            words.append(("gpus-per-task", "1"))
+        elif each and tasks:
+            words.append(("gpus-per-node", str(each * tasks)))
+        else:
+            left.append((last["gpus-per-task"], "give the GPUs per node: `--gpus-per-node`"))
     if "exclusive" in given:
         words.append(("exclusive", ""))
     if "requeue" in given:

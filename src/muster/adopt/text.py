@@ -21,7 +21,9 @@ def facts(launch: Launch) -> list[tuple[str, str]]:
         found.append(("port", "muster binds a free one on the first node"))
     names = [name for name, _ in launch.env]
     passed = [", ".join(names)] if names else []
-    passed += [f"what `{line}` sets" for line in launch.setup]
+    if launch.setup:
+        verb = "sets" if len(launch.setup) == 1 else "set"
+        passed.append(f"what {', '.join(f'`{line}`' for line in launch.setup)} {verb}")
     inherits = "the environment in which muster is started" if launch.scheduled or not _elsewhere(launch) else ""
     passed += [inherits or "variables that muster forwards to hosts, such as NCCL_… and HF_…"]
     found.append(("passed on", "; ".join(passed)))

@@ -37,7 +37,9 @@ def scope_of(
     scope = Scope(values, hosts)
     for item in assigned:
         if item.value is not None and not item.temporary and item.name not in numbers:
-            values[item.name] = resolved(item.value, scope)
+            value = resolved(item.value, scope)
+            # `PATH=/opt/bin:$PATH`: what was there before is not known
+            values[item.name] = None if item.name in value.names else value
     return scope
 
 

@@ -24,6 +24,8 @@ def quote(text: str) -> str:
         return str(text)
     if _SAFE.fullmatch(text):
         return text
+    if "'" in text and text.isprintable() and not set(text) & set('"$`\\!'):
+        return f'"{text}"'
     if text.isprintable():
         return "'" + text.replace("'", "'\"'\"'") + "'"
     return "$'" + "".join(map(_escaped, text)) + "'"
