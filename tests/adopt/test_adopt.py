@@ -87,6 +87,14 @@ def test_json_is_complete_and_the_line_can_be_typed(name: str, muster: Any, tmp_
             "deepspeed --include 10.0.0.1@10.0.0.2 t.py",
             "muster run --hosts 10.0.0.1,10.0.0.2 -g gpu --launcher deepspeed t.py",
         ),
+        (
+            "mpirun -H <host 1>:<gpus>,<host 2>:<gpus> python t.py",
+            "muster run --hosts HOST-1:GPUS,HOST-2:GPUS --launcher mpirun t.py",
+        ),
+        (
+            "#!/bin/bash\n#SBATCH -N 2\nsrun torchrun --nnodes 2 --nproc_per_node $SLURM_GPUS_ON_NODE t.py <in >out",
+            "muster run --slurm -N 2 -g gpu t.py",
+        ),
         ("mpirun -np 4 python t.py", "muster run -n 4 --launcher mpirun t.py"),
         ("mpirun -np 4 -H a:2,b:2 ./train x", "muster run --hosts a:2,b:2 --launcher mpirun -- ./train x"),
         (
@@ -146,6 +154,15 @@ srun bash r_$SLURM_JOB_ID.sh
 )
 def test_one_line(text: str, expected: str):
     assert command(text) == expected
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_part_of_a_script_is_too_strange(name: str):
+    lines = (CORPUS / name).read_text().splitlines(keepends=True)
+    for count in range(len(lines)):
+        for text in ("".join(lines[:count]), "".join(lines[count:])):
+            if not name.endswith(".py"):
+                in_words(adopted(name, text or "#"))
 
 
 def test_options_of_sbatch_on_the_command_line():

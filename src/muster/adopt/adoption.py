@@ -24,6 +24,14 @@ class Argument(NamedTuple):
     """True if its value is known only in the job or in each rank, so that a shell must expand it there."""
 
 
+def ranks_on(host: str) -> int:
+    """Return the number of ranks that a host is given: 4 for `n1:4`, 2 for `n1:0,3` (GPUs); 0 if it is given none."""
+    _, colon, value = host.rpartition(":")
+    if not colon or not all(piece.isdigit() for piece in value.split(",")):
+        return 0
+    return value.count(",") + 1 if "," in value else int(value)
+
+
 class Launch(NamedTuple):
     """One launch that a script makes, in the terms of muster."""
 
@@ -67,8 +75,9 @@ class Launch(NamedTuple):
         """The number of ranks, if it is known."""
         if self.total is not None:
             return self.total
-        if self.hosts and all(":" in host for host in self.hosts):
-            return sum(int(host.rpartition(":")[2]) for host in self.hosts)
+        counts = [ranks_on(host) for host in self.hosts]
+        if counts and all(counts):
+            return sum(counts)
         nodes = self.nodes if self.nodes is not None else len(self.hosts) or None
         return nodes * int(self.each) if nodes and self.each.isdigit() else None
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from muster.adopt.adoption import Launch
+from muster.adopt.adoption import Launch, ranks_on
 from muster.adopt.slurm import Request
 from muster.adopt.values import Scope, number, resolved, text
 from muster.lint.model import Literal, Option, Program, Word
@@ -57,7 +57,10 @@ def _check_nodes(place: Place, option: str, asked: int | None) -> list[str]:
 
 def _each(program: Program, place: Place, default: str = "") -> str:
     word = program.value("--nproc-per-node")
-    return text(word, place.scope) if word is not None else default
+    found = text(word, place.scope) if word is not None else default
+    if found.isdigit() or found in ("gpu", "cpu", "auto"):
+        return found
+    return "gpu" if "GPU" in found.upper() else ""
 
 
 _DROPPED_BY_TORCHRUN = (
@@ -95,6 +98,9 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
     if place.request and place.request.nodes:
         nodes = place.request.nodes
     each = _each(program, place, "1")
+    if not each:
+        given = text(program.value("--nproc-per-node"), place.scope)
+        changed.append(f"--nproc_per_node {given}: not known from this script; add `-g RANKS`")
     more: list[tuple[str, str]] = []
     restarts = number(program.value("--max-restarts"), place.scope)
     if restarts:
@@ -241,10 +247,9 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
     hostfile, include = program.value("--hostfile"), program.value("--include")
     hosts: tuple[str, ...] = ()
     if hostfile is None and include is not None:
-        hosts = tuple(item.partition(":")[0] for item in text(include, scope).split("@"))
-        gpu_sets = [item.partition(":")[2] for item in text(include, scope).split("@")]
-        hosts = tuple(f"{host}:{gpus_of}" if gpus_of else host for host, gpus_of in zip(hosts, gpu_sets))
-        include = None
+        chosen = text(include, scope).split("@")
+        hosts = tuple(item.partition(":")[0] for item in chosen)
+        include = include if any(":" in item for item in chosen) else None
     return Read(
         found._replace(
             hosts=hosts,
@@ -252,7 +257,7 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
             include=text(include, scope),
             exclude=text(program.value("--exclude"), scope),
             nodes=nodes if hostfile is not None else None,
-            each=str(gpus) if gpus else "" if hostfile is not None else "gpu",
+            each=str(gpus) if gpus else "" if hostfile is not None or include is not None else "gpu",
         ),
         program.operands,
         tuple(changed),
@@ -327,7 +332,7 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
         found = found._replace(
             nodes=nodes, total=None if per else total or place.request.task_count, each=str(per or "")
         )
-    if all(":" in host for host in hosts) and total == sum(int(host.rpartition(":")[2]) for host in hosts):
+    if total is not None and total == sum(map(ranks_on, hosts)):
         found = found._replace(total=None)
     return Read(found, program.operands, tuple(changed))
 

@@ -33,6 +33,7 @@ _NO_EFFECT = frozenset(
         *("readonly", "export", "declare", "local", "typeset", "mkdir", "whoami", "id", "uname", "time", "nproc", "ss"),
         *("basename", "dirname", "realpath", "readlink", "paste", "xargs", "kill", "getent", "ip", "host", "clear"),
         "shift",
+        "find",
     )
 )
 """Commands that change nothing for the ranks, where they stand alone."""
@@ -156,7 +157,8 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
             unused.append(Remark(line, shown, "muster starts the ranks without a Ray cluster"))
             continue
         unknown.append(Remark(line, shown, "not a part of the launch; run it before, or as a line of `--setup`"))
-    return _once(unused), _once(unknown)
+    lines = {remark.line for remark in unknown}
+    return [remark for remark in _once(unused) if remark.line not in lines], _once(unknown)
 
 
 def _once(remarks: list[Remark]) -> list[Remark]:

@@ -21,7 +21,8 @@ from muster.lint.programs import programs_of
 
 def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[str] = ()) -> Adoption:
     """Return what a shell script launches; `given` are options of sbatch on its command line."""
-    script = read_script(Source(path, source))
+    filled = _PLACEHOLDER.sub(lambda found: re.sub(r"\W+", "-", found[1].upper()), source)
+    script = read_script(Source(path, filled))
     request = _request(script, given)
     launches: list[Launch] = []
     changed: list[Remark] = []
@@ -36,8 +37,24 @@ def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[st
         says = "the script makes several launches, one after the other, or chooses one of them"
         changed.append(Remark(launches[-1].line, "", says))
     remarks = of_directives(script, request, given)
+    empty = [launch for launch in launches if not launch.program]
+    launches = [launch for launch in launches if launch.program]
+    if filled != source:
+        line = source[: _first_placeholder(source)].count("\n") + 1
+        says = "names in <…> are to be filled in; they are written in capitals here"
+        changed.append(Remark(line, source.splitlines()[line - 1].strip()[:80], says))
     unused, unknown = rest_of(script, used, bool(launches))
+    unknown += [Remark(launch.line, "", "the program that it starts was not understood") for launch in empty]
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
+
+
+_PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w ]*\w)?)>(?=[\s:,@/\\]|$)")
+"""`<host 1>`, as instructions have it; `<in >out` is a redirection."""
+
+
+def _first_placeholder(source: str) -> int:
+    found = _PLACEHOLDER.search(source)
+    return found.start() if found else 0
 
 
 def _request(script: Script, given: Sequence[str]) -> Request | None:
@@ -144,6 +161,12 @@ def _launch(
         remarks.append(Remark(line, "", says))
     remarks += [Remark(line, "", says) for says in read.changed]
     remarks += expanded_here(found, script, line)
+    port = [item.value for item in assigned if item.name == "MASTER_PORT" and item.value is not None]
+    if not launch.port and port:
+        launch = launch._replace(port=text(port[-1], scope))
+    if row is None and any("ray" in [program.name for program in command.programs] for command in script.commands):
+        says = "the driver of a Ray cluster, which is not here to be read: write what its tasks start, and their number"
+        remarks.append(Remark(line, "", says))
     launch = _cores(launch, request)
     return launch, remarks, {found.command.span.start}
 

@@ -52,7 +52,8 @@ def _ranks(launch: Launch) -> str:
     if launch.hosts:
         return f"{whole} on {', '.join(launch.hosts)}"
     if launch.hostfile:
-        each = "as many ranks as it has slots" if not launch.each else f"{launch.each} ranks"
+        by = {"": "as many ranks as it has slots", "gpu": "one rank for each GPU", "cpu": "one rank for each core"}
+        each = by.get(launch.each, f"{launch.each} ranks")
         of = f" that {launch.include} selects" if launch.include else ""
         return f"{each} on each host of {launch.hostfile}{of}"
     if launch.nodes:
@@ -74,7 +75,9 @@ def _first(launch: Launch) -> str:
 
 def in_words(adoption: Adoption) -> str:
     """Return the command line of each launch, and what was understood and what was not."""
-    lines: list[str] = []
+    lines: list[str] = (
+        [] if adoption.launches else [f"# nothing in {adoption.path} that was understood starts ranks", ""]
+    )
     for launch in adoption.launches:
         lines += [command_line(launch), "", *(f"# {topic + ':':<11}{says}" for topic, says in facts(launch))]
         toml = in_toml(launch)
