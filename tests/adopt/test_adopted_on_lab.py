@@ -121,8 +121,7 @@ def test_the_ranks_see_the_same(scripts: Scripts, there: LabCluster, name: str):
     batch = name.endswith(".sbatch")
     original = scripts.run(["sbatch", "--wait", name] if batch else ["bash", name], "original", ranks)
     line = launch["command"]
-    for at in ("--env DUMP_TO=$DUMP_TO", "--env DUMP_TO="):
-        line = line.replace(f"{at}{there.folder}/original ", "")
+    line = re.sub(r"--env DUMP_TO(=\S+)? ", "", line)
     line = line.replace("muster run", f"{PYTHON} -m muster run --env DUMP_TO", 1)
     adopted = scripts.run(["bash", "-c", line], "adopted", ranks)
     for seen in (*adopted, *original):  # they are two jobs

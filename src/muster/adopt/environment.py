@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from muster.adopt.adoption import Remark
 from muster.adopt.found import Found
 from muster.adopt.launchers import MEETING
-from muster.adopt.values import Scope, argument, exported, resolved, text
+from muster.adopt.values import SECRET, Scope, argument, exported, passed_on, resolved, text
 from muster.core.env_forwarding import is_secret
-from muster.lint.model import Assignment, Command, Script
+from muster.lint.model import Assignment, Command, Script, Word
 
 _LAUNCH = re.compile(r"\b(torchrun|torch\.distributed|accelerate launch|deepspeed|srun|mpirun|mpiexec)\b")
 SETUP = frozenset({"source", ".", "module", "ml", "conda", "mamba", "micromamba", "spack", "ulimit", "unset", "umask"})
@@ -42,13 +42,18 @@ def environment(
             env[item.name] = value.text
         elif value.text is not None:
             remarks.append(Remark(number_of, item.name, "a secret: set it where you start muster; --env passes it on"))
-            env[item.name] = "\0"
+            env[item.name] = SECRET
         elif not _LAUNCH.search(value.shown):  # otherwise it is a part of the launch, and not for the ranks
             lines.append((item.span.start, f"export {item.name}={argument(value, scope).shell}"))
-    for option in _tmux_env(found):
-        name, _, text_of = option.partition("=")
-        if name not in MEETING:
-            env[name] = text_of
+    for word in _tmux_env(found):
+        name, value_of = passed_on(word, scope)
+        if name in MEETING:
+            continue
+        if value_of is None:
+            says = "its value is known only to the shell that starts it: add --env with it"
+            remarks.append(Remark(source.place(found.command.span.start)[0], word.shown, says))
+        else:
+            env[name] = value_of
     inside = directory(found.script, found, scope)
     commands = {command.span: command for inner in (script, found.script) for command in inner.commands}
     lines += [
@@ -70,11 +75,11 @@ def _line(command: Command, scope: Scope, inside: str) -> str:
     return " ".join(words)
 
 
-def _tmux_env(found: Found) -> list[str]:
+def _tmux_env(found: Found) -> list[Word]:
     for program in found.outer:
         if program.name == "tmux":
-            words = [word.text or "" for word in program.operands]
-            return [words[at + 1] for at, word in enumerate(words[:-1]) if word == "-e"]
+            words = program.operands
+            return [after for word, after in zip(words, words[1:]) if word.text == "-e"]
     return []
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from muster.adopt.adoption import Launch, ranks_on
 from muster.adopt.slurm import Request
-from muster.adopt.values import Scope, number, resolved, text
+from muster.adopt.values import Scope, number, passed_on, resolved, text
 from muster.lint.model import Literal, Option, Program, Word
 
 
@@ -269,14 +269,16 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
     scope = place.scope
     total = number(program.value("--np", "-np", "--n", "-n"), scope)
     env: list[tuple[str, str]] = list(launch.env)
-    forwarded = []
+    changed = []
     for option in program.options:
         if option.name in ("--x", "-x", "--genv", "--env") and option.value is not None:
-            name, equals, value = text(option.value, scope).replace(" ", "=", 1).partition("=")
-            if equals and name not in MEETING:
+            name, value = passed_on(option.value, scope)
+            if name in (*MEETING, "PATH"):
+                continue
+            if value is None:
+                changed.append(f"{option.value.shown}: its value is known only to the shell that starts it: add --env")
+            else:
                 env = [*((key, old) for key, old in env if key != name), (name, value)]
-            elif not equals:
-                forwarded.append(name)
     hosts = tuple(item for item in text(program.value("--hosts", "--host"), scope).split(",") if item)
     each = number(program.value("--npernode", "--N", "--ppn"), scope)
     ppr = re.fullmatch(r"ppr:(\d+):node", text(program.value("--map-by"), scope))
@@ -309,7 +311,6 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
         "--report-bindings",
         "--rank-by",
     )
-    changed = []
     if program.has("--output-filename"):
         changed.append("--output-filename: muster always writes the output of each rank to files of its own")
     if program.has("--map-by") and not ppr and text(program.value("--map-by"), scope) not in ("slot", ":OVERSUBSCRIBE"):
@@ -324,7 +325,6 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
         each=str(each) if each else "",
         cwd=_directory(program.value("--wdir"), scope) or launch.cwd,
         port=next((item[12:] for item in _texts(program, scope) if item.startswith("MASTER_PORT=")), launch.port),
-        options=(*launch.options, *(("env", name) for name in forwarded if name not in (*MEETING, "PATH"))),
     )
     if place.request:
         nodes = place.request.node_count

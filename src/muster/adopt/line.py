@@ -7,11 +7,10 @@ import re
 import shlex
 
 from muster.adopt.adoption import Launch
+from muster.adopt.values import SECRET
 from muster.export._shell import quote
 
 _FLAGS = ("exclusive", "slurm")
-SECRET = "\0"
-"""In place of a value that is a secret: muster takes it from its own environment."""
 
 
 def groups(launch: Launch) -> list[list[str]]:

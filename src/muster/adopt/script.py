@@ -44,7 +44,7 @@ def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[st
         says = "names in <…> are to be filled in; they are written in capitals here"
         changed.append(Remark(line, source.splitlines()[line - 1].strip()[:80], says))
     unused, unknown = rest_of(script, used, bool(launches))
-    unknown += [Remark(launch.line, "", "the program that it starts was not understood") for launch in empty]
+    unknown += [Remark(launch.line, "", "no program that it starts was found") for launch in empty]
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from muster.adopt.adoption import Adoption, Launch, Remark
-from muster.adopt.line import SECRET, command_line, in_toml
+from muster.adopt.line import command_line, in_toml
+from muster.adopt.values import SECRET
 from muster.core.hostlist import fold_hostlist
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest

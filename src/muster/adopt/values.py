@@ -119,6 +119,22 @@ def exported(assigned: Sequence[Assignment], before: int) -> list[Assignment]:
     return sorted(found.values(), key=lambda item: item.span.start)
 
 
+SECRET = "\0"
+"""In place of a value that muster takes from its own environment."""
+
+
+def passed_on(word: Word, scope: Scope) -> tuple[str, str | None]:
+    """Return (name, value) of `NAME=VALUE`, as after `-x` of mpirun and `-e` of tmux.
+
+    The value is `SECRET` for `NAME` and `NAME=$NAME`, and None if it is not known.
+    """
+    found = resolved(word, scope)
+    name, equals, value = found.shown.replace(" ", "=", 1).partition("=")
+    if not equals or value in (f"${name}", f"${{{name}}}"):
+        return name, SECRET
+    return name, value if found.text is not None else None
+
+
 def is_set_by_job(word: Word) -> bool:
     """Return whether a value is known only in the job."""
     return any(_JOB.search(name) for name in word.names)
