@@ -423,6 +423,7 @@ import muster
 def train():
     with muster.init() as rank:
         import torch.distributed as dist
+        muster.progress(7, 9)
         if rank.rank == 1:
             time.sleep(1000)
         dist.barrier()
@@ -431,7 +432,7 @@ run = muster.submit(train, np=2, grace=1)
 while "has not entered barrier" not in str(why := run.why()):  # before that, one may still be on its way to join
     time.sleep(0.2)
 assert why.ranks == (1,) and why.live and len(why.evidence) == 2, why
-assert "rank 1 has not entered barrier" in str(why), why
+assert "rank 1 has not entered barrier" in str(why) and "The last reported step is 7/9." in str(why), why
 run.kill()
 assert run.why().ranks == (1,) and not run.why().live
 print(run.id)

@@ -111,6 +111,26 @@ def test_a_rank_that_has_not_come() -> None:
     ]
 
 
+def test_the_last_steps_that_ranks_report_are_told() -> None:
+    late = rank(2, None, AT_LOADER, step=790, steps=1000)
+    told = verdict_in_words(judged(waiting(0, step=812, steps=1000), waiting(1, step=812, steps=1000), late))
+    assert told.endswith("Last reported steps: rank 2 790, ranks 0-1 812."), told
+    told = verdict_in_words(judged(waiting(0, step=812, steps=1000), waiting(1, step=811), rank(2, None, AT_LOADER)))
+    assert told.endswith("The last reported step is 812/1000."), told
+    many = [rank(number, None, AT_LOADER, step=10 * number) for number in range(1, 6)]
+    assert "The last reported steps are 10 to 50." in verdict_in_words(judged(*many))
+
+
+def test_ranks_whose_steps_advance_make_progress() -> None:
+    """Also without a recorder of collectives."""
+    before = [bare(number, AT_LOADER)._replace(step=10) for number in range(2)]
+    after = [one._replace(step=11) for one in before]
+    moments = [Snapshot(WHEN + at, SnapshotReason.REQUEST, 0, tuple(found)) for at, found in enumerate((before, after))]
+    assert VerdictKind.PROGRESS is verdict(moments[1], earlier=moments[0]).kind
+    half = moments[1]._replace(inspections=(after[0], before[1]))
+    assert VerdictKind.PROGRESS is not verdict(half, earlier=moments[0]).kind
+
+
 def test_hosts_are_named_if_there_are_several() -> None:
     hosts = {0: "n1", 1: "n1", 2: "n2", 3: "n2"}
     words = verdict_in_words(judged(*(waiting(number) for number in (0, 1, 2)), rank(3, None, AT_LOADER)), hosts)

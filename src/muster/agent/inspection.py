@@ -17,6 +17,7 @@ from muster.agent.rank_server import Subject
 from muster.agent.stacks import StackRequest
 from muster.core.inspection import CollectiveTimes, Inspection, ThreadState
 from muster.linux import environment, kernel_waits, procfs
+from muster.protocol.progress_file import reported_step
 
 WITHIN = 0.5
 """Seconds within which ranks must answer."""
@@ -47,7 +48,8 @@ class _Pending:
 
     def __init__(self, loop: Loop, node: int, subject: Subject, deadline: float) -> None:
         self._deadline = deadline
-        self.found = Inspection(subject.rank, node, subject.pid)
+        reported = reported_step(os.path.dirname(subject.stack_file), subject.rank)
+        self.found = Inspection(subject.rank, node, subject.pid, step=reported.get("step"), steps=reported.get("steps"))
         self._requests: list[rank_server.Request] = []
         self._awaited = 0
         self._stacks: StackRequest | None = None

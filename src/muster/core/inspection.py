@@ -96,6 +96,9 @@ class Inspection(NamedTuple):
     """MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE as they are in the process while it is in init_process_group."""
     exiting: bool = False
     """True if its interpreter has begun to exit, and writes no stacks any more."""
+    step: int | None = None
+    steps: int | None = None
+    """The step that it reported last by `muster.progress`, and the number of steps; None without a report."""
 
 
 class SnapshotReason(TextEnum):

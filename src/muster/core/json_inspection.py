@@ -13,7 +13,7 @@ from muster.core.inspection import (
     SnapshotReason,
     ThreadState,
 )
-from muster.core.json_checks import Malformed, flag, number, one_of, pair, record, several, text, texts, whole
+from muster.core.json_checks import Malformed, flag, number, one_of, optional, pair, record, several, text, texts, whole
 
 _COLLECTIVE = {
     **dict.fromkeys(("group", "op"), text),
@@ -47,6 +47,7 @@ _INSPECTION = {
     "waits": texts,
     **dict.fromkeys(("threads", "children"), _THREADS),
     "env": several(pair),
+    **dict.fromkeys(("step", "steps"), optional(whole)),
 }
 
 _SNAPSHOT = {

@@ -49,6 +49,7 @@ class Executor(futures.Executor):
         self._most = max_workers
         self._pool = ThreadPoolExecutor(max_workers or (_MOST if scheduled else 1), thread_name_prefix="muster")
         self._arrays: ThreadPoolExecutor | None = None
+        self._closed = False
         self._runs: WeakKeyDictionary[futures.Future[Any], Run[Any]] = WeakKeyDictionary()
         self._known = threading.Condition()
         self._waiting: set[futures.Future[Any]] = set()
@@ -75,6 +76,8 @@ class Executor(futures.Executor):
             split(fn, (), {"args": args, **self._options})
         if not calls or not starting.is_queued(self._options):
             return [self.submit(fn, *args) for args in calls]
+        if self._closed:  # the futures could not be waited for, and the jobs would be forgotten
+            raise RuntimeError("cannot schedule new futures after shutdown")
         runs = starting.submit_array(fn, calls, self._options, self._most)
         found: list[futures.Future[T]] = [futures.Future() for _ in runs]
         with self._known:
@@ -139,6 +142,7 @@ class Executor(futures.Executor):
         if cancel_futures:
             for future in list(self._waiting):
                 future.cancel()
+        self._closed = True
         for pool in (self._pool, self._arrays):
             if pool is not None:
                 pool.shutdown(wait)

@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from muster.core.fold import by_value
-from muster.core.inspection import Snapshot
+from muster.core.inspection import Inspection, Snapshot
 from muster.core.results import RankExit
 from muster.core.verdict import Activity, Collective, Situation, Verdict, VerdictKind
 from muster.diagnostics.hangs import connecting
 from muster.diagnostics.hangs.mismatch import mismatched
 from muster.diagnostics.hangs.standing import INIT, Standing, has_complained, standings_of
+from muster.diagnostics.hangs.steps import steps_in_words
 
 _SHORT = 2.0
 """Seconds for which ranks may wait for each other in any program."""
@@ -36,7 +37,8 @@ def verdict(
     )
     world = _World(standings_of(snapshot, exits, size), snapshot, began + snapshot.when if began is not None else None)
     found = _decided(world, earlier)
-    return found._replace(situations=_situations(world, found), silent=snapshot.silent)
+    notes = (*found.notes, *steps_in_words(snapshot))
+    return found._replace(situations=_situations(world, found), silent=snapshot.silent, notes=notes)
 
 
 class _World(NamedTuple):
@@ -259,10 +261,16 @@ def _called_lately(world: _World) -> bool:
 
 
 def _advanced(earlier: Snapshot, later: Snapshot) -> bool:
-    """Return whether all ranks have called collectives between two snapshots."""
-    before = {found.rank: sum(state.enqueued for state in found.groups) for found in earlier.inspections}
-    after = {found.rank: sum(state.enqueued for state in found.groups) for found in later.inspections if found.recorder}
-    return bool(after) and all(count > before.get(rank, count) for rank, count in after.items())
+    """Return whether all ranks have called collectives, or finished steps, between two snapshots."""
+    before = {found.rank: found for found in earlier.inspections}
+    after = [found for found in later.inspections if found.recorder or found.step is not None]
+    return bool(after) and all(found.rank in before and _went_on(before[found.rank], found) for found in after)
+
+
+def _went_on(before: Inspection, now: Inspection) -> bool:
+    """Return whether a rank has called a collective, or finished a step, between two moments."""
+    calls = [sum(state.enqueued for state in found.groups) for found in (before, now)]
+    return (now.recorder and calls[1] > calls[0]) or (now.step or 0) > (before.step or 0)
 
 
 # ---- the evidence ---------------------------------------------------------------------------------------------------
