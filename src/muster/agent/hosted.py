@@ -103,7 +103,9 @@ def _fd(file: File) -> int:
 class HostedAgent(Agent):
     """The agent of a run on a session. `inherited` is the environment that its ranks inherit."""
 
-    def __init__(self, loop: EventLoop, hook: Mapping[str, str], hosting: Hosting, inherited: dict[str, str]) -> None:
+    def __init__(
+        self, loop: EventLoop, hook: Mapping[str, str | bytes], hosting: Hosting, inherited: dict[str, str]
+    ) -> None:
         self.own_loop = HostedLoop(loop, self.crashed)
         super().__init__(self.own_loop, hook)
         self.wire = Channel(keeps=True)
