@@ -52,6 +52,9 @@ def test_a_sweep_is_one_array_and_failed_points_run_again(there: LabCluster) -> 
 def test_kill_ends_all_points_of_a_sweep(there: LabCluster) -> None:
     script = there.script("import time\nprint('runs', flush=True)\ntime.sleep(600)")
     array = ["--array", "0-3%1", "--name", "lrs", "--launcher", "exec", "-N", "1"]
+    hidden = there.muster("run", "--slurm", "--env", "TOKEN=a{index}", *array, script)
+    assert 2 == hidden.returncode and "a secret cannot contain a parameter" in hidden.stderr
+    assert [] == list((there.home / "runs").iterdir())
     assert 0 == there.muster("run", "--slurm", "-d", *array, script).returncode
     until(lambda: "running" in [point["state"] for point in points(there)], "a point runs")
     until(lambda: "runs" in there.muster("logs", "lrs.0").stdout, "its rank has written")

@@ -15,7 +15,7 @@ from muster.client import remote
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.controller.batch import REQUEST
-from muster.core.env_forwarding import redact_argv
+from muster.core.env_forwarding import is_secret, redact_argv
 from muster.core.layout import layout
 from muster.core.model import Host
 from muster.core.sweep import (
@@ -253,7 +253,8 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
             made.append(sweep_dir)
             _write_shared(sweep_dir, base)
         for point in context.points.values():
-            made += [_write_point(sweep_dir, point, base)]
+            made.append(create_run(point.store, point.run_id))
+            _write_point(made[-1], sweep_dir, point, base)
         name = f"array-{len(list(sweep_dir.path.glob('array-*.json')))}.json"
         sweep_dir.write(name, {str(index): point.run_id for index, point in context.points.items()})
         number = _submit(context, sweep_dir, name)
@@ -304,9 +305,8 @@ def _write_shared(sweep_dir: Run, base: RunContext) -> None:
         (sweep_dir.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
 
 
-def _write_point(sweep_dir: Run, point: RunContext, base: RunContext) -> Run:
-    """Create the directory of a point, from which its controller will start."""
-    kept = create_run(point.store, point.run_id)
+def _write_point(kept: Run, sweep_dir: Run, point: RunContext, base: RunContext) -> None:
+    """Write into the directory of a point what its controller will start from."""
     facts.write_marker(str(kept.path))
     if point.function:
         kept.replace(FUNCTION, point.function)
@@ -318,8 +318,13 @@ def _write_point(sweep_dir: Run, point: RunContext, base: RunContext) -> Run:
     # the job has one environment for all points, so what differs between them has to be in a file
     before = base.asked.job.env
     own = {name for name, value in asked.job.env.items() if before.get(name) != value}
+    secret = next((name for name in sorted(own) if is_secret(name, asked.job.env[name])), None)
+    if secret is not None:
+        raise InvalidRequest(
+            f"--env {secret}: a secret cannot contain a parameter, because it would be stored in a file of each point",
+            "pass the secret as a whole, and the parameter in another variable",
+        )
     kept.write(REQUEST, request_record(point._replace(asked=asked), None, {}, own))
-    return kept
 
 
 def _link(source: os.PathLike[str], target: os.PathLike[str]) -> None:
