@@ -61,9 +61,14 @@ def read_line(
 def read_again(
     words: Sequence[str], typed: Mapping[str, Any], env: Mapping[str, str], cwd: str
 ) -> tuple[ParsedArgs, RunOptions]:
-    """Read the command line of an earlier `muster run` in its directory, with other options that are `typed` now."""
+    """Read the command line of an earlier `muster run` in its directory, with other options that are `typed` now.
+
+    How its terminal showed it is not taken over, nor that it was detached.
+    """
     parsed, _ = read_line(words, env, RunOptions, "run")
-    merged = {"cwd": cwd, **parsed.options, **typed}
+    shown = (RunOptions.detach, RunOptions.quiet, RunOptions.json, RunOptions.after)
+    before = {key: value for key, value in parsed.options.items() if key not in {option.key for option in shown}}
+    merged = {"cwd": cwd, **before, **typed}
     return parsed, _options(RunOptions, merged, _configured(merged, env), env)
 
 
