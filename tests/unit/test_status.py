@@ -153,6 +153,16 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
         Told(anothers=True, controls=Controller(True)),
         RunStatus(RunState.UNKNOWN, "it belongs to another user; run this command as that user"),
     ),
+    "root, and the user's controller is starting": (
+        {**SERVED, **HERE, "time": 1008.0},
+        Told(anothers=True),
+        RunStatus(RunState.RUNNING),
+    ),
+    "root, and the user's controller is gone": (
+        {**SERVED, **HERE},
+        Told(anothers=True),
+        RunStatus(RunState.LOST, "muster and its agent were killed, or the disk was full"),
+    ),
     "root, and the user's command is here": ({}, Told(anothers=True, starter=True), RunStatus(RunState.RUNNING)),
 }
 

@@ -14,6 +14,9 @@ from muster.rundir.run import Run, Unreadable
 from muster.schedulers import get_scheduler
 from muster.schedulers.scheduler import JobEnd, Phase
 
+_HAND_OVER = 10.0
+"""Seconds after the record of a run in which its controller may not listen yet, and nothing else tells that it runs."""
+
 
 class RunStatus(NamedTuple):
     """The state of a run at one moment."""
@@ -118,7 +121,8 @@ def _of_another_user(run: Run, sight: Sight) -> RunStatus:
         return RunStatus(outcome.state, outcome=outcome)
     if scheduled is not None or job.get("host") != machine["host"]:
         return RunStatus(RunState.UNKNOWN, "it belongs to another user; run this command as that user")
-    if job.get("boot") == machine["boot"] and sight.starter_lives():
+    young = job.get("served") and sight.now() - float(job["time"]) < _HAND_OVER
+    if job.get("boot") == machine["boot"] and (young or sight.starter_lives()):
         return RunStatus(RunState.RUNNING)
     return _ended(run)
 
