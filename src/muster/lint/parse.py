@@ -352,7 +352,7 @@ class _Builder:
                 ]
         elif name == "printf" and texts[:1] == ["-v"] and len(texts) > 1:
             self.values[texts[1]] = None
-        elif name == "export" and texts[:1] == ["-f"]:
+        elif name in ("export", "declare", "typeset") and "-f" in texts[:1]:  # `srun bash -c "$(declare -f F); F"`
             self.exported.update(texts[1:])
         elif name == "let":
             for text in re.findall(r"[A-Za-z_]\w*", " ".join(texts)):

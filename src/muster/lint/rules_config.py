@@ -138,6 +138,13 @@ def main_address_missing(config: Config) -> Iterator[Finding]:
         yield Finding(address.span, f"main_process_ip is {address.text}, which is another host on each machine")
 
 
+def fixed_port(config: Config) -> Iterator[Finding]:
+    """The default port, or one of tutorials."""
+    port = config.root.get("main_process_port") if config.is_accelerate else None
+    if port is not None and port.number in (29500, 12345, 12355, 23456, 1234):
+        yield Finding(port.span, f"port {port.number} is the same for all jobs, and a common choice")
+
+
 def distributed_type_none(config: Config) -> Iterator[Finding]:
     """Several processes with a type that starts one."""
     kind, processes = config.root.get("distributed_type"), config.root.get("num_processes")
@@ -151,6 +158,17 @@ _ACCELERATE = (
     "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmain_process_ip: n1\nmain_process_port: 20001\n"
 )
 RULES = (
+    Rule(
+        "accelerate-fixed-port",
+        WARNING,
+        CONFIG,
+        fixed_port,
+        "main_process_port with a port that many configurations use",
+        "Two jobs on one machine want the same port: `Address already in use`, or ranks join the wrong job.",
+        "Leave it out and give `--main_process_port` on the command line, derived from the job id.",
+        f"{_ACCELERATE.replace('20001', '29500')}num_machines: 2\nmachine_rank: 1\nnum_processes: 8\n",
+        f"{_ACCELERATE}num_machines: 2\nmachine_rank: 1\nnum_processes: 8\n",
+    ),
     Rule(
         "config-syntax",
         ERROR,

@@ -72,7 +72,7 @@ def _prints_all(program: Program, command: Command) -> bool:
     if program.name == "set":
         return len(command.argv) == 1
     if program.name in ("export", "declare", "typeset"):
-        return [word.text for word in command.argv[1:]] in (["-p"], ["-x"], ["-px"], ["-xp"])
+        return len(command.argv) == 1 or [word.text for word in command.argv[1:]] in (["-p"], ["-x"], ["-px"], ["-xp"])
     return False
 
 
@@ -108,7 +108,9 @@ def omp_threads_of_node(scene: Scene) -> Iterator[Finding]:
     several = [
         launch
         for launch in scene.launches
-        if launch.program.name in LAUNCHERS and launch.nproc is not None and number(launch.nproc) != 1
+        if launch.program.name in LAUNCHERS
+        and number(launch.nproc) != 1
+        and (launch.nproc is not None or launch.program.name == "deepspeed")
     ]
     if not several:
         return

@@ -78,6 +78,16 @@ def rank_or_default(file: PythonFile) -> Iterator[Finding]:
             yield Finding(file.span(node), f"`{ast.unparse(node)}` is the default for rank 0, too: 0 is false")
 
 
+def rank_if_true(file: PythonFile) -> Iterator[Finding]:
+    """`rank if rank else default`, which is the default for rank 0."""
+    for node in file.nodes:
+        if not isinstance(node, ast.IfExp) or not _RANK.fullmatch(_name(node.test)):
+            continue
+        zero = isinstance(node.orelse, ast.Constant) and node.orelse.value in (0, "0")
+        if _name(node.body) == _name(node.test) and not zero:
+            yield Finding(file.span(node), f"`{ast.unparse(node)}` is the default for rank 0, too: 0 is false")
+
+
 def local_rank_option(file: PythonFile) -> Iterator[Finding]:
     """`--local_rank` of argparse in a script that does not read LOCAL_RANK."""
     if "LOCAL_RANK" in file.source.text or "deepspeed" in file.source.text.lower():
@@ -145,6 +155,17 @@ def transport_in_script(file: PythonFile) -> Iterator[Finding]:
 
 
 RULES = (
+    Rule(
+        "rank-if-true",
+        ERROR,
+        PYTHON,
+        rank_if_true,
+        "`rank if rank else default`",
+        "0 is false in Python, so that rank 0 takes the default.",
+        "Write `default if rank is None else rank`.",
+        "device = local_rank if local_rank else -1\n",
+        "device = -1 if local_rank is None else local_rank\n",
+    ),
     Rule(
         "rank-or-default",
         ERROR,

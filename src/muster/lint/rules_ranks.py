@@ -61,6 +61,10 @@ def launcher_per_task(scene: Scene) -> Iterator[Finding]:
             yield Finding(
                 scene.place_of(launch), f"{step.name} starts {name} {tasks} times on each node, each with {each}"
             )
+        elif tasks is None and _is_for_one_node(scene, launch):
+            total = number(step.value("--ntasks")) or scene.requested("--ntasks") or 1
+            if total > 1 and ranks != 1 and step.name == "srun":
+                yield Finding(scene.place_of(launch), f"srun starts {name} {total} times, each with ranks of its own")
         elif name == "deepspeed" and tasks in (None, 1) and not launch.program.has("--no-ssh", "--no-ssh-check"):
             nodes = scene.nodes_of(launch)
             if step.name == "srun" and nodes is not None and nodes > 1 and not launch.program.has("--node-rank"):
@@ -68,6 +72,15 @@ def launcher_per_task(scene: Scene) -> Iterator[Finding]:
                     scene.place_of(launch),
                     f"each of {nodes} tasks starts deepspeed, which starts the ranks of all nodes",
                 )
+
+
+def _is_for_one_node(scene: Scene, launch: Launch) -> bool:
+    """True for `torchrun --standalone` or `--nnodes=1` in a job that does not say how many nodes it has."""
+    nodes = launch.program.value("--nnodes")
+    alone = number(nodes) == 1 or (
+        nodes is None and launch.program.is_known and not launch.program.has("--rdzv-endpoint")
+    )
+    return launch.program.name in TORCHRUN and alone and scene.nodes is None
 
 
 def launcher_on_one_node(scene: Scene) -> Iterator[Finding]:
@@ -96,11 +109,11 @@ def launcher_on_one_node(scene: Scene) -> Iterator[Finding]:
 def nodes_disagree(scene: Scene) -> Iterator[Finding]:
     """--nodes of Slurm and --nnodes or --num_machines of a launcher that differ."""
     for launch in scene.launches:
-        if launch.program.name not in (*TORCHRUN, "accelerate"):
+        if launch.program.name not in LAUNCHERS:
             continue
-        value = launch.program.value("--nnodes", "--num-machines")
-        nodes = scene.nodes_of(launch)
-        option = launch.program.option("--nnodes", "--num-machines")
+        value = launch.program.value("--nnodes", "--num-machines", "--num-nodes")
+        nodes = scene.nodes_of(launch) if launch.program.name != "deepspeed" else scene.nodes
+        option = launch.program.option("--nnodes", "--num-machines", "--num-nodes")
         if nodes is None or (launch.step is not None and launch.step.name == "mpirun"):
             continue
         if option is None or value is None:

@@ -218,6 +218,14 @@ def endpoint_not_on_first_node(scene: Scene) -> Iterator[Finding]:
 def _which_node(part: Expansion) -> str:
     """Describe the node that a selection from the list of hosts takes, if it is not the first."""
     names = [command.name for command in part.commands]
+    inner = (found for command in part.commands for word in command.argv for found in word.expansions)
+    for element in (part, *inner):
+        if element.kind == "element" and re.search("node|host", element.name, re.IGNORECASE):
+            index = element.fallback or ""
+            if re.fullmatch(r"[1-9]\d*", index):
+                return f"node {int(index) + 1}"
+            if index == "-1":
+                return "the last node"
     if part.kind != "command" or (
         "scontrol" not in names and not set(part.names) & {"SLURM_JOB_NODELIST", "SLURM_NODELIST"}
     ):

@@ -92,6 +92,10 @@ def kills_all_python(scene: Scene) -> Iterator[Finding]:
                 yield Finding(
                     command.span, "this kills every process of yours with that name on the host, also of other jobs"
                 )
+        elif last.name == "kill" and any(_finds_python(part) for word in command.argv for part in word.expansions):
+            yield Finding(
+                command.span, "this kills every process of yours with that name on the host, also of other jobs"
+            )
         elif (
             last.name == "kill"
             and command.programs[0].name == "xargs"
@@ -102,6 +106,13 @@ def kills_all_python(scene: Scene) -> Iterator[Finding]:
                 yield Finding(
                     command.span, "this kills every process of yours with that name on the host, also of other jobs"
                 )
+
+
+def _finds_python(part: Expansion) -> bool:
+    """`$(pgrep -f python)`, `$(ps aux | grep python | …)`."""
+    finds = any(command.name in ("pgrep", "ps", "pidof") for command in part.commands)
+    words = (word.shown for command in part.commands for word in command.argv[1:])
+    return finds and any(_KILLED.search(word) for word in words)
 
 
 def _activates(command: Command) -> bool:

@@ -61,6 +61,11 @@ _QUICK = frozenset(
 )
 
 
+_BY_LOCAL_RANK = re.compile(
+    r"set_device\([^)]*(local_?rank|LOCAL_RANK|SLURM_LOCALID)|cuda:\{[^}]*local_rank|device_ids=\[\w*\.?local_rank"
+)
+
+
 def _signal(text: str) -> str:
     name = text.upper()
     name = name[3:] if name.startswith("SIG") else name
@@ -200,7 +205,7 @@ def gpus_per_task_local_rank(scene: Scene) -> Iterator[Finding]:
             continue
         path = launch.program.operands[0].text if launch.program.operands else None
         text = _text_of(scene, path) if path else None
-        if text and re.search(r"set_device\(\s*(self\.|args\.)?local_rank\b|cuda:\{(args\.)?local_rank\}", text):
+        if text and _BY_LOCAL_RANK.search(text):
             yield Finding(
                 option.span, f"each task sees one GPU, number 0; {path} takes the GPU with the number of its local rank"
             )

@@ -25,8 +25,8 @@ class Launch(NamedTuple):
 
     @property
     def nproc(self) -> Word | None:
-        """The number of ranks per node, as it is given to a launcher."""
-        return self.program.value("--nproc-per-node", "--num-gpus")
+        """The number of ranks per node, as it is given to a launcher; of all ranks, for accelerate."""
+        return self.program.value("--nproc-per-node", "--num-gpus", "--num-processes")
 
 
 class Scene:
@@ -62,8 +62,11 @@ class Scene:
             return self.nodes == 1
         if self.script.directive("--nodes") or (self.requested("--ntasks") or 1) > 1:
             return False
-        wide = (program.value("--nodes") for command in self.commands for program in command.programs)
+        wide = [program.value("--nodes") for command in self.commands for program in command.programs]
         if any(value is not None and number(value) != 1 for value in wide):
+            return False
+        counts = (launch.program.value("--nnodes", "--num-machines", "--num-nodes") for launch in self.launches)
+        if any((number(count) or 1) > 1 for count in counts):
             return False
         names = {"SLURM_NNODES", "SLURM_JOB_NUM_NODES", "SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_NTASKS"}
         return not any(names & word.names for command in self.commands for word in command.words)
@@ -177,7 +180,12 @@ class Scene:
     def tasks_per_node(self, step: Program) -> int | None:
         """Number of tasks that srun or mpirun starts on each node; None if it is not known."""
         if step.name == "mpirun":
-            return number(step.value("--ppn"))
+            alone = (
+                number(step.value("--n"))
+                if not step.has("--hosts", "--hostfile") and not self.script.is_batch
+                else None
+            )
+            return number(step.value("--ppn")) or alone
         given = number(step.value("--ntasks-per-node"))
         if given is not None or step.has("--ntasks-per-node"):
             return given
