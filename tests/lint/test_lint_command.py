@@ -119,6 +119,27 @@ def test_ignore_comments():
     assert names(f"# muster: ignore=fixed-port\n{continued}") == []
 
 
+def test_a_configuration_in_a_heredoc_is_checked_at_its_place_in_the_script():
+    text = """\
+#!/bin/bash
+MICRO=8
+cat >ds.json <<EOF
+{
+  "train_batch_size": 100,
+  "train_micro_batch_size_per_gpu": $MICRO,
+  "fp16": {"enabled": true}
+}
+EOF
+export DS_ACCELERATOR=cpu
+deepspeed --num_gpus=1 train.py --deepspeed ds.json
+"""
+    source = Source("run.sh", text)
+    found = [(finding.rule, source.place(finding.span.start)[0]) for finding in check(source)]
+    assert found == [("deepspeed-batch-sizes", 5), ("half-precision-on-cpu", 11)]
+    unknown = text.replace("MICRO=8", "MICRO=$1")
+    assert names(unknown, "run.sh") == ["half-precision-on-cpu"]
+
+
 def test_explain_prints_the_page_of_a_rule(capsys: pytest.CaptureFixture[str]):
     assert lint("--explain", "fixed-port") == 0
     assert capsys.readouterr().out.startswith("### fixed-port\n")

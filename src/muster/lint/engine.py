@@ -13,6 +13,7 @@ from muster.lint.rules_hosts import Hosts
 from muster.lint.rules_python import PythonFile
 from muster.lint.scene import Scene
 from muster.lint.table import RULES
+from muster.lint.values import assemble
 
 _IGNORE = re.compile(r"#\s*muster:\s*ignore(-file)?(?:=([\w,\s-]+))?")
 _HOSTS = re.compile(
@@ -59,6 +60,9 @@ def check(
         for rule in rules:
             for finding in rule.check(subject):
                 found.setdefault((rule.name, finding.span.start), finding._replace(rule=rule.name))
+        if isinstance(subject, Scene):
+            for finding in _in_heredocs(subject, names):
+                found.setdefault((finding.rule, finding.span.start), finding)
     kept = [finding for finding in found.values() if not _is_ignored(source, finding)]
     return sorted(kept, key=lambda finding: (finding.span, finding.rule))
 
@@ -81,6 +85,19 @@ def _subjects(source: Source, kind: str, read: Callable[[str], str | None]) -> I
         yield PythonFile(source)
     elif kind == HOSTFILE:
         yield Hosts(source)
+
+
+def _in_heredocs(scene: Scene, names: Collection[str]) -> Iterator[Finding]:
+    """The findings in configurations that a script writes, with their places in the script."""
+    for heredoc in (heredoc for script in scene.script.scripts() for heredoc in script.heredocs):
+        target, mapped = heredoc.target or "", assemble([heredoc.body])
+        if mapped.outer or not target.endswith((".json", ".yaml", ".yml")) or not mapped.text.strip():
+            continue
+        for finding in check(Source(target, mapped.text), names=names, kind=CONFIG):
+            start, end = finding.span
+            last = mapped.at[min(max(end - 1, start), len(mapped.at) - 1)] + 1
+            first = mapped.at[min(start, len(mapped.at) - 1)]
+            yield finding._replace(span=Span(first, max(last, first + 1)), edits=())
 
 
 def missing(error: ImportError) -> InvalidRequest:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from muster.lint.model import Assignment, Command, Literal, Program, Span
+from muster.lint.model import Assignment, Command, Literal, Program, Span, Word
 from muster.lint.rule import ERROR, NOTE, SCRIPT, WARNING, Edit, Finding, Rule
-from muster.lint.scene import LAUNCHERS, TORCHRUN, Scene, number, passed, pieces
+from muster.lint.scene import LAUNCHERS, TORCHRUN, Launch, Scene, number, passed, pieces
 
 _DEBUG = {
     "TORCH_DISTRIBUTED_DEBUG": ("DETAIL",),
@@ -126,6 +126,33 @@ def omp_threads_of_node(scene: Scene) -> Iterator[Finding]:
             yield Finding(
                 span, f"OMP_NUM_THREADS={value.shown} is for all ranks of a task, and each rank takes as many threads"
             )
+
+
+def half_precision_on_cpu(scene: Scene) -> Iterator[Finding]:
+    """fp16 where a script trains on the CPU."""
+    on_cpu = any(value.text == "cpu" for _, value, _ in scene.settings("DS_ACCELERATOR", "ACCELERATE_USE_CPU"))
+    for launch in scene.launches:
+        precision = launch.program.option("--mixed-precision")
+        half = precision is not None and precision.value is not None and precision.value.text == "fp16"
+        if launch.program.name == "accelerate" and launch.program.has("--cpu", "--use-cpu") and half and precision:
+            yield Finding(precision.span, "--mixed_precision is fp16, and training runs on the CPU")
+        if launch.program.name != "deepspeed" or not on_cpu:
+            continue
+        for word, path in _config_of(launch):
+            text = scene.text_of(path) or ""
+            if re.search(r'"fp16"\s*:\s*\{[^}]*"enabled"\s*:\s*true', text):
+                yield Finding(word.span, f"{path} enables fp16, and DS_ACCELERATOR is cpu")
+
+
+def _config_of(launch: Launch) -> Iterator[tuple[Word, str]]:
+    """The configurations of DeepSpeed among the arguments of a script."""
+    operands = launch.program.operands
+    for at, word in enumerate(operands):
+        name, equals, _ = word.start.partition("=")
+        if name in ("--deepspeed", "--deepspeed_config", "--deepspeed-config"):
+            value = word.after(len(name) + 1) if equals else operands[at + 1] if at + 1 < len(operands) else None
+            if value is not None and value.text and value.text.endswith(".json"):
+                yield value, value.text
 
 
 def cuda_visible_devices(scene: Scene) -> Iterator[Finding]:
@@ -401,6 +428,17 @@ RULES = (
         "--nproc-per-node=4 train.py\n",
         "#!/bin/bash\n#SBATCH --cpus-per-task=32\nexport OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / 4))\ntorchrun "
         "--standalone --nproc-per-node=4 train.py\n",
+    ),
+    Rule(
+        "half-precision-on-cpu",
+        ERROR,
+        SCRIPT,
+        half_precision_on_cpu,
+        "fp16 where training runs on the CPU",
+        "Many operations have no fp16 on a CPU, and loss scaling requires a GPU.",
+        "Use bf16 or no mixed precision on a CPU.",
+        "#!/bin/bash\naccelerate launch --cpu --mixed_precision=fp16 --num_processes=1 train.py\n",
+        "#!/bin/bash\naccelerate launch --cpu --mixed_precision=bf16 --num_processes=1 train.py\n",
     ),
     Rule(
         "cuda-visible-devices",

@@ -204,7 +204,7 @@ def gpus_per_task_local_rank(scene: Scene) -> Iterator[Finding]:
         if option is None or number(option.value) != 1 or (bind is not None and bind.text == "none"):
             continue
         path = launch.program.operands[0].text if launch.program.operands else None
-        text = _text_of(scene, path) if path else None
+        text = scene.text_of(path) if path else None
         if text and _BY_LOCAL_RANK.search(text):
             yield Finding(
                 option.span, f"each task sees one GPU, number 0; {path} takes the GPU with the number of its local rank"
@@ -213,14 +213,6 @@ def gpus_per_task_local_rank(scene: Scene) -> Iterator[Finding]:
 
 def _value(option: Option | None) -> Word | None:
     return option.value if option else None
-
-
-def _text_of(scene: Scene, path: str) -> str | None:
-    for script in scene.script.scripts():
-        for heredoc in script.heredocs:
-            if heredoc.target == path:
-                return heredoc.body.shown
-    return scene.read(path)
 
 
 def ray_start_without_block(scene: Scene) -> Iterator[Finding]:

@@ -90,6 +90,14 @@ class Scene:
             gres is not None and "gpu" in (gres.value.shown if gres.value else "")
         )
 
+    def text_of(self, path: str) -> str | None:
+        """The text of a file that the script names: from its heredoc, or read."""
+        for script in self.script.scripts():
+            for heredoc in script.heredocs:
+                if heredoc.target == path:
+                    return heredoc.body.shown
+        return self.read(path)
+
     # commands
 
     @cached_property
