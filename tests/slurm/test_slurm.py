@@ -31,6 +31,10 @@ def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster) 
         assert f"rank {rank} of 6 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
     assert "submitted to Slurm as job " in done.stderr
     assert "all 6 ranks succeeded" in done.stderr
+    granted = json.loads((there.run / "granted.json").read_text())
+    assert {"n1", "n2", "n3"} == set(granted)
+    assert {2} == {node["gpus"] for node in granted.values()}
+    assert re.search(r"^used     [\d.]+ of \d+ cores? on n\d; memory peak", there.muster("show").stdout, re.M)
     said = traced(there.run)
     assert [] == unknown(said)
     assert {

@@ -11,7 +11,7 @@ SRC = Path(__file__).parents[2] / "src" / "muster"
 
 ITS_OWN = (
     *("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py"),
-    *("export/*.py", "cli/export.py", "adopt/*.py", "lint/**/*.py", "cli/lint.py"),
+    *("runtimes/pyxis.py", "export/*.py", "cli/export.py", "adopt/*.py", "lint/**/*.py", "cli/lint.py"),
 )
 """Slurm itself, launchers that are programs of Slurm or made for it, and scripts for it."""
 
@@ -35,7 +35,10 @@ ELSEWHERE = {
         9,
         "help of `muster nodes` and `muster lab`, examples with --slurm, and a link to docs/slurm.md",
     ),
+    "runtimes/container.py": (1, "help of the container runtime that is a plugin of it"),
+    "runtimes/_engine.py": (1, "the pattern of variables that tell a task in a container who it is"),
     "core/layout.py": (1, "the row of srun among the programs that start muster several times"),
+    "agent/found_imports.py": (1, "variables by which a module that reads them while it is imported is recognized"),
     "agent/rank_info.py": (10, "the row of srun among the launchers that tell a rank who it is"),
     "agent/hook/fitness.py": (1, "the variables by which srun tells ranks apart"),
     "core/env_forwarding.py": (1, "a row among prefixes of variables that hold no secret"),

@@ -25,20 +25,23 @@ from muster.client.reconcile import last_answer, reconcile, statuses
 from muster.client.status import RunStatus
 from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
 from muster.config.options import FindOptions
+from muster.core.accounting import RunUse
 from muster.core.job_facts import JobFacts
 from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.progress import Progress, least
-from muster.core.results import RunState
+from muster.core.results import RunResult, RunState
 from muster.errors import InvalidRequest
 from muster.notification import told_in_words
+from muster.rundir.accounting import use_of
 from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
 from muster.rundir.progress import progress_at_end
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import Store
 from muster.rundir.sweeps import folded, is_sweep, runs_by_point
 from muster.schedulers import title
+from muster.ui.accounting_text import advice_in_words, stats_in_words, use_in_words
 from muster.ui.formatting import fitted, seconds, size_in_words, table
 from muster.ui.job_text import job_in_words, ranks_in_words
 from muster.ui.summary import facts_of
@@ -61,6 +64,11 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     found = folded(looked.runs)[::-1]
     if options.name is not None:
         found = [run for run in found if _name(run) == options.name]
+    if options.since is not None:
+        began = time.time() - options.since
+        found = [run for run in found if _started(run) >= began]
+    if options.stats:
+        return _stats(found, options.json)
     filtered = options.running or options.failed
     shown = found if options.all or filtered else found[:20]
     records = _records(shown)
@@ -103,6 +111,35 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if len(found) > len(shown):
         print(f"… and {len(found) - len(shown)} older; list all with `muster ps -a{store.option}`")
     return 0
+
+
+def _stats(found: Sequence[Run], json_wanted: bool) -> int:
+    """Print how these runs ended, and what they used."""
+    runs = [one for run in found for one in (runs_by_point(run).values() if is_sweep(run) else [run])]
+    states = [str(status.state) for status in statuses(runs, _WITHIN)]
+    uses = [use for run in runs if (use := _use(run, _outcome(run))) is not None]
+    if json_wanted:
+        counts = {state: states.count(state) for state in dict.fromkeys(states)}
+        total = {"seconds": sum(use.seconds for use in uses), "core_hours": sum(use.core_hours for use in uses)}
+        print(json.dumps({"runs": counts, **total, "gpu_hours": sum(use.gpu_hours for use in uses)}, indent=1))
+    else:
+        print(stats_in_words(states, uses) if runs else "no runs")
+    return 0
+
+
+def _started(run: Run) -> float:
+    """Return when a run was started, as Unix time; now if its files are damaged, so that it is listed."""
+    try:
+        return float(run.job.get("time", time.time()))
+    except Unreadable:
+        return time.time()
+
+
+def _outcome(run: Run) -> RunResult | None:
+    try:
+        return run.outcome
+    except Unreadable:
+        return None
 
 
 def _records(shown: Sequence[Run]) -> list[dict[str, Any]]:
@@ -216,6 +253,8 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     if options.json:
         record = {**_record(run, status), "job": run.job.get("job"), "python": facts_of(events), "events": events}
         record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
+        use = _use(run, outcome)
+        record.update(used={**as_json(use), "advice": advice_in_words(use)} if use is not None else None)
         record.update(scheduler_job=facts._asdict() if facts is not None else None)
         print(json.dumps(record, indent=1))
         return 0
@@ -227,9 +266,19 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     where = _where_in_words(run, status.state, facts)
     print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses, notes, where))
     print(f"run dir  {run.path}")
+    if use := _use(run, outcome):
+        print("\n".join(use_in_words(use)))
     if told := told_in_words(run):
         print(told)
     return 0
+
+
+def _use(run: Run, outcome: RunResult | None) -> RunUse | None:
+    """Return what a run that has ended used; None if that is unknown."""
+    try:
+        return use_of(run, outcome) if outcome is not None else None
+    except Unreadable:
+        return None
 
 
 def _where_in_words(run: Run, state: RunState, facts: JobFacts | None) -> list[str]:

@@ -29,6 +29,12 @@ class PsOptions(FindOptions):
     running = flag(("--running",), "list only runs that are running or pending", group=OUTPUT)
     failed = flag(("--failed",), "list only runs that finished with a nonzero exit code", group=OUTPUT)
     name = optional(("--name",), "list only runs with this name", "NAME", values.text, group=OUTPUT)
+    since = optional(
+        ("--since",), "list only runs that started within this time, e.g. `7d`", "DURATION", values.age, group=OUTPUT
+    )
+    stats = flag(
+        ("--stats",), "show the number of runs by state, and their core hours and GPU hours in total", group=OUTPUT
+    )
     json = AS_JSON
 
 

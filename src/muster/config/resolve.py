@@ -202,7 +202,9 @@ def _check_container(options: RunOptions, in_what: str, named: bool) -> None:
     if options.on is not None:
         raise InvalidRequest("--on cannot be combined with a container", "leave out one of them")
     if runtimes.runtime(in_what).task_option and not options.scheduled:
-        raise InvalidRequest(f"--container-runtime {in_what} requires a job of a scheduler", "add `--slurm`")
+        raise InvalidRequest(
+            f"--container-runtime {in_what} requires a job of a scheduler", "choose one with `--scheduler`"
+        )
 
 
 def _spare_nodes(options: RunOptions, launcher: str) -> int:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.notification import notify
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
+from muster.rundir.accounting import GRANTED
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
 from muster.schedulers import get_scheduler
@@ -362,6 +364,8 @@ class BatchRun:
         for finding in (*self.warnings, *self.bootstrap.findings()):
             world.notify(finding)
         job_end = world.watch_job(self.batch, self.signals)
+        with suppress(OSError):  # no thread can be started: this is not worth an error
+            processes.start_thread(self._note_granted)  # the scheduler may not answer for a while
         outcome = world.go(-1, viewers.detach(), agents.listener.detach())
         interrupted = (job_end.warned or job_end.ending or world.nodes_lost) and job_end.cause != "cancelled"
         comes_again = False
@@ -373,6 +377,12 @@ class BatchRun:
             tell_of_end(self.run, outcome)
         self.steps.see_end(_STEPS_END if world.nodes_lost else None)
         return outcome.code
+
+    def _note_granted(self) -> None:
+        """Record what the scheduler gave the job, to be compared with what the run used."""
+        with suppress(OSError):
+            if granted := self.client.granted(self.allocation.job):
+                self.run.write(GRANTED, as_json(granted))
 
     def _requeue(self, over: bool) -> bool:
         """Requeue the job, unless the scheduler has already requeued it on preemption, or a user has cancelled it.

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from muster.core.accounting import Granted
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
 from muster.rundir.run import Run
@@ -278,6 +279,10 @@ class SchedulerClient:
                 start_new_session=True,
                 pass_fds=keep,
             )
+
+    def granted(self, job: str) -> dict[str, Granted]:
+        """Return what a job has on each of its nodes; empty if that is unknown."""
+        return self._asked(self.scheduler.granted(job), {}) if self.scheduler.granted is not None else {}
 
     def starts_tasks_with(self, option: str) -> bool:
         """Return whether the scheduler's program that starts tasks has this option, as of a plugin."""

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Callable, Generic, NamedTuple, TypeVar
 
 from muster.config.record import Options
+from muster.core.accounting import Granted
 from muster.core.model import Node, Rank, Text
 from muster.core.results import RunState
 
@@ -431,6 +432,8 @@ class Scheduler(NamedTuple):
     """Returns the command that starts a `delayed` job as soon as possible."""
     restarts: Callable[[str], Ask[int]] | None = None
     """Returns how often a job was requeued."""
+    granted: Callable[[str], Ask[dict[str, Granted]]] | None = None
+    """Returns what a running job has on each of its nodes."""
     record: Callable[[str], Ask[JobRecord | None]] | None = None
     """Returns the record of a pending or running job."""
     gpus: Callable[[str, Mapping[str, int]], Ask[JobGpus | None]] | None = None

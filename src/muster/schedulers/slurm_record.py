@@ -138,6 +138,7 @@ SCHEDULER = Scheduler(
     refuses_requeue=slurm_batch.refuses_requeue,
     start_now=slurm_batch.start_now,
     restarts=lambda job: _ask(slurm_step.details(job), slurm_step.restarts),
+    granted=lambda job: _ask(slurm_step.details(job), slurm_step.granted),
     record=_record,
     gpus=_gpus,
     gpus_claimed=slurm_env.gpus_claimed,

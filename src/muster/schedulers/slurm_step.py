@@ -6,6 +6,8 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 
+from muster.core.accounting import Granted
+from muster.core.layout import unfold
 from muster.core.model import Text
 from muster.errors import InvalidRequest
 from muster.schedulers.slurm_values import gpus_of, unfold_nodes
@@ -72,6 +74,15 @@ def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, in
         found[host] = min(bounds)
     if whole and sum(found.values()) > whole:
         return {host: whole // len(found) + (number < whole % len(found)) for number, host in enumerate(found)}
+    return found
+
+
+def granted(out: str) -> dict[str, Granted]:
+    """Return what a job has on each node, from the same lines. `Mem` is in MiB, 0 where Slurm allocates no memory."""
+    gpus, found = gpus_there(out), {}
+    for nodes, cores, memory in re.findall(r"\bNodes=(\S+) CPU_IDs=([\d,-]*) Mem=(\d+)", out):
+        for host in unfold_nodes(nodes):
+            found[host] = Granted(len(unfold(cores)) if cores else 0, int(memory) << 20, gpus.get(host, 0))
     return found
 
 
