@@ -95,5 +95,8 @@ def _machines(found: Sequence[NodeStatus], used: Mapping[str, Mapping[str, int]]
         cores = f"{node.free_cores if node.takes_jobs else 0} of {node.cores}"
         row = (",".join(node.partitions), node.state, gpus, cores, size_in_words(node.memory << 20), node.reason)
         rows.append((node.name, row))
-    head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "REASON")]
-    return head + [(fold_hostlist(names), *row) for row, names in by_value(rows).items()]
+    # the list of names comes last: in a large cluster it is longer than a line
+    head: list[Sequence[str]] = [
+        ("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "REASON", "NODELIST")
+    ]
+    return head + [(str(len(names)), *row, fold_hostlist(names)) for row, names in by_value(rows).items()]
