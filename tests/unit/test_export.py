@@ -17,6 +17,8 @@ from muster.errors import InvalidRequest
 from muster.export import _ALL, EXPORTS, check, dropped, text_of
 from muster.export._shell import quote
 from muster.export.wanted import Batch, Wanted
+from muster.runtimes.container import ContainerOptions
+from muster.schedulers.slurm_options import RUN as SLURM_OPTIONS
 
 WORDS = ("--lr", "0.1", 'it\'s "so"', "a b", "$HOME `date` $(x)", "two\nlines", "größe", "*", "", "\\n", "#x", "!!")
 JOB = Job(
@@ -144,6 +146,25 @@ def test_every_option_is_expressed_or_has_a_reason():
             assert (option in row.expresses or option in _ALL) != (f"{option.long_name}: " in told), (kind, option.key)
 
 
+def test_no_reason_is_a_default():
+    told = dropped(EXPORTS["bash"], RunOptions(("argv", {option.key: "x" for option in RUN})))
+    vague = {line.partition(":")[0] for line in told if line.endswith("nothing like it")}
+    # options that are errors, or that only Slurm has
+    assert vague <= {"--wrap", "--on", "--sweep", "--array", "--chain", "--max-parallel", "--virtual-local-rank"} | {
+        option.long_name for option in (*SLURM_OPTIONS.table, *ContainerOptions.table)
+    }
+
+
+def test_containers():
+    job = SLURM.job._replace(runtime="pyxis", runtime_value="img:1", mounts=("/data:/data",), python="python3")
+    text = text_of("srun", SLURM._replace(job=job))
+    assert "--container-image=img:1 --container-mounts=/data:/data" in text
+    with pytest.raises(InvalidRequest, match="--container img: `muster export bash` starts no container"):
+        check("bash", RunOptions(("argv", {"container": "img"})))
+    check("jobset", RunOptions(("argv", {"container": "img"})))
+    check("sbatch", RunOptions(("argv", {"container": "img", "container_runtime": "pyxis"})))
+
+
 def test_defaults_and_what_is_off_is_not_reported():
     assert dropped(EXPORTS["bash"], RunOptions(("argv", {"sync": False}))) == ()
 
@@ -153,6 +174,7 @@ def test_defaults_and_what_is_off_is_not_reported():
     [
         ("sbatch", {"hosts": "n1"}, "takes no hosts: Slurm"),
         ("jobset", {"hosts": "n1"}, "takes no hosts: the cluster"),
+        ("bash", {"sweep": ("lr=1,2",)}, "--sweep: `muster export bash` writes one run"),
         ("bash", {"slurm": True}, "writes nothing for Slurm"),
         ("bash", {"wrap": "nsys -o {rank}"}, "--wrap nsys -o {rank}: "),
         ("bash", {"launcher": "accelerate"}, "starts ranks with torchrun"),

@@ -24,6 +24,7 @@ from muster.export._shell import quote
 from muster.export.wanted import Batch, Wanted
 from muster.linux import processes
 from muster.runner.context import RunContext
+from muster.runtimes import python_inside
 from muster.schedulers.slurm_options import RUN as SLURM
 
 
@@ -99,7 +100,7 @@ def _wanted(
     context = context._replace(asked=asked)
     chosen = env_forwarding.select(options.env, env)
     return Wanted(
-        job=asked.job,
+        job=asked.job._replace(python=python_inside(asked.job)),
         nodes=_nodes(context, options, env),
         name=asked.job.name or asked.job.program.title,
         command=command,
@@ -110,7 +111,7 @@ def _wanted(
         hosts=bool(asked.hosts),
         port=int(options.master_port) if options.master_port else None,
         address=options.master_addr or "",
-        image=options.image or "",
+        image=options.image or asked.job.runtime_value,
         notes=notes,
     )
 

@@ -12,6 +12,7 @@ from muster.core.model import BUNDLED
 from muster.errors import InvalidRequest
 from muster.export._shell import check_secrets
 from muster.export.wanted import Wanted
+from muster.runtimes.container import ContainerOptions
 from muster.schedulers.slurm_options import RUN as SLURM
 
 Some = frozenset[Option[Any]]
@@ -26,6 +27,7 @@ _SSH: Some = frozenset((RunOptions.hosts, RunOptions.hostfile, RunOptions.includ
 _HOSTS = _SSH - {RunOptions.ssh}
 _PORT: Some = frozenset((RunOptions.master_addr, RunOptions.master_port))
 _BATCH: Some = frozenset(option for option in SLURM.table if option is not SLURM.signal_before)
+_CONTAINER: Some = frozenset(ContainerOptions.table)
 _POD: Some = frozenset((SLURM.slurm, SLURM.mem, SLURM.gpus_per_node, SLURM.cpus_per_task, SLURM.gres))
 
 
@@ -50,17 +52,17 @@ EXPORTS: dict[str, Export] = {
     "tmux": Export("torchrun in a tmux session on each node", "tmux", expresses=_TORCHRUN | _SSH),
     "torchrun": Export("one line for each node, to type there", "torchrun", expresses=_TORCHRUN | _HOSTS),
     "sbatch": Export(
-        "a batch script for Slurm: torchrun, one task per node",
+        "a batch script for Slurm: torchrun on each node",
         "sbatch",
         nodes=("slurm",),
-        expresses=_TORCHRUN | _BATCH,
+        expresses=_TORCHRUN | _BATCH | _CONTAINER,
     ),
     "srun": Export(
         "a batch script for Slurm: one task of srun per rank",
         "srun",
         "srun",
         ("slurm",),
-        _BATCH | _PORT | {SLURM.signal_before},
+        _BATCH | _PORT | _CONTAINER | {SLURM.signal_before},
     ),
     "accelerate": Export(
         "accelerate launch on each node, over ssh or in a job of Slurm",
@@ -96,14 +98,16 @@ EXPORTS: dict[str, Export] = {
         "a TrainJob of Kubeflow Trainer",
         "kubernetes",
         nodes=("cluster",),
-        expresses=_POD | {RunOptions.max_restarts, RunOptions.grace, RunOptions.signals_to_handle, RunOptions.timeout},
+        expresses=_POD
+        | {RunOptions.max_restarts, RunOptions.grace, RunOptions.signals_to_handle, RunOptions.timeout}
+        | {ContainerOptions.container},
         image=True,
     ),
     "jobset": Export(
         "a JobSet of Kubernetes",
         "jobset",
         nodes=("cluster",),
-        expresses=_TORCHRUN | _POD | {RunOptions.timeout},
+        expresses=_TORCHRUN | _POD | {RunOptions.timeout, ContainerOptions.container},
         image=True,
     ),
 }
@@ -139,13 +143,24 @@ _ONLY_MUSTER: dict[Option[Any], str] = {
     RunOptions.log_dir: "this launcher writes no file per rank",
     RunOptions.numa_binding: "only muster and torchrun bind ranks by NUMA nodes",
     RunOptions.role: "only muster and torchrun set ROLE_NAME",
-    RunOptions.ranks: "the output of all ranks is shown",
-    RunOptions.prefix: "the output has no prefix of muster",
+    RunOptions.on_end: "start the command after the script",
+    RunOptions.after: "start it when those runs have ended, or use --dependency",
+    RunOptions.resubmit: "only muster submits a job again",
+    RunOptions.no_auto_preload: "only muster forks ranks from one interpreter",
+    RunOptions.node_rank: "the form numbers the nodes",
     RunOptions.ssh: "this form does not start ssh by itself",
     SLURM.signal_before: "torchrun would be ended by the signal; `muster export srun` expresses it",
 }
 """Why a form lacks an option."""
+_VIEW: Some = frozenset(
+    (
+        *(RunOptions.ranks, RunOptions.prefix, RunOptions.tty, RunOptions.no_tty, RunOptions.quiet, RunOptions.json),
+        *(RunOptions.show_env, RunOptions.keep_runs, RunOptions.keep_size),
+    )
+)
 _SHOWN = "it is about what muster shows and keeps"
+_SEVERAL: Some = frozenset((RunOptions.sweep, RunOptions.array, RunOptions.chain, RunOptions.max_parallel))
+"""Options that make several runs."""
 
 
 def dropped(row: Export, options: RunOptions) -> tuple[str, ...]:
@@ -154,7 +169,8 @@ def dropped(row: Export, options: RunOptions) -> tuple[str, ...]:
     for option in options.all_given():
         if option in row.expresses or option in _ALL or option not in RUN or not options.value(option):
             continue
-        why = _ONLY_MUSTER.get(option) or IGNORED_TORCHRUN_OPTIONS.get(option) or _SHOWN
+        why = _ONLY_MUSTER.get(option) or IGNORED_TORCHRUN_OPTIONS.get(option)
+        why = why or (_SHOWN if option in _VIEW else "this form has nothing like it")
         found.append(f"{option.long_name}: {why}")
     return tuple(found)
 
@@ -170,6 +186,18 @@ def check(kind: str, options: RunOptions) -> None:
         raise InvalidRequest(
             f"`muster export {kind}` writes nothing for Slurm", "use `muster export sbatch` or `muster export srun`"
         )
+    several = [option.long_name for option in options.all_given() if option in _SEVERAL and options.value(option)]
+    if several or options.on:
+        raise InvalidRequest(
+            f"{', '.join(several) or '--on'}: `muster export {kind}` writes one run, on hosts of its own",
+            "leave it out, and export each run",
+        )
+    container = options.option("container")
+    if container is not None and options.value(container) and not (row.image or _by_scheduler(row, options)):
+        raise InvalidRequest(
+            f"--container {options.value(container)}: `muster export {kind}` starts no container",
+            "use `muster export kubernetes`, or sbatch or srun with `--container-runtime pyxis`",
+        )
     if options.wrap:
         raise InvalidRequest(
             f"--wrap {options.wrap}: an exported form cannot fill in numbers of ranks",
@@ -181,6 +209,14 @@ def check(kind: str, options: RunOptions) -> None:
             f"--launcher {options.launcher}: `muster export {kind}` starts ranks with {row.launcher}",
             f"use `muster export {other}`" if other else "leave out --launcher",
         )
+
+
+def _by_scheduler(row: Export, options: RunOptions) -> bool:
+    """Return whether the scheduler starts the container, with options of srun."""
+    named = options.option("container_runtime")
+    return (
+        row.nodes == ("slurm",) and row.module != "submitit" and named is not None and options.value(named) == "pyxis"
+    )
 
 
 def text_of(kind: str, wanted: Wanted) -> str:

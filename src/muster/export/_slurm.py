@@ -20,6 +20,7 @@ from muster.export._shell import (
     threads,
 )
 from muster.export.wanted import Wanted
+from muster.runtimes import Inside, mount, runtime
 
 _NAMES = 'scontrol show hostnames "$SLURM_JOB_NODELIST"'
 _PORT = "$((20000 + SLURM_JOB_ID % 12000))"
@@ -54,11 +55,13 @@ def head(wanted: Wanted, how: str, tasks: int, cpus: str) -> list[str]:
     return [*lines, f"port={number}", ""]
 
 
-def srun(cpus: str, *more: str) -> list[str]:
+def srun(wanted: Wanted, cpus: str) -> list[str]:
     """Return the words of srun up to the command."""
     # since Slurm 22.05 srun does not take --cpus-per-task from the job
     own = [Sh('--cpus-per-task="$SLURM_CPUS_PER_TASK"')] if cpus else []
-    return ["srun", "--kill-on-bad-exit=1", *own, *more]
+    job = wanted.job
+    inside = Inside(job.runtime_value, tuple(map(mount, job.mounts)))
+    return ["srun", "--kill-on-bad-exit=1", *own, *runtime(job.runtime).task_options(inside)]
 
 
 def per_node(wanted: Wanted, launcher: NodeLauncher) -> str:
@@ -76,7 +79,7 @@ def per_node(wanted: Wanted, launcher: NodeLauncher) -> str:
     lines += ["export master port" + (" python" if '"$python"' in words[0] else "") + _exported(words)]
     lines += ["# in single quotes: SLURM_NODEID differs from task to task, and is 0 in this shell"]
     lines += heredoc("node_script", "NODE", [_exec(words)])
-    return joined([*lines, command(srun(cpus), ["bash", "-c", Sh('"$node_script"')])])
+    return joined([*lines, command(srun(wanted, cpus), ["bash", "-c", Sh('"$node_script"')])])
 
 
 def _exec(words: list[list[str]]) -> str:
@@ -100,4 +103,4 @@ def per_rank(wanted: Wanted) -> str:
     lines += ["# what torchrun would tell each rank, from what srun tells each task"]
     lines += heredoc("rank_script", "RANK", rank_lines("srun", True))
     words = [["bash", "-c", Sh('"$rank_script"'), "rank"], program(wanted)]
-    return joined([*lines, command(srun(cpus), *words)])
+    return joined([*lines, command(srun(wanted, cpus), *words)])
