@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from typing import Callable
+from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 from kubernetes_schemas import JOBSET, TRAINJOB
@@ -95,6 +96,15 @@ def test_shellcheck_has_nothing_to_say(name: str):
         assert done.returncode == 0, done.stdout + text
 
 
+@pytest.mark.parametrize("name", SHELL)
+def test_lint_has_nothing_to_say(name: str, muster: Any, tmp_path: Path):
+    pytest.importorskip("tree_sitter_bash")
+    kind, wanted = FORMS[name]
+    (tmp_path / "job.sh").write_text(text_of(kind, wanted))
+    done = muster("lint", "job.sh")
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("kind", ["submitit", "ray"])
 def test_python_is_valid_and_has_the_very_arguments(kind: str):
     text = text_of(kind, HARD[kind])
@@ -158,7 +168,7 @@ def test_no_reason_is_a_default():
 def test_containers():
     job = SLURM.job._replace(runtime="pyxis", runtime_value="img:1", mounts=("/data:/data",), python="python3")
     text = text_of("srun", SLURM._replace(job=job))
-    assert "--container-image=img:1 --container-mounts=/data:/data" in text
+    assert "--container-image=img:1 '--container-mounts=/home/ann/my work:/home/ann/my work,/data:/data'" in text
     with pytest.raises(InvalidRequest, match="--container img: `muster export bash` starts no container"):
         check("bash", RunOptions(("argv", {"container": "img"})))
     check("jobset", RunOptions(("argv", {"container": "img"})))

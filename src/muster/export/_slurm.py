@@ -20,7 +20,7 @@ from muster.export._shell import (
     threads,
 )
 from muster.export.wanted import Wanted
-from muster.runtimes import Inside, mount, runtime
+from muster.runtimes import Inside, mount, mounts_of_code, runtime
 
 _NAMES = 'scontrol show hostnames "$SLURM_JOB_NODELIST"'
 _PORT = "$((20000 + SLURM_JOB_ID % 12000))"
@@ -60,7 +60,7 @@ def srun(wanted: Wanted, cpus: str) -> list[str]:
     # since Slurm 22.05 srun does not take --cpus-per-task from the job
     own = [Sh('--cpus-per-task="$SLURM_CPUS_PER_TASK"')] if cpus else []
     job = wanted.job
-    inside = Inside(job.runtime_value, tuple(map(mount, job.mounts)))
+    inside = Inside(job.runtime_value, mounts_of_code(job.cwd, job.program.path, tuple(map(mount, job.mounts))))
     return ["srun", "--kill-on-bad-exit=1", *own, *runtime(job.runtime).task_options(inside)]
 
 
