@@ -112,6 +112,25 @@ def test_json_is_complete_and_the_line_can_be_typed(name: str, muster: Any, tmp_
             "muster run --slurm -N 2 -g 2 --cpus-per-task 6 -- bash -c 'exec python t.py --id $SLURM_JOB_ID'",
         ),
         (
+            "singularity exec --nv a.sif torchrun --nproc_per_node 2 t.py",
+            "muster run -g 2 -- singularity exec --nv a.sif python t.py",
+        ),
+        (
+            "uv run python -m torch.distributed.run --nproc_per_node 2 -m pkg.t x",
+            "muster run -g 2 -- uv run python -m pkg.t x",
+        ),
+        ("srun -N 2 --ntasks-per-node 2 bash -c 'python t.py a'", "muster run --slurm -N 2 -g 2 t.py a"),
+        (
+            "srun -N 2 --ntasks-per-node 2 ./wrap.sh python t.py",
+            "muster run --slurm -N 2 -g 2 -- ./wrap.sh python t.py",
+        ),
+        ("source ~/x/activate\ntorchrun --nproc_per_node 2 t.py", "muster run -g 2 --setup 'source ~/x/activate' t.py"),
+        ("mpiexec.hydra -n 2 -genv A 4 python t.py", "muster run -n 2 --launcher mpirun --env A=4 t.py"),
+        (
+            "#!/bin/bash\n#SBATCH -n 4 --ntasks-per-node=2\nsrun python t.py",
+            "muster run --slurm -N 2 -g 2 t.py",
+        ),
+        (
             "python -m torch.distributed.launch --nproc_per_node=8 --nnodes=2 --master_addr=a --use_env m.py",
             "muster run --hosts a,NODE1 -g 8 m.py",
         ),
@@ -163,6 +182,11 @@ def test_no_part_of_a_script_is_too_strange(name: str):
         for text in ("".join(lines[:count]), "".join(lines[count:])):
             if not name.endswith(".py"):
                 in_words(adopted(name, text or "#"))
+
+
+def test_a_container_that_is_lost_is_told():
+    found = adopted("x.sh", "srun -n 2 singularity exec a.sif bash -c 'python t.py'")
+    assert ["singularity: not taken over" in remark.says for remark in found.changed] == [True]
 
 
 def test_options_of_sbatch_on_the_command_line():

@@ -59,7 +59,9 @@ def environment(
     lines += [
         (command.span.start, _line(command, scope, inside if command.shell.kind == "remote" else ""))
         for command in commands.values()
-        if command.span.start < before and command.name in (*SETUP, "eval") and not command.function
+        if command.span.start < before
+        and command.name in (*SETUP, "eval")
+        and not (command.function or command.subshell)
     ]
     return tuple(env.items()), list(dict.fromkeys(line for _, line in sorted(lines))), remarks
 
@@ -93,5 +95,5 @@ def directory(script: Script, found: Found, scope: Scope) -> str:
         ]
         if entered:
             where = text(entered[-1].programs[0].operands[0], scope)
-            return "" if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|\.", where) else where
+            return "" if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|\.|", where) else where
     return ""

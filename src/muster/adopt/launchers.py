@@ -349,7 +349,8 @@ def _directory(word: Word | None, scope: Scope) -> str:
 def srun(program: Program, launch: Launch, place: Place) -> Read:
     """Read srun as the launcher of the ranks."""
     scope, request = place.scope, place.request
-    nodes = number(program.value("--nodes"), scope) or (request.nodes if request else None)
+    counted = request.node_count if request and (request.nodes or request.tasks_per_node) else None
+    nodes = number(program.value("--nodes"), scope) or counted
     each = number(program.value("--ntasks-per-node"), scope) or (request.tasks_per_node if request else None)
     total = number(program.value("--ntasks"), scope) or (request.tasks if request else None)
     if each is None and total is None:

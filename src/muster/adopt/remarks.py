@@ -11,7 +11,7 @@ from muster.adopt.found import Found
 from muster.adopt.slurm import Request
 from muster.lint.model import Command, Program, Script
 
-_NO_EFFECT = frozenset(
+NO_EFFECT = frozenset(
     (
         *("echo", "printf", "date", "hostname", "env", "printenv", "set", "shopt", "sleep", "wait", "nvidia-smi", "ls"),
         *("pwd", "which", "command", "type", "trap", "true", "false", ":", "[", "[[", "test", "exit", "return", "tee"),
@@ -118,19 +118,19 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
         line = source.place(command.span.start)[0]
         shown = source.line(line).strip()[:80]
         names = [program.name for program in command.programs]
-        if command.span.start in used or not names or (command.function and names[0] in (*_NO_EFFECT, *SETUP)):
+        if command.span.start in used or not names or (command.function and names[0] in (*NO_EFFECT, *SETUP)):
             continue
-        if command.subshell and names[0] in _NO_EFFECT:
+        if command.subshell and names[0] in NO_EFFECT:
             continue
         if names[0] in SETUP or (
             names[0] in ("cd", "eval", "export", "readonly", "declare", "xargs", "ssh") and something
         ):
             continue
-        if names[0] == "srun" and names[-1] in _NO_EFFECT:
+        if names[0] == "srun" and names[-1] in NO_EFFECT:
             continue
         if something and len(names) > 1 and names[-1] == "bash":
             continue  # the way to a launch in its text
-        if names[0] in _NO_EFFECT:
+        if names[0] in NO_EFFECT:
             if names[0] in ("env", "printenv", "set") and len(command.argv) == 1:
                 unused.append(
                     Remark(line, shown, "it would write secrets into the log; `muster plan --show-env` hides them")

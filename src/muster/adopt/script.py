@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from muster.adopt.adoption import Adoption, Launch, Remark
+from muster.adopt.adoption import Adoption, Argument, Launch, Remark
 from muster.adopt.environment import directory, environment
 from muster.adopt.found import SHELLS, Found, ReadFile
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts
 from muster.adopt.launchers import LAUNCHERS, Place, Read
 from muster.adopt.python_scripts import adopt_python, launcher_of
-from muster.adopt.remarks import ends_of, expanded_here, is_helper, of_directives, rest_of
+from muster.adopt.remarks import NO_EFFECT, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request
 from muster.adopt.values import Scope, argument, resolved, scope_of, text
 from muster.lint.model import Command, Program, Script, Source, Word
@@ -80,12 +80,18 @@ def _launches(script: Script) -> list[Found]:
     # srun that starts `bash -c` is only the way to what is in its text
     shells = [item for item in found if item.program.name == "srun" and _is_shell(item.program)]
     strong = [item for item in found if item.program.name != "python" and item not in shells]
-    return strong or (plain[-1:] if any(item.outer for item in plain) else []) or shells or plain[-1:]
+    # srun that starts another program, such as a script that is not here
+    others = [item for item in strong if item.program.name == "srun" and not _is_python(item.program)]
+    strong = [item for item in strong if item not in others]
+    return strong or (plain[-1:] if any(item.outer for item in plain) else []) or shells or others or plain[-1:]
+
+
+def _is_python(program: Program) -> bool:
+    return any(inner.name in ("python", "bash") for inner in programs_of(program.operands).programs)
 
 
 def _is_shell(program: Program) -> bool:
-    programs = programs_of(program.operands).programs
-    return bool(programs) and programs[0].name == "bash" and programs[0].has("-c")
+    return any(inner.name == "bash" and inner.has("-c") for inner in programs_of(program.operands).programs)
 
 
 def _programs(command: Command) -> tuple[Program, ...]:
@@ -118,8 +124,8 @@ def _chosen(programs: Sequence[Program]) -> int | None:
             return at
     if "srun" in names:
         at = names.index("srun")
-        after = names[at + 1 :]
-        return at if "python" in after or "bash" in after else None
+        quick = names[-1] in (*NO_EFFECT, "ray") or not programs[at].operands
+        return None if quick else at
     return names.index("python") if "python" in names else None
 
 
@@ -138,7 +144,10 @@ def _launch(
     if called is not None:
         inner_path, inner_text, args = called
         return _through(found, script, request, read_file, inner_path, inner_text, args, scope)
-    row = LAUNCHERS.get(found.program.name)
+    row, original = LAUNCHERS.get(found.program.name), found
+    if row is None and step is not None:  # `srun bash -c "python …"`
+        row = LAUNCHERS["srun"]
+        found = found._replace(program=step._replace(operands=(found.program.word, *_python_words(found.program))))
     names = [program.name for program in (*found.outer, found.program) if program.name in (*LAUNCHERS, *SHELLS, "tmux")]
     by = ", which starts ".join(_title(name) for name in dict.fromkeys(names)) or "the script itself"
     launch = Launch(by, line, scheduled=request is not None)
@@ -155,6 +164,8 @@ def _launch(
     else:
         read = row.read(found.program, launch, Place(scope, request, step))
     launch = _with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
+    launch, says_of = _wrapped(launch, original, scope)
+    remarks += [Remark(line, "", says) for says in says_of]
     launch = with_hosts(launch, found, script, scope, hosts, request)
     if launch.nodes and launch.nodes > 1 and not (launch.scheduled or launch.hosts or launch.hostfile):
         launch, says = _by_hand(launch, found.program, scope)
@@ -169,6 +180,37 @@ def _launch(
         remarks.append(Remark(line, "", says))
     launch = _cores(launch, request)
     return launch, remarks, {found.command.span.start}
+
+
+_HARMLESS = frozenset({"srun", "ssh", "pdsh", "clush", "xargs", "tmux", "screen", "env", "nohup", "time", "stdbuf"})
+_CONTAINERS = frozenset({"singularity", "docker", "podman", "enroot", "shifter", "nerdctl", "sarus", "ch-run"})
+
+
+def _wrapped(launch: Launch, found: Found, scope: Scope) -> tuple[Launch, list[str]]:
+    """Return the launch with what stands before the launcher, such as a container, before each rank."""
+    wrappers = [program for program in found.outer if program.name and program.name not in (*_HARMLESS, "bash", "eval")]
+    if not wrappers or found.program.name == "srun" or not launch.program:
+        return launch, []
+    words = list(found.command.argv)
+    first, last = _position(words, wrappers[0].word), _position(words, found.program.word)
+    names = ", ".join(program.name for program in wrappers)
+    if first is None or last is None or first >= last:
+        return launch, [f"{names}: not taken over, because a shell stands between it and the launcher; see --container"]
+    before = [argument(word, scope) for word in words[first:last]]
+    while before and re.fullmatch(r"-m|(.*/)?python[0-9.]*", before[-1].shell):
+        before.pop()
+    python = {"script": [Argument("python")], "module": [Argument("python"), Argument("-m")]}.get(launch.kind, [])
+    says = []
+    if any(program.name in _CONTAINERS for program in wrappers):
+        names = ", ".join(program.name for program in wrappers if program.name in _CONTAINERS)
+        says.append(
+            f"{names}: each rank is in a container of its own; `--container IMAGE` starts those of a node in one"
+        )
+    return launch._replace(kind="command", program=(*before, *python, *launch.program)), says
+
+
+def _position(words: Sequence[Word], wanted: Word) -> int | None:
+    return next((at for at, word in enumerate(words) if word == wanted), None)
 
 
 def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, str]:

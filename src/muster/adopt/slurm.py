@@ -34,6 +34,8 @@ class Request(NamedTuple):
     @property
     def node_count(self) -> int:
         """The number of nodes; one if it is not given."""
+        if self.nodes is None and self.tasks and self.tasks_per_node:
+            return -(-self.tasks // self.tasks_per_node)
         return self.nodes or 1
 
     @property
@@ -79,6 +81,8 @@ def read_request(options: Iterable[Option]) -> Request:
             continue
         if name in _SAME:
             words.append((name, value))
+        elif name == "chdir" and value in ("", "."):
+            continue
         elif name in _NAMES:
             words.append((_NAMES[name], value))
         elif name in OURS:

@@ -87,6 +87,9 @@ def argument(word: Word, scope: Scope) -> Argument:
     """Return a word for a program, as it is typed in a shell."""
     found = resolved(word, scope)
     if found.text is not None:
+        first = found.parts[0] if found.parts else None
+        if found.text.startswith("~/") and isinstance(first, Literal) and not first.quoted:
+            return Argument(f"~/{quote(found.text[2:])}")  # the shell expands it
         return Argument(quote(found.text))
     shell, in_job = "", False
     for part in found.parts:
@@ -129,7 +132,10 @@ def passed_on(word: Word, scope: Scope) -> tuple[str, str | None]:
     The value is `SECRET` for `NAME` and `NAME=$NAME`, and None if it is not known.
     """
     found = resolved(word, scope)
-    name, equals, value = found.shown.replace(" ", "=", 1).partition("=")
+    name, equals, value = found.shown.partition("=")
+    if not equals and len(word.parts) > 1 and isinstance(word.parts[0], Literal):  # `-genv NAME VALUE`
+        name, equals = word.parts[0].text, "="
+        value = found.shown[len(name) :]
     if not equals or value in (f"${name}", f"${{{name}}}"):
         return name, SECRET
     return name, value if found.text is not None else None
