@@ -85,8 +85,8 @@ class Held:
         inherited, script = order.pop("inherited", None), order.pop("script")
         if script:
             self._check(script["path"], script["digest"])
-        hosting = Hosting(self.ranks, self.warm, self.standby)
-        env = dict(os.environ if inherited is None else inherited)
+        hosting = Hosting(self.ranks, self.warm, self.standby, order.pop("umask"))
+        env: dict[str, str] = dict(os.environ) if inherited is None else dict(inherited)
         self.hosted = HostedAgent(self.agent.loop, self.agent.hook, hosting, env)
         return start(self.hosted, {**order, "port": port}, door=not port and nodes > 1)
 

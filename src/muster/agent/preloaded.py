@@ -16,6 +16,9 @@ from muster.linux.eventloop import EventLoop
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
+_ROOM = 4000
+"""Bytes for the command line of a run, which `ps` shows in place of this argument (`hook/any_script.py`)."""
+
 _AT_START = ("PYTHON", "LD_", "LC_", "MALLOC_")
 """Prefixes of variables that Python, or the C library, reads when a process starts."""
 
@@ -106,7 +109,7 @@ class PreloadedInterpreter:
         log = os.open(os.path.join(self.folder, "warm.log"), _APPEND, 0o600)
         try:
             # without the site hook this ends at once
-            argv = [sys.executable, "-c", "pass"]
+            argv = [sys.executable, "-c", "pass", _ROOM * "."]
             conf: dict[str, Any] = {"mode": "nursery", "preload": list(preload), "counting": counting(), "found": []}
             conf.update(stdin=None, asked=None)
             python.start(argv, env, cwd, (null, log, log), self.hook_folder, **conf)
@@ -161,19 +164,21 @@ class PreloadedInterpreter:
         asked: int | None,
         ranks: int,
         found: Mapping[str, Any],
+        umask: int | None,
         forked: Callable[[int], object],
     ) -> HookedPython:
         """Return a fork server for this command line (without the interpreter); `forked` is called with its pid.
 
         `log` is the file for its output; `asked` a file in memory with a byte for each of the `ranks`.
-        `found` are the imports that it makes before the script.
+        `found` are the imports that it makes before the script. `umask` is that of the ranks; None for that of the
+        session.
         """
         assert self.python is not None
         made = HookedPython()
         made.sock, theirs = socket.socketpair()
         made.connected = True
         conf = {"argv": list(argv), "env": dict(env), "cwd": cwd, "stdin": stdin is not None}
-        conf.update(asked=0 if asked is None else ranks, out=[log], err=[log], **found)
+        conf.update(asked=0 if asked is None else ranks, out=[log], err=[log], umask=umask, **found)
         fds = [theirs.fileno(), *([] if stdin is None else [stdin]), *([] if asked is None else [asked])]
         self._forks.append(forked)
         try:

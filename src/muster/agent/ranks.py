@@ -59,6 +59,8 @@ class Hosting(NamedTuple):
     warm: PreloadedInterpreter
     standby: Standby | None
     """A process that becomes the controller of the run; only on node 0."""
+    umask: int | None = None
+    """That of the command that started the run; None on other machines."""
 
 
 class RankProcesses:
@@ -328,6 +330,7 @@ class RankProcesses:
         self.forkserver = forked = warm.fork_server(
             *(argv, self.env(), command["cwd"], log, self.stdin.fd, asked, len(self.ranks)),
             self.found.as_conf(self.environment, self.ranks[0]),
+            self.hosting.umask if self.hosting is not None else None,
             lambda pid: self.name_forkserver(forked, pid),
         )
         self.loop.add_reader(forked.sock.fileno(), lambda: self.on_forkserver_message(forked))

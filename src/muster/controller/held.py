@@ -190,7 +190,7 @@ class HeldRuns:
         if part["clock"] is not None:
             part["clock"] = clock - self.world.config.nodes[node].clock_offset
         told = {"configuration": part, "secret": order["secret"], "lease": order["lease"], "files": files}
-        told["script"] = order["script"]
+        told.update(script=order["script"], umask=order["umask"])
         told.update(address=self.world.config.address, stays=False)
         if order["function"] and part.get("own_run_dir"):
             files[FUNCTION] = order["function"]

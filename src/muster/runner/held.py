@@ -165,7 +165,15 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
         "age": time.monotonic() - context.began,
         "wall": time.time(),
         "inherited": inherited,
+        "umask": _umask() if inherited is not None else None,
     }
+
+
+def _umask() -> int | None:
+    """Return the umask of this process, without changing it for a moment as os.umask does."""
+    with open("/proc/self/status") as file:
+        found = [line.split()[1] for line in file if line.startswith("Umask:")]
+    return int(found[0], 8) if found else None
 
 
 def _script_of(job: Job) -> dict[str, str]:

@@ -46,7 +46,9 @@ def become_program(argv: Sequence[str]) -> None:
     for name in ("PyConfig_SetBytesArgv", "Py_InitializeFromConfig"):
         getattr(python, name).restype = Status
     config = ctypes.create_string_buffer(_SIZE)
-    words = [os.fsencode(word) for word in argv]
+    # Python turns this on by itself in the C locale, which it has left since it was started
+    options = ("-X", "utf8") if sys.flags.utf8_mode else ()
+    words = [os.fsencode(word) for word in (argv[0], *options, *argv[1:])]
     before = dict(vars(sys))
     python.PyConfig_InitPythonConfig(config)
     for made in (
@@ -56,6 +58,8 @@ def become_program(argv: Sequence[str]) -> None:
         if made.type != 0:
             raise RuntimeError((made.message or b"Python has rejected the command line").decode())
     python.PyConfig_Clear(config)
+    if options and hasattr(sys, "orig_argv"):
+        sys.orig_argv[1 : 1 + len(options)] = []
     for name, value in before.items():
         if name not in _CHANGED and getattr(sys, name, None) is not value:
             setattr(sys, name, value)
@@ -68,3 +72,29 @@ def become_environment(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
+
+
+def show_as(argv: Sequence[str]) -> None:
+    """Make `ps` and /proc/PID/cmdline show these words, as far as there is room.
+
+    Without the privilege to say where they end (prctl(2), PR_SET_MM), they are shown with spaces between them: the
+    kernel then takes what stands there for one text (proc(5)).
+    """
+    import ctypes
+
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+    except (OSError, ValueError, IndexError):
+        return
+    if not 0 < start < end:
+        return
+    words = [os.fsencode(word) for word in argv]
+    data = b"".join(word + b"\0" for word in words)[: end - start]
+    ctypes.memmove(start, data + bytes(end - start - len(data)), end - start)
+    libc = ctypes.CDLL(None)
+    arguments = [ctypes.c_ulong(value) for value in (9, start + len(data), 0, 0)]  # PR_SET_MM_ARG_END
+    if libc.prctl(35, *arguments) != 0:  # PR_SET_MM
+        text = b" ".join(words)[: end - start - 2]
+        ctypes.memmove(start, text + bytes(end - start - len(text) - 1) + b".", end - start)

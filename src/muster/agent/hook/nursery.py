@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .any_script import become_environment, become_program
+from .any_script import become_environment, become_program, show_as
 from .fitness import namesakes
 from .fork_server import ForkServer
 from .messages import tell
@@ -66,7 +66,10 @@ class Nursery(ForkServer):
         self.ahead.map_asked((fds.pop(0), child["asked"]) if child["asked"] else None)
         os.chdir(child["cwd"])
         become_environment(child["env"])
+        if child["umask"] is not None:
+            os.umask(child["umask"])
         become_program([sys.executable, *child["argv"]])
+        show_as([sys.executable, *child["argv"]])
         self.serves_run = True
         hidden = {name: module for modules in self.ahead.withheld.values() for name, module in modules.items()}
         shadowed = namesakes(self.before, hidden)
