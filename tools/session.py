@@ -35,6 +35,9 @@ def renewed(text: str, places: Places, everything: bool) -> str:
 
     def block(fence: re.Match[str]) -> str:
         made = next(found)
+        while made.waits:
+            _lines([], made, places, everything)
+            made = next(found)
         if made.skipped:
             return fence[0]
         shown = [line[len(fence[1]) :] for line in fence[2].splitlines()]

@@ -13,6 +13,8 @@ ann@desk:muster$ make fast            in a checkout of muster
 - Lines after one that ends in a backslash belong to the command.
 - `cat FILE`, where there is no such file yet, makes it out of what is shown.
 - A block whose first line is `# not run by the tests: WHY` is not run.
+- `<!-- wait for: COMMAND -->` between two blocks is not shown: the tests repeat the command until it succeeds, where a
+  reader would see by themselves that it is time for the next block.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 
 DESK, CHECKOUT = "", "desk:muster"
 _PROMPT = re.compile(r"(?:(?:ann|root)@(?P<where>[\w:]+))?[$#] (?P<words>.*)")
-_FENCE = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```console\n(.*?)^\1```$|^<!-- wait for: ([^\n]+) -->$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = "# not run by the tests: "
 MARK = "\x1e"
 """Marker around the exit code of each command in the output of a block."""
@@ -46,6 +48,8 @@ class Block(NamedTuple):
     commands: tuple[Typed, ...]
     skipped: str = ""
     """Why the block is not run."""
+    waits: bool = False
+    """Whether it only waits, and is not shown."""
 
 
 def blocks(text: str) -> list[Block]:
@@ -53,6 +57,9 @@ def blocks(text: str) -> list[Block]:
     found = []
     for fence in _FENCE.finditer(text):
         line = text.count("\n", 0, fence.start()) + 1
+        if fence[3]:
+            found.append(Block(line, (Typed(DESK, f"until {fence[3]}; do sleep 1; done", ("...",)),), waits=True))
+            continue
         lines = [each[len(fence[1]) :] for each in fence[2].splitlines()]
         if lines[0].startswith(_NOT_RUN):
             found.append(Block(line, (), lines[0][len(_NOT_RUN) :]))

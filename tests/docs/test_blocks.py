@@ -50,6 +50,12 @@ def test_a_page_is_read():
     assert third == Block(18, (), "it wants 1000 GPUs")
 
 
+def test_what_the_tests_wait_for_is_not_shown():
+    first, waits, last = blocks("```console\n$ a\n```\n\n<!-- wait for: b | grep c -->\n\n```console\n$ d\n```\n")
+    assert waits == Block(5, (Typed("", "until b | grep c; do sleep 1; done", ("...",)),), waits=True)
+    assert (first.waits, last.commands) == (False, (Typed("", "d", ()),))
+
+
 def test_a_block_begins_with_a_command():
     with pytest.raises(ValueError, match="line 2"):
         blocks("```console\nhello\n```\n")
