@@ -17,7 +17,19 @@ from recordings import COLUMNS, draw, expanded, session, shown
 
 DOCS = ROOT / "docs"
 GUIDES = sorted(path.stem for path in (DOCS / "guides").glob("*.md"))
-TASKS = ("install", "first-run", "hangs", "killed", "top", "folded-logs", "recover", "python", "notifications", "hold")
+TASKS = (
+    "install",
+    "first-run",
+    "hangs",
+    "killed",
+    "top",
+    "folded-logs",
+    "recover",
+    "sweeps",
+    "python",
+    "notifications",
+    "hold",
+)
 """Pages other than guides whose commands are run."""
 PAGES = [
     *(ROOT / name for name in ("README.md", "SKILL.md")),
