@@ -323,6 +323,9 @@ FINALS = {
     "__del__ that imports": Case(DEL_IMPORTS, "sys.meta_path is None"),
     "__del__ that raises": Case("class A:\n    def __del__(self): 1 / 0\na = A()", "Exception ignored in"),
     "an unfinished line": Case("import sys\nsys.stdout.write('no end')\nsys.stderr.write('here neither')", "no end"),
+    "an unfinished line of C": Case(
+        TORCH + "import ctypes, sys\nctypes.CDLL(None).printf(b'by %s', b'printf')\nsys.exit(3)", "by printf", 3
+    ),
     "a generator that is not finished": Case(
         "def f():\n    try:\n        yield\n    finally:\n        print('closed')\ng = f()\nnext(g)", "closed"
     ),
@@ -474,6 +477,26 @@ def test_torch_compiles_in_a_forked_rank(both: Both) -> None:
         compare(both, Case("compiled.py", "True", env={"TORCHINDUCTOR_CACHE_DIR": cache}, cut=r"W\d{4} [\d:.]+ \d+ "))
     finally:
         shutil.rmtree(cache)
+
+
+NATIVE = """
+#include <unistd.h>
+#include <stdlib.h>
+static void __attribute__((destructor)) ends(void) { write(1, "the destructor\\n", 15); }
+static void exits(void) { write(1, "the handler\\n", 12); }
+static void __attribute__((constructor)) begins(void) { atexit(exits); }
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize("how", ["a library of the script", "LD_PRELOAD"])
+def test_native_code_of_others_runs_to_its_end(how: str, both: Both) -> None:
+    """The end is cut short only if all native code in the process is known to do nothing there."""
+    library = both.folder / "native.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=NATIVE, text=True, check=True)
+    of_script = how != "LD_PRELOAD"
+    script = TORCH + (f"import ctypes\nctypes.CDLL({str(library)!r})\n" if of_script else "") + "print('main ends')"
+    compare(both, Case(script, "the destructor", env={} if of_script else {"LD_PRELOAD": str(library)}))
 
 
 def test_a_relative_script_is_found_from_cwd(both: Both) -> None:

@@ -52,8 +52,8 @@ sys.meta_path.insert(0, Sent)
 HOOK_ENTRY = "sitecustomize.py"
 """The module of the site hook that Python imports, or runs."""
 HOOK_PARTS = (
-    *("any_script", "fitness", "footprint", "fork_server", "messages", "nursery", "probe", "rank", "store"),
-    *("torch_server", "uncaught", "withheld"),
+    *("any_script", "fitness", "footprint", "fork_server", "messages", "nursery", "probe", "quick_exit", "rank"),
+    *("store", "torch_server", "uncaught", "withheld"),
 )
 """Its other modules, in a package of their own, whose name no module of a user has."""
 

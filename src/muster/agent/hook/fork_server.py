@@ -8,6 +8,7 @@ import sys
 from .fitness import depends_on_rank, namesakes, traced, why_unfit
 from .footprint import Footprint
 from .messages import tell
+from .quick_exit import skip_destructors
 from .rank import become_rank, outlast_full_disk
 from .store import keep_store
 from .torch_server import LOGGER
@@ -42,7 +43,7 @@ class ForkServer:
         self.ours = not os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.skip_teardown)
-        self.leaving = False
+        self.leaving, self.skip_destructors = False, skip_destructors
         self.before: set[str] = set()
         """The modules that were there before the imports for ranks."""
         self.told: dict[str, Any] = {}
@@ -342,6 +343,7 @@ class ForkServer:
             return
         import ctypes
 
+        self.skip_destructors()
         groups = "torch.distributed.distributed_c10d"
         if groups in sys.modules:
             del self.ahead.modules[groups]
