@@ -4,6 +4,7 @@
 # make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
 # make bench   muster and torchrun, side by side
+# make gpu-check  muster on a machine with a GPU: one table, 6 minutes, no network
 # make docs    the reference out of the code, and the site, into build/site
 # make matrix  every launcher at every place, on the lab; kept in docs/matrix.md
 
@@ -12,7 +13,7 @@ PY := .venv/bin/python
 # twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
 WORKERS ?= 4
 
-.PHONY: demo test lab-test check fast bench docs matrix clean
+.PHONY: demo test lab-test check fast bench gpu-check docs matrix clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -37,7 +38,12 @@ fast: .venv/dev
 
 bench: .venv/dev
 	$(PY) bench/launch.py
+	$(PY) bench/heavy_imports.py
 	$(PY) bench/supervisor.py
+
+# by the Python that has torch with CUDA: nothing is installed
+gpu-check:
+	PYTHONPATH=src $(PYTHON) bench/gpu_check.py
 
 docs: .venv/dev
 	$(PY) tools/reference.py
