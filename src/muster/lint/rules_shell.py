@@ -22,10 +22,15 @@ def unquoted_variable(scene: Scene) -> Iterator[Finding]:
     """Variables that are split or expanded as a pattern where that is wrong."""
     for command in scene.commands:
         text = scene.script.source.text[command.span.start : command.span.end]
+        unknown = {part.span for word in command.argv for part in word.expansions}
         for word in command.words:
             for part in word.expansions:
                 if part.quoted or part.shell.number != command.shell.number:
                     continue
+                if part.kind == "array" and _is_plain(scene, part.name):
+                    continue
+                if part.kind == "variable" and part.span not in unknown:
+                    continue  # its value is known
                 message = _why_quote(command, text, part)
                 if message:
                     begin, end = part.span
@@ -36,6 +41,16 @@ def unquoted_variable(scene: Scene) -> Iterator[Finding]:
                         else ()
                     )
                     yield Finding(part.span, message, edits)
+
+
+def _is_plain(scene: Scene, array: str) -> bool:
+    """True if no element of an array can be split or matches files."""
+    items = [word for item in scene.script.assigned(array) for word in item.items]
+    return bool(items) and all(
+        not part.quoted if isinstance(part, Expansion) else not re.search(r"[\s*?\[]", part.text)
+        for word in items
+        for part in word.parts
+    )
 
 
 def _why_quote(command: Command, text: str, part: Expansion) -> str:
