@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from muster.python.executor import Executor
     from muster.python.rank import Preemption, Rank, get_logger, init, on_preemption, progress
     from muster.python.run import Run, attach
+    from muster.python.session import Cluster, hold
     from muster.python.signatures import RunKeywords, run, submit
 
 __all__ = [
+    "Cluster",
     "Executor",
     "MusterError",
     "Preemption",
@@ -37,6 +39,7 @@ __all__ = [
     "attach",
     "detect_rank",
     "get_logger",
+    "hold",
     "init",
     "on_preemption",
     "progress",
@@ -53,6 +56,7 @@ _PLACES = {
         ("Preemption", "Rank", "get_logger", "init", "on_preemption", "progress"), ("muster.python.rank", "")
     ),
     **dict.fromkeys(("Run", "attach"), ("muster.python.run", "")),
+    **dict.fromkeys(("Cluster", "hold"), ("muster.python.session", "")),
     **dict.fromkeys(("RunKeywords", "run", "submit"), ("muster.python.signatures", "")),
 }
 """Module and name of each public name; an empty name is the public one."""

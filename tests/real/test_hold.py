@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,41 @@ def _in(pid: str, home: str) -> bool:
         return home.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+CALLS = """
+import os
+import muster
+
+def square(number):
+    return number * number + int(os.environ["RANK"])
+
+def fails():
+    if os.environ["RANK"] == "1":
+        raise KeyError("of rank 1")
+    import time
+    time.sleep(600)
+
+with muster.hold(nproc_per_node=2) as cluster:
+    print(cluster.run(square, 3), cluster.run(square, 4))
+    try:
+        cluster.run(fails)
+    except KeyError as error:
+        print("raised", error)
+    print(cluster.submit(square, 5).results())
+try:
+    cluster.run(square, 6)
+except muster.MusterError as error:
+    print(str(error).splitlines()[0])
+"""
+
+
+def test_functions_on_hosts_that_are_held(muster: Muster, script: Callable[..., Path]) -> None:
+    called = subprocess.run(
+        [sys.executable, script(CALLS)], env=muster.env, cwd=muster.cwd, capture_output=True, text=True, timeout=200
+    )
+    assert called.returncode == 0, called.stderr
+    said = called.stdout.splitlines()
+    assert said[:3] == ["[9, 10] [16, 17]", "raised 'of rank 1'", "[25, 26]"], called.stderr
+    assert said[3].endswith("has ended")
+    assert [run["state"] for run in listed(muster)] == ["succeeded", "failed", "succeeded", "succeeded", "succeeded"]

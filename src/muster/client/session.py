@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from muster.client.client import Client
 from muster.client.connection import Connection
+from muster.client.follow import Follower, wait
+from muster.client.reconcile import lives, reconcile
 from muster.client.remote import connect
 from muster.controller.connections import ProcessConnection
 from muster.core.json_checks import Malformed, table
 from muster.core.model import Plan
+from muster.core.results import RunResult
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import VERSION
@@ -19,6 +23,7 @@ from muster.rundir.finding import find_run
 from muster.rundir.run import Run
 from muster.rundir.session import SessionRecord, read_session
 from muster.rundir.store import Store
+from muster.ui.reason_text import reason_with_hint
 
 _WITHIN = 60.0
 """Seconds for the agents of a session to have their parts of a run, after the host was reached."""
@@ -31,8 +36,6 @@ def name_of_session(run: Run) -> str:
 
 def find_session(store: Store, name: str) -> tuple[Run, SessionRecord, Plan]:
     """Return the session of this name or id. Raises `InvalidRequest`."""
-    from muster.client.reconcile import lives
-
     run = find_run(store, name, lives)
     job = run.job.get("job", {})
     if job.get("hold") is None:
@@ -126,3 +129,45 @@ class SessionClient:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+_READY_WITHIN = 180.0
+"""Seconds for the interpreters of a session to import torch and the rest."""
+
+_LOOKS = 0.05
+_ENDS_WITHIN = 10.0
+
+
+def await_ready(run: Run, began: float) -> None:
+    """Wait until all nodes of a session are ready for runs. Raises `ControlError`."""
+    deadline = began + _READY_WITHIN
+    with Client(run) as client:
+        while time.monotonic() < deadline:
+            answer = client.ask("state")
+            if (answer.get("session") or {}).get("ready"):
+                return
+            if answer.get("gone"):
+                break
+            time.sleep(_LOOKS)
+        found = reconcile(run, client=client)
+    if found.outcome is not None:
+        raise ControlError(reason_with_hint(found.outcome.stopped) or "the session has ended", None)
+    name = name_of_session(run)
+    raise ControlError(f"the session was not ready within {_READY_WITHIN:g}s", f"end it: muster kill {name}")
+
+
+def release_session(run: Run, by: str, force: bool) -> RunResult:
+    """End a session, and wait until it has ended; with `force` also the run that is on it. Raises `MusterError`."""
+    with EventLoop() as loop:
+        client = SessionClient(loop, run)
+        try:
+            client.release(by, force)
+        finally:
+            client.close()
+    grace = run.plan.job.grace if run.plan is not None else 0.0
+    with Client(run) as connection:
+        status = wait(Follower(run, connection), grace + _ENDS_WITHIN).status
+    if status.outcome is None:
+        name = name_of_session(run)
+        raise ControlError(f"{name} has not ended yet", f"see `muster ps`; or `muster kill {name}`")
+    return status.outcome

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from muster.config.command_options import HoldOptions
 from muster.config.options import RunOptions
 from muster.config.record import Option
 from muster.core.model import Node, Plan
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
-from muster.schedulers import choosing, of_scheduler
+from muster.schedulers import choosing, of_scheduler, title
 
 OF_SESSION: tuple[Option[Any], ...] = (
     *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.include, RunOptions.exclude),
@@ -64,3 +65,35 @@ def _ranks_in_words(nodes: tuple[Node, ...]) -> str:
     counts = sorted({len(node.ranks) for node in nodes})
     each = " or ".join(map(str, counts))
     return f"{each} {'rank' if counts == [1] else 'ranks'} on each node"
+
+
+NOT_HELD: Mapping[Option[object], str] = {
+    RunOptions.on: "it starts a session of its own",
+    RunOptions.launcher: "each run on the session has its own",
+    RunOptions.module: "it starts no ranks",
+    RunOptions.no_python: "it starts no ranks",
+    RunOptions.stdin: "it starts no ranks",
+    RunOptions.wrap: "each run on the session has its own",
+    RunOptions.sync: "each run on the session has its own",
+    RunOptions.snapshot: "each run on the session has its own",
+    RunOptions.max_restarts: "each run on the session has its own",
+    RunOptions.timeout: "use --idle",
+    RunOptions.spare_nodes: "a session that loses a host ends",
+    RunOptions.json: "it prints no events",
+}
+"""Options of `run` that a session does not have, and why."""
+
+
+def options_to_hold(options: HoldOptions) -> HoldOptions:
+    """Return the options with which a session is started. Raises `InvalidRequest` for those that it does not have."""
+    for option, why in NOT_HELD.items():
+        if options.typed(option):
+            raise InvalidRequest(f"a session does not accept {option.long_name}: {why}", "leave it out")
+    if options.scheduled:
+        raise InvalidRequest(
+            f"a session on {title(options.scheduled)} is not supported yet",
+            "hold the hosts of a running job over ssh: `muster hold --hosts …`",
+        )
+    options = options.without(*NOT_HELD)
+    given = [(options.source(option), {option.key: options.value(option)}) for option in options.all_given()]
+    return HoldOptions(("argv", {RunOptions.detach.key: True}), *given)
