@@ -127,6 +127,8 @@ class Agent:
         """The facts that this agent collected by itself, for the controller; see `join.py`."""
         self.scheduled = False
         """True if a scheduler started this agent and ends it."""
+        self.stops: set[int] = {signal.SIGTERM}
+        """The signals with which it is told to exit, or with which a scheduler announces the end of the job."""
         self.places: dict[str, dict[str, Any]] = {}
         """On a spare host: the fields of `configure` for each node whose place it may take."""
         self.met_controller = False
@@ -301,7 +303,7 @@ class Agent:
             self.loop.call_later(1.0, lambda: self.wait_alone(now))
 
     def terminated(self) -> None:
-        """Handle SIGTERM: from a scheduler it announces the end of the job, and the controller decides."""
+        """Handle one of `stops`: from a scheduler it announces the end of the job, and the controller decides."""
         if self.scheduled and not self.is_lost:
             self.emit("scheduler_signal")
             if self.prepared and not self.wire.connected:
@@ -312,11 +314,11 @@ class Agent:
 
     def signalled(self, numbers: Sequence[int]) -> None:
         """Handle signals: collect exited children, and forward to the ranks what a scheduler sends to this process."""
-        if signal.SIGTERM in numbers:
+        if self.stops.intersection(numbers):
             self.terminated()
         if self.prepared:
             self.ranks.reap()
-        for number in sorted(set(numbers) - {signal.SIGTERM, signal.SIGCHLD}):
+        for number in sorted(set(numbers) - self.stops - {signal.SIGCHLD}):
             if self.scheduled and self.prepared and not self.ranks.tasks:
                 self.on_forward_signal(b"", number)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from typing import Any
 
@@ -33,6 +34,7 @@ def step(words: list[str]) -> int:
         del os.environ[name]
     agent = Agent(EventLoop(), hook_sources())
     agent.wire, agent.lease, agent.scheduled = Channel(keeps=True), where["lease"], True
+    agent.stops.add(signal.Signals[f"SIG{task['stop']}"])
     agent.begin()
     processes.hear_signals()
     ways = facts.probe_addresses(where["addresses"], where["port"], _WAY)

@@ -25,7 +25,7 @@ from muster.core.results import OnHang
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS
-from muster.schedulers import SCHEDULERS, choosing, of_scheduler, title, typed
+from muster.schedulers import SCHEDULERS, choosing, of_scheduler, options_of, title, typed
 from muster.ui.terminal import size_here
 
 if TYPE_CHECKING:
@@ -47,6 +47,12 @@ def _check_scheduler(options: RunOptions) -> None:
         given = [option for option in options.all_given("argv") if of_scheduler(option) == other]
         if given and options.scheduled != other:
             names, what = ", ".join(option.long_name for option in given), title(other)
+            if options.scheduled:
+                instead = options_of(options.scheduled).instead.get(given[0].key)
+                raise InvalidRequest(
+                    f"{given[0].long_name} is an option of {what}, and not available with {typed(options.scheduled)}",
+                    instead or "leave it out",
+                )
             hint = f"add `{typed(other)}`"
             if any(option.key == "time" for option in given):
                 hint += f"; to limit the duration of a run without {what}, use `--timeout 1h`"

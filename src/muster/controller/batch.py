@@ -102,7 +102,7 @@ class AgentSteps:
 
         With `spares`, return instead why agents will not join, by host, if they are not more than these.
         """
-        if signal.SIGTERM in self.signals.pending:
+        if is_stopped(self.signals, self.client):
             what = f"{self.client.title} ended job {self.allocation.job}"
             raise Unreachable(f"{what} before the ranks started", None)
         ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
@@ -201,7 +201,7 @@ class BatchRun:
                 for name in ("agents.log", "controller.log", *self.scheduler.outputs)
             ],
         )
-        task = self.scheduler.task._asdict()
+        task = {**self.scheduler.task._asdict(), "stop": self.scheduler.signals.stop}
         hosts = allocation.hosts
         self.spares = max(0, len(hosts) - asked["nodes"]) if self.job.spare_nodes else 0
         """The number of nodes that get no ranks at first: the last ones."""
@@ -408,6 +408,11 @@ class BatchRun:
         return True
 
 
+def is_stopped(signals: CapturedSignals, client: SchedulerClient) -> bool:
+    """Return whether the scheduler's signal that announces the end of the job has arrived, and is not handled yet."""
+    return bool({signal.SIGTERM, signal.Signals[f"SIG{client.scheduler.signals.stop}"]}.intersection(signals.pending))
+
+
 def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
@@ -455,7 +460,7 @@ def run_batch(words: list[str]) -> int:
     allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[:count]))
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())
-    signals.start()  # never stopped: SIGTERM may arrive at any time, and the exit code must be that of the run
+    signals.start()  # never stopped: the job may be ended at any time, and the exit code must be that of the run
     processes.hear_signals()
     steps = AgentSteps(signals, run, asks, allocation, os.environ, job_from_json(asked["job"]), apart=bool(spares))
     here = BatchRun(loop, signals, run, asked, allocation, steps)
@@ -464,7 +469,7 @@ def run_batch(words: list[str]) -> int:
         return here.serve()
     except MusterError as error:
         _complain(str(error))
-        if signal.SIGTERM not in signals.pending:  # the scheduler may start a job again that it ends
+        if not is_stopped(signals, asks):  # the scheduler may start a job again that it ends
             notification = notify(run, RunState.ERROR, None, error.sentence)
             if notification is not None:
                 notification.wait()

@@ -37,15 +37,16 @@ class JobEnd:
     def start(self, signals: CapturedSignals) -> None:
         """Handle the scheduler's signals to this process, and watch for the time limit."""
         batch = self.batch
+        stops = {SIGTERM, signal.Signals[f"SIG{batch.stop}"]}
 
         def signalled(came: list[int]) -> None:
             numbers = set(came) - {signal.SIGCHLD}
-            if SIGTERM in numbers:
+            if stops & numbers:
                 self.terminated()
             if batch.warning and (warning := signal.Signals[f"SIG{batch.warning}"]) in numbers:
                 numbers.discard(warning)
                 self._scheduler_warns()
-            for number in sorted(numbers - {SIGTERM}):
+            for number in sorted(numbers - stops):
                 self.controller.broadcast("forward_signal", number=number)
 
         signals.handle(signalled)
@@ -91,7 +92,7 @@ class JobEnd:
         self.controller.broadcast("warn_preemption", name=self.batch.signal)
 
     def terminated(self) -> None:
-        """Handle SIGTERM, which arrived here or at an agent: find out why."""
+        """Handle the signal that announces the end of the job, which arrived here or at an agent: find out why."""
         if self.ending or self.controller.outcome is not None:
             return
         self.ending, self._killed_at = True, self.controller.now() + self.batch.kill_wait

@@ -25,6 +25,8 @@ class BatchJob:
         rules = client.scheduler.signals
         self.warning = rules.warning if signalled else ""
         """The signal with which the scheduler warns of the time limit; empty if none is sent."""
+        self.stop = rules.stop
+        """The signal with which the scheduler announces the end of the job."""
         self.kill_wait = client.kill_wait()
         self._logs = {path: _size(path) for path in logs}
         self._asking: threading.Thread | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from subprocess import Popen
-from typing import Any
+from typing import Any, Callable
 
 from muster import bundle, code_sync
 from muster.agent import code_tree, facts
@@ -38,7 +40,7 @@ from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
 from muster.schedulers import get_scheduler, title, typed
 from muster.schedulers.client import client
-from muster.schedulers.scheduler import After, Allocation, Request, Wish
+from muster.schedulers.scheduler import After, Allocation, Env, Request, Wish
 
 _TICK = 0.05
 """Seconds between checks for the controller, which appears as a file."""
@@ -169,10 +171,13 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         terms = of.terms(options)
         kept.write(REQUEST, request_record(context, allocation, cpus))
         if allocation is None:
-            wanted = request(asked, options, kept.path, after=context.after)
+            wanted = found.complete(request(asked, options, kept.path, after=context.after))
             found.try_folder(store.root, wanted, env)
+            submit_env = {**env, **secrets}
+            if of.publishes_env:
+                wanted = wanted._replace(env_file=write_environment(kept, submit_env, of.clean))
             script = write_script(kept, script_of(wanted, asked, options, kept.path))
-            number = found.submit(wanted, script, {**env, **secrets})
+            number = found.submit(wanted, script, submit_env)
         else:
             number = allocation.job
         remote.remember_way(kept, remote.way_of(asked.job))
@@ -271,10 +276,23 @@ def request_record(
 
 def write_script(kept: Run, text: str) -> Path:
     """Write the batch script of a run, and return its path."""
-    script = kept.path / "batch.sh"
-    with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    return _write_private(kept.path / "batch.sh", text)
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Names of variables that a shell can set; others are functions that bash exports."""
+
+
+def write_environment(kept: Run, env: Mapping[str, str], clean: Callable[[Env], dict[str, str]]) -> str:
+    """Write shell lines that set the variables of a job, for its owner alone, and return the path of the file."""
+    lines = [f"export {name}={quote(value)}\n" for name, value in clean(env).items() if _NAME.fullmatch(name)]
+    return str(_write_private(kept.path / "environment.sh", "".join(lines)))
+
+
+def _write_private(path: Path, text: str) -> Path:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(os.fsencode(text))
-    return script
+    return path
 
 
 def job_record(

@@ -241,7 +241,7 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
     check_queued(base)
     asks = client(base.asked.job.scheduler)
     if asks.scheduler.arrays is None:
-        raise InvalidRequest(f"{asks.title} has no job arrays", "run the sweep inside a job, or over ssh")
+        raise InvalidRequest(f"sweeps cannot be submitted to {asks.title}", "run the sweep inside a job, or over ssh")
     make_plan(base.asked.job, layout([(Host("node"), 1)]), base.run_id)  # report errors now
     if base.options.sync:
         base = base._replace(asked=with_copy(base, base.store.path(base.run_id)))
@@ -345,7 +345,8 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
     asks = client(asked.job.scheduler)
     arrays, terms = asks.scheduler.arrays, asks.scheduler.terms(options)
     assert arrays is not None
-    wanted = request(asked, options, sweep_dir.path, array_of(list(context.points), context.sweep.most), base.after)
+    array = array_of(list(context.points), context.sweep.most)
+    wanted = asks.complete(request(asked, options, sweep_dir.path, array, base.after))
     asks.try_folder(store.root, wanted, base.env)
     text = script_of(wanted, asked, options, sweep_dir.path, (asks.name, name))
     script = write_script(sweep_dir, text)

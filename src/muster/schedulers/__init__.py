@@ -58,6 +58,8 @@ class SchedulerOptions(NamedTuple):
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Aliases of options, by key, that are valid with this scheduler: their names in that program."""
     unlike: Mapping[str, Unlike] = MappingProxyType({})
+    instead: Mapping[str, str] = MappingProxyType({})
+    """What to use instead of options, by key, that only another scheduler has; the end of a hint."""
     note: Callable[[Sequence[str], Options], str] = lambda words, options: ""
     """Returns a note about a command line that is most likely a mistake; empty for none."""
 

@@ -123,7 +123,7 @@ class SchedulerClient:
             raise Unreachable(f"no answer from {argv[0]} within {_WITHIN:g}s", look) from None
         if done.code != 0:
             said = (done.err.strip().splitlines() or ["no error message"])[-1]
-            if "configuration source" in said:
+            if self.scheduler.no_cluster and re.search(self.scheduler.no_cluster, done.err):
                 raise InvalidRequest(
                     f"{self.title} commands are installed, but this machine is not part of a cluster",
                     "run this on a login node",
@@ -345,6 +345,10 @@ class SchedulerClient:
     def cancel(self, job: str) -> None:
         """Cancel a job. Raises `InvalidRequest`, `Unreachable`."""
         self.call(self.scheduler.cancel(job))
+
+    def complete(self, request: Request) -> Request:
+        """Return the request with what only the cluster can tell. Raises `InvalidRequest`, `Unreachable`."""
+        return request if self.scheduler.complete is None else self.ask(self.scheduler.complete(request))
 
     def submit(self, request: Request, script: Path, env: Mapping[str, str]) -> str:
         """Submit a script and return the job id. Raises `InvalidRequest` with the scheduler's own message."""

@@ -89,6 +89,9 @@ class Request(NamedTuple):
     """The requested nodes; empty if the scheduler chooses them."""
     array: str = ""
     """The numbers of the tasks of a job array; empty for a single job."""
+    env_file: str = ""
+    """Private file of shell lines that set the job's environment variables, if `Scheduler.publishes_env`. The script
+    reads it first, and removes it."""
 
 
 class JobTerms(NamedTuple):
@@ -233,6 +236,8 @@ class SignalRules(NamedTuple):
 
     warning: str = ""
     """Signal sent only to the batch script `Request.before` seconds before the time limit; empty for none."""
+    stop: str = "TERM"
+    """Signal that tells the batch script and the steps that the job is being ended; SIGTERM always does, too."""
     beside: tuple[str, ...] = ("CONT",)
     """Signals sent together with each SIGTERM, with no meaning of their own."""
     kill_wait: float = 30.0
@@ -408,7 +413,12 @@ class Scheduler(NamedTuple):
     clean: Callable[[Env], dict[str, str]] = dict
     """Returns the environment for the scheduler's commands: all options are passed on the command line."""
     submit_env: Callable[[Env], dict[str, str]] = dict
-    """Returns the environment for `submit`."""
+    """Returns the environment for `submit`, with which the job starts unless `publishes_env`."""
+    publishes_env: bool = False
+    """True if other users could see variables that `submit` passes to the job: they are in `Request.env_file`."""
+    complete: Callable[[Request], Ask[Request]] | None = None
+    """Returns the question to ask before a request is submitted, about what only the cluster knows; the answer is the
+    complete request, or `InvalidRequest` is raised."""
     exported: Callable[[Env], dict[str, str]] = lambda env: {}
     """Returns the variables that `clean` removes and scripts may need."""
     outputs: tuple[str, ...] = ()
@@ -462,6 +472,8 @@ class Scheduler(NamedTuple):
     """What to check if the scheduler does not answer."""
     login_node: str = "run this on a login node of the cluster"
     """What to do if its commands are not installed."""
+    no_cluster: str = ""
+    """Pattern of a message of its commands on a machine that is not part of a cluster; empty if there is none."""
 
     def phase(self, state: str) -> Phase:
         """Return the phase for one of the scheduler's job states."""

@@ -175,4 +175,5 @@ SCHEDULER = Scheduler(
     interactive="salloc",
     hold=_hold,
     down="check slurmctld with `scontrol ping`",
+    no_cluster="configuration source",
 )
