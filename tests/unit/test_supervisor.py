@@ -1293,7 +1293,7 @@ SCHEDULED = [
             (
                 JobEnding(9.0, "cancelled", 27.0),
                 [
-                    Say("the job was cancelled (scancel): sending SIGTERM to rank 0, grace period 10s"),
+                    Say("the job was cancelled: sending SIGTERM to rank 0, grace period 10s"),
                     SignalRanks(SIGTERM, (0,)),
                 ],
             ),

@@ -12,9 +12,10 @@ from muster.config.command_options import NodesOptions
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist
 from muster.core.plurals import plural
+from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.schedulers import SCHEDULERS, get_scheduler
 from muster.schedulers.client import SchedulerClient, client
-from muster.schedulers.scheduler import NodeStatus, PartitionStatus, Phase, QueueEntry
+from muster.schedulers.scheduler import Machines, NodeStatus, PartitionStatus, Phase, QueueEntry
 from muster.ui.formatting import size_in_words, table
 
 
@@ -24,11 +25,9 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, _, _ = asked
-    here = _client(env)
-    machines = here.scheduler.machines
-    assert machines is not None
+    here, machines, found = _answering(env)
     partitions = here.ask(machines.partitions) if machines.partitions is not None and options.all else []
-    found, used, queue = here.ask(machines.nodes), here.ask(machines.gpus_in_use), here.ask(machines.queue)
+    used, queue = here.ask(machines.gpus_in_use), here.ask(machines.queue)
     if options.json:
         records = [{**node._asdict(), "gpus_in_use": used.get(node.name, {})} for node in found]
         told = {"nodes": records, "jobs": [job._asdict() for job in queue]}
@@ -76,11 +75,21 @@ def _partitions(found: Sequence[PartitionStatus]) -> list[Sequence[str]]:
     return rows
 
 
-def _client(env: Mapping[str, str]) -> SchedulerClient:
-    """Return the client of the installed scheduler; the first in the table if none is."""
+def _answering(env: Mapping[str, str]) -> tuple[SchedulerClient, Machines, list[NodeStatus]]:
+    """Return the first installed scheduler that answers, its questions, and its nodes.
+
+    Raises the error of the first one in the table if none does: a machine may have commands of several, and be part of
+    one's cluster.
+    """
     known = {name: machines for name in SCHEDULERS if (machines := get_scheduler(name).machines) is not None}
     here = [name for name, machines in known.items() if shutil.which(machines.nodes.argv[0], path=env.get("PATH"))]
-    return client((here or list(known))[0])
+    errors: list[MusterError] = []
+    for name in here or [*known][:1]:
+        try:
+            return client(name), known[name], client(name).ask(known[name].nodes)
+        except (InvalidRequest, Unreachable) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _machines(found: Sequence[NodeStatus], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
 from subprocess import Popen
-from typing import Any, Callable
+from typing import Any
 
 from muster import bundle, code_sync
 from muster.agent import code_tree, facts
@@ -40,7 +40,7 @@ from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
 from muster.schedulers import get_scheduler, title, typed
 from muster.schedulers.client import client
-from muster.schedulers.scheduler import After, Allocation, Env, Request, Wish
+from muster.schedulers.scheduler import After, Allocation, Request, Wish
 
 _TICK = 0.05
 """Seconds between checks for the controller, which appears as a file."""
@@ -175,7 +175,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             found.try_folder(store.root, wanted, env)
             submit_env = {**env, **secrets}
             if of.publishes_env:
-                wanted = wanted._replace(env_file=write_environment(kept, submit_env, of.clean))
+                wanted = wanted._replace(env_file=write_environment(kept, of.submit_env(submit_env)))
             script = write_script(kept, script_of(wanted, asked, options, kept.path))
             number = found.submit(wanted, script, submit_env)
         else:
@@ -283,9 +283,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Names of variables that a shell can set; others are functions that bash exports."""
 
 
-def write_environment(kept: Run, env: Mapping[str, str], clean: Callable[[Env], dict[str, str]]) -> str:
+def write_environment(kept: Run, env: Mapping[str, str]) -> str:
     """Write shell lines that set the variables of a job, for its owner alone, and return the path of the file."""
-    lines = [f"export {name}={quote(value)}\n" for name, value in clean(env).items() if _NAME.fullmatch(name)]
+    lines = [f"export {name}={quote(value)}\n" for name, value in env.items() if _NAME.fullmatch(name)]
     return str(_write_private(kept.path / "environment.sh", "".join(lines)))
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # commands that only list runs do not need it
 
 JOB_ENDS: Mapping[str, str] = {
     "time limit": "the job reached its time limit",
-    "cancelled": "the job was cancelled (scancel)",
+    "cancelled": "the job was cancelled",
     "preempted": "the job was preempted",
     "requeued": "the job was requeued",
     "node failure": "a node of the job failed",
