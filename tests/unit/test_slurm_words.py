@@ -21,7 +21,7 @@ def test_the_batch_script() -> None:
         ("exclusive", ""),
         ("comment", "it's"),
     )
-    asked = Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
+    asked = Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, "yes")
     command = ("/venv/bin/python", "-I", "/runs/x y/muster.pyz")
     text = slurm_batch.batch_script(asked, (), command)
     assert (
@@ -50,6 +50,17 @@ exec /venv/bin/python -I '/runs/x y/muster.pyz'
     assert text.endswith(shell_script(command, ("module load cuda",), False, "error: "))
     assert "python=$after" in text
     assert "python=$after" not in slurm_batch.batch_script(asked, ("module load cuda",), command, keep_python=True)
+
+
+def test_an_expedited_requeue() -> None:
+    """By the release notes of Slurm 25.11; older ones reject it, as recorded with 22.05."""
+    asked = Request("it", 1, requeue="expedite")
+    assert "--requeue=expedite" == slurm_batch.options(asked)[-1]
+    assert "--no-requeue" == slurm_batch.options(asked._replace(requeue=""))[-1]
+    said = "sbatch: option '--requeue' doesn't allow an argument\nTry \"sbatch --help\" for more information\n"
+    words, hint = slurm_batch.refused(said)
+    assert "option '--requeue' doesn't allow an argument" == words
+    assert "leave out --expedite, which requires Slurm 25.11" == hint
 
 
 def test_a_job_array_and_jobs_to_wait_for() -> None:

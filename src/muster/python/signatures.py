@@ -50,6 +50,9 @@ class RunKeywords(TypedDict, total=False):
     exclusive: bool
     signal_before: str
     requeue: int
+    expedite: bool
+    wait_all_nodes: int
+    distribution: str
     output: str
     error: str
     slurm_opt: str | Sequence[str]
@@ -133,6 +136,9 @@ def run(
     exclusive: bool | None = None,
     signal_before: str | None = None,
     requeue: int | None = None,
+    expedite: bool | None = None,
+    wait_all_nodes: int | None = None,
+    distribution: str | None = None,
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
@@ -218,6 +224,9 @@ def run(
     exclusive: bool | None = None,
     signal_before: str | None = None,
     requeue: int | None = None,
+    expedite: bool | None = None,
+    wait_all_nodes: int | None = None,
+    distribution: str | None = None,
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
@@ -323,6 +332,9 @@ def submit(
     exclusive: bool | None = None,
     signal_before: str | None = None,
     requeue: int | None = None,
+    expedite: bool | None = None,
+    wait_all_nodes: int | None = None,
+    distribution: str | None = None,
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
@@ -408,6 +420,9 @@ def submit(
     exclusive: bool | None = None,
     signal_before: str | None = None,
     requeue: int | None = None,
+    expedite: bool | None = None,
+    wait_all_nodes: int | None = None,
+    distribution: str | None = None,
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,

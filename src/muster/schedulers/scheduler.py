@@ -82,7 +82,8 @@ class Request(NamedTuple):
     """File for the output of the batch script itself, in the scheduler's notation."""
     before: int = 120
     """Seconds before the time limit at which the batch script gets a signal; 0 for never."""
-    requeue: bool = False
+    requeue: str = ""
+    """How an interrupted job is requeued: `yes`, or a way of the scheduler; empty for never."""
     tasks: int | None = None
     """Total number of ranks, if the scheduler chooses how many go to which node."""
     nodelist: tuple[str, ...] = ()

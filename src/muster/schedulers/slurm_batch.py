@@ -89,7 +89,8 @@ def options(request: Request) -> list[str]:
     words += [f"--output={request.output}", "--open-mode=append"]
     if request.before:
         words.append(f"--signal=B:{WARNING}@{request.before}")
-    return [*words, "--requeue" if request.requeue else "--no-requeue"]
+    ways = {"": "--no-requeue", "yes": "--requeue"}
+    return [*words, ways.get(request.requeue, f"--requeue={request.requeue}")]
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
@@ -135,6 +136,7 @@ _REFUSED = (
         "the cluster limits the numbers of points: `scontrol show config | grep MaxArraySize`",
     ),
     ("Invalid generic resource", "list the resources of each node with `sinfo -o '%N %G'`"),
+    ("option '--requeue' doesn't allow an argument", "leave out --expedite, which requires Slurm 25.11"),
     ("Unable to contact slurm controller", "slurmctld does not answer; try again later"),
 )
 
@@ -148,7 +150,9 @@ def unknown_option(err: str) -> str:
 def refused(err: str) -> tuple[str, str | None]:
     """Return (Slurm's message, a hint) for an sbatch that failed."""
     lines = [line.partition("error: ")[2] or line for line in err.strip().splitlines()]
-    words = (lines or ["no error message"])[-1].replace("Batch job submission failed: ", "")
+    if len(lines) > 1 and lines[-1].startswith('Try "sbatch --help"'):
+        del lines[-1]
+    words = (lines or ["no error message"])[-1].removeprefix("sbatch: ").replace("Batch job submission failed: ", "")
     return words, next((hint for known, hint in _REFUSED if known.lower() in err.lower()), None)
 
 

@@ -11,6 +11,20 @@ from muster.schedulers import SchedulerOptions, Unlike
 _GROUP = "Slurm"
 
 
+def _distribution(value: str) -> str:
+    if not value.startswith("block"):
+        raise ValueError("`block`: muster numbers ranks node by node")
+    return value
+
+
+def _requeue(value: str) -> int:
+    try:
+        return values.whole(value)
+    except ValueError as error:
+        more = "; for an expedited requeue, `--requeue 5 --expedite`" if value == "expedite" else ""
+        raise ValueError(f"{error}{more}") from None
+
+
 class RUN(Options):
     """Options of `muster run` and `muster plan` for Slurm."""
 
@@ -65,8 +79,23 @@ class RUN(Options):
         ("--requeue",),
         "requeue the job up to N times after its time limit or a preemption; it continues as the next attempt",
         "N",
-        values.whole,
+        _requeue,
         default="0",
+        group=_GROUP,
+    )
+    expedite = flag(
+        ("--expedite",),
+        "let Slurm 25.11 or later restart the job at once, on nodes held for it, after a node failure; requires --requeue",
+        group=_GROUP,
+    )
+    wait_all_nodes = optional(
+        ("--wait-all-nodes",), "1 to start the job only when all its nodes are ready", "N", values.whole, group=_GROUP
+    )
+    distribution = optional(
+        ("--distribution",),
+        "order of ranks; only `block` is supported: node by node",
+        "NAME",
+        _distribution,
         group=_GROUP,
     )
     output = optional(
@@ -130,6 +159,7 @@ OPTIONS = SchedulerOptions(
         "constraint": ("-C",),
         "cpus_per_task": ("-c",),
         "gpus": ("-G",),
+        "signal_before": ("--signal",),
         "output": ("-o",),
         "error": ("-e",),
         "name": ("-J", "--job-name"),

@@ -15,6 +15,7 @@ from muster.schedulers.slurm_options import RUN
 _PASSED = (
     *(RUN.partition, RUN.account, RUN.qos, RUN.time, RUN.mem, RUN.nodelist, RUN.constraint, RUN.comment),
     *(RUN.gpus_per_node, RUN.gres, RUN.cpus_per_task, RUN.reservation, RUN.dependency, RUN.mail_type, RUN.mail_user),
+    RUN.wait_all_nodes,
 )
 """Options that are passed to sbatch under the same name."""
 
@@ -28,6 +29,8 @@ def request(wish: Wish, options: Options) -> Request:
     for option in _PASSED:
         if options.given(option):
             wanted[option.key.replace("_", "-")] = str(options.value(option))
+    if options.value(RUN.expedite) and not options.value(RUN.requeue):
+        raise InvalidRequest("--expedite requires --requeue", "add `--requeue 5`")
     if options.value(RUN.exclusive):
         wanted["exclusive"] = ""
     if wish.gpus is not None:
@@ -58,7 +61,7 @@ def request(wish: Wish, options: Options) -> Request:
         options=tuple(said.items()),
         output=slurm_batch.output_in(wish.run_dir, bool(wish.array)),
         before=math.ceil(_warning(options).seconds),
-        requeue=bool(options.value(RUN.requeue)),
+        requeue=("expedite" if options.value(RUN.expedite) else "yes") if options.value(RUN.requeue) else "",
         tasks=tasks,
         nodelist=_named(options.value(RUN.nodelist) or ""),
         array=wish.array,
