@@ -85,7 +85,7 @@ class RUN(Options):
     )
     expedite = flag(
         ("--expedite",),
-        "let Slurm 25.11 or later restart the job at once, on nodes held for it, after a node failure; requires --requeue",
+        "let Slurm (25.11 or later) restart the job at once after a node failure, on nodes held for it",
         group=_GROUP,
     )
     wait_all_nodes = optional(
