@@ -25,11 +25,13 @@ from threading import Event
 
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, from_table
+from muster.errors import InvalidRequest
 from muster.linux import processes
 from muster.rundir import homes
 from muster.rundir.finding import find_run, namesakes
 from muster.rundir.run import Run
 from muster.rundir.store import store_at
+from muster.rundir.sweeps import is_point, is_sweep
 from muster.runner.context import NOTHING, Foreground, RunContext, Say, resolve
 from muster.runner.handle import RunHandle
 from muster.ui.view import Silent, View
@@ -81,7 +83,8 @@ def begin(context: RunContext) -> RunHandle:
     Raises `muster.errors.MusterError` if the run does not start; everything started so far is cleaned up then.
     """
     asked, options = context.asked, context.options
-    _tell_of_others(context)
+    if not is_point(context.store, context.run_id):  # a sweep of thousands of points lists its namesakes once
+        tell_of_others(context)
     # imported late: a run on this machine starts faster without the modules of the other kinds
     if options.on is not None:
         from muster.runner import held
@@ -151,7 +154,10 @@ def find(which: str, env: Mapping[str, str] | None = None, run_dir: str | None =
     from muster.runner.detached import DetachedRun
 
     store = store_at(run_dir, dict(os.environ if env is None else env))
-    return DetachedRun(find_run(store, which, _lives))
+    run = find_run(store, which, _lives)
+    if is_sweep(run):
+        raise InvalidRequest(f"{run.id} is several runs", f"name one of them, such as {run.id}.0")
+    return DetachedRun(run)
 
 
 def _lives(run: Run) -> bool:
@@ -160,7 +166,7 @@ def _lives(run: Run) -> bool:
     return lives(run)
 
 
-def _tell_of_others(context: RunContext) -> None:
+def tell_of_others(context: RunContext) -> None:
     """Report a temporary MUSTER_HOME, and warn of unfinished runs of the same name: `muster kill NAME` matches both."""
     store = context.store
     temporary = homes.why_temporary(context.env)

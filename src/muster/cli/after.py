@@ -85,7 +85,7 @@ def after_others(context: RunContext, detached: bool) -> tuple[RunContext, list[
                 "leave out -d: muster waits, and then submits",
             )
         wait_for(ours, context.progress)
-        ours = []
+        ours, context = [], context._replace(began=time.monotonic())
     return context, ours
 
 

@@ -44,6 +44,8 @@ def run_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Ma
         (before.path / STOP).unlink(missing_ok=True)
     else:
         context = _prepare("run", words, parsed, options, env, began)
+    if before is None:
+        api.tell_of_others(context.base)
     queued = sweeps.is_queued(context)
     base, waits = after_others(context.base, detached=options.detach and not queued)
     context = context._replace(base=base)

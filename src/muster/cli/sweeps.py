@@ -14,9 +14,10 @@ from muster.client.local import is_anothers, starter_lives
 from muster.client.reconcile import cancel, point_statuses
 from muster.client.status import RunStatus
 from muster.client.sweeps import PointStatus, counts, exit_code, whole
+from muster.core.plurals import plural
 from muster.core.results import RunResult, RunState, StopKind, StopReason
 from muster.core.sweep import array_of, counts_in_words
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, Unreachable
 from muster.linux.processes import reason
 from muster.rundir.metrics import metrics_of
 from muster.rundir.run import Run
@@ -27,6 +28,8 @@ from muster.ui.text import how_it_was_started, outcome_as_json
 
 _LOOK = 1.0
 """Seconds between looks at the points of a sweep."""
+_COMES_BACK = 60.0
+"""Seconds for a host or scheduler to answer again."""
 _STOPS_WITHIN = 60.0
 """Seconds for the process that starts points to end after it was told to stop."""
 
@@ -121,11 +124,12 @@ def follow_sweep(
 ) -> int:
     """Wait for all points, saying how each has ended; return the exit code of the sweep, 124 after `timeout` seconds.
 
-    `left` returns whether to stop waiting.
+    `left` returns whether to stop waiting. Raises `Unreachable` if the state of a point is unknown for a minute.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, RunStatus] = {}
     noun, told = "part" if sweep_of(run).chain else "point", ""
+    heard = time.monotonic()
     while True:
         points = point_statuses(run, known=ended)
         for one in points:
@@ -134,6 +138,13 @@ def follow_sweep(
                 say(end_of_point(row_of(one, metrics=False), len(points), one.run.operand, noun))
         words = counts_in_words(counts(points))
         state = whole(points).state
+        silent = [one for one in points if one.status.state is RunState.UNKNOWN]
+        heard = heard if silent else time.monotonic()
+        if time.monotonic() - heard > _COMES_BACK:
+            raise Unreachable(
+                f"the state of {plural(len(silent), 'run')} of {run.id} is unknown: {silent[0].status.why}",
+                "try again when the host is reachable",
+            )
         if not state.lives and state is not RunState.UNKNOWN:
             say(f"{run.id}: {words}")
             return exit_code(points, sweep_of(run).chain)

@@ -16,6 +16,7 @@ from muster.core.model import as_json
 from muster.core.sweep import Ids, Point, Sweep, possible_ids
 from muster.errors import InvalidRequest
 from muster.rundir.run import Run, Unreadable
+from muster.rundir.store import Store
 
 SWEEP = "sweep.json"
 """The points of a sweep, and how it was requested. Its presence makes a run directory that of a sweep."""
@@ -113,6 +114,11 @@ def ids_of(run: Run) -> Ids | None:
         if _alike(sweep, run) and is_sweep(sweep):
             return ids
     return None
+
+
+def is_point(store: Store, run_id: str) -> bool:
+    """Return whether a run with this id, which need not exist yet, is a point of a sweep."""
+    return any(is_sweep(Run(store.path(ids.sweep))) for ids in possible_ids(run_id))
 
 
 def sweep_run(run: Run) -> Run | None:
