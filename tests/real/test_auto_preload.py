@@ -38,7 +38,11 @@ def init_process_group(): c10d_logger._WaitCounter("torch.init_process_group")
 }
 """The parts of torch that a fork server needs, and the call with which a rank records what it has imported."""
 
-NOTED = "import os\nwith open(os.environ['IMPORTED'], 'a') as file:\n    print(__name__, os.getpid(), file=file)\n"
+NOTED = """
+import os
+with open(os.environ['IMPORTED'], 'a') as file:
+    print(__name__, os.readlink('/proc/self'), file=file)
+"""
 """Statements of a package that note which process imports it."""
 
 PACKAGES = {
@@ -65,6 +69,14 @@ def __getattr__(name):
     + "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n",
     "ranks/__init__.py": NOTED + "import os\nRANK = os.environ.get('RANK')\n",
     "after/__init__.py": NOTED,
+    "unique/__init__.py": NOTED + "import uuid\nID = uuid.uuid4()\n",
+    "process/__init__.py": NOTED + "import os\nPID = os.getpid()\n",
+    "binds/__init__.py": NOTED
+    + """
+from os import getpid, urandom
+from atexit import register
+ALL = lambda: (getpid, urandom, register)
+""",
     "changes/__init__.py": NOTED + "import sys\nsys.path.append('/nonexistent')\n",
     "ends/__init__.py": NOTED + "import os\nif 'RANK' not in os.environ: os._exit(3)\n",
 }
@@ -167,6 +179,18 @@ def test_what_ranks_cannot_share_waits_for_the_script(muster: Any, script: Scrip
     expected = {"good": 1, "base": 1, "threads": 2, "ranks": 2, "after": 1}
     assert expected == third
     assert expected == {name: min(number, 2) for name, number in again.items()} | {"good": 1, "base": 1, "after": 1}
+
+
+def test_what_is_unique_in_a_process_waits_for_the_script(muster: Any, script: Script, installed: Path) -> None:
+    """Random and process ids; functions that are imported from os and atexit are the real ones."""
+    text = "import atexit, os\nimport unique\nimport process\nimport binds\nimport after\nimport torch.distributed\n"
+    path = script(text + "assert (os.getpid, os.urandom, atexit.register) == binds.ALL()\n" + RECORD)
+    see(muster, path)
+    _, said = see(muster, path)
+    assert "`import unique` draws random bytes" in said
+    assert "`import process` asks for its process id" in said
+    third, said = see(muster, path)
+    assert ({"unique": 2, "process": 2, "after": 1, "binds": 1}, False) == (third, "`" in said)
 
 
 def test_what_changes_the_process_holds_back_what_follows(muster: Any, script: Script, installed: Path) -> None:

@@ -8,6 +8,8 @@ import sys
 from .fitness import pause_openmp, threads
 from .withheld import is_standard
 
+FunctionType = type(is_standard)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,14 +18,32 @@ if TYPE_CHECKING:
 _FORK_AWARE = frozenset(
     (
         *("torch", "numpy", "fsspec", "huggingface_hub", "filelock", "pyarrow", "multiprocess", "aiohttp", "dill"),
-        *("transformers", "accelerate", "datasets", "tokenizers", "safetensors", "scipy", "sklearn", "joblib"),
+        *(
+            "transformers",
+            "accelerate",
+            "datasets",
+            "tokenizers",
+            "safetensors",
+            "scipy",
+            "sklearn",
+            "joblib",
+            "psutil",
+        ),
     )
 )
-"""Packages whose functions for forks and for exits, and whose finalizers, were read: each process may have its own."""
+"""Packages whose functions for forks and for exits, finalizers, process ids and random ids were read.
+
+They are forked like this by multiprocessing, too. The shared ids are those of sessions with the Hugging Face Hub.
+"""
 
 
 def _package(frame: Any) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _is_standard(frame: Any) -> bool:
+    package = _package(frame)
+    return is_standard(package, sys.modules.get(package))
 
 
 def _is_known(package: str) -> bool:
@@ -36,7 +56,8 @@ class Footprint:
     def __init__(self, modules: Mapping[str, Any]) -> None:
         self.modules = modules
         """Modules that are loaded, also if they are hidden now."""
-        self.registered: dict[str, str] = {}
+        self.calls: dict[str, str] = {}
+        """What packages did, by their names."""
         self.descriptors, self.sizes = descriptors(), sizes_of_output()
         self.before = self.state()
         self.env = dict(os.environ)
@@ -44,27 +65,44 @@ class Footprint:
 
     def __enter__(self) -> None:
         import atexit
+        import random
 
-        system: Any = os
-        at_exits: Any = atexit
-        self.originals = at_fork, at_exit = os.register_at_fork, atexit.register
+        self.watched = [
+            self.watch(os, "register_at_fork", "registers a function for forks"),
+            self.watch(atexit, "register", "registers a function for the exit"),
+            # what is unique in a process would be the same in all ranks
+            self.watch(os, "urandom", "draws random bytes"),
+            self.watch(random, "_urandom", "draws random bytes"),
+            self.watch(os, "getpid", "asks for its process id"),
+        ]
+        self.known = set(sys.modules)
 
-        def fork_noted(**functions: Any) -> None:
-            self.registered.setdefault(_package(sys._getframe(1)), "a function for forks")
-            at_fork(**functions)
+    def watch(self, module: Any, name: str, what: str) -> tuple[Any, str, Any, Any]:
+        """Replace a function by one that notes which package calls it."""
+        original = getattr(module, name)
 
-        def exit_noted(function: Any, *args: Any, **more: Any) -> Any:
-            self.registered.setdefault(_package(sys._getframe(1)), "a function for the exit")
-            return at_exit(function, *args, **more)
+        def noted(*args: Any, **more: Any) -> Any:
+            frame: Any = sys._getframe(1)
+            while frame.f_back is not None and _is_standard(frame):
+                frame = frame.f_back
+            self.calls.setdefault(_package(frame), what)
+            return original(*args, **more)
 
-        system.register_at_fork, at_exits.register = fork_noted, exit_noted
+        setattr(module, name, noted)
+        return module, name, original, noted
 
     def __exit__(self, *_: object) -> None:
-        import atexit
-
-        system: Any = os
-        at_exits: Any = atexit
-        system.register_at_fork, at_exits.register = self.originals
+        originals = {}
+        for module, name, original, noted in self.watched:
+            setattr(module, name, original)
+            originals[noted] = original
+        # `from os import getpid` in one of the new modules
+        for name in set(sys.modules) - self.known:
+            names = getattr(sys.modules.get(name), "__dict__", None)
+            if type(names) is dict:
+                for key, value in list(names.items()):
+                    if type(value) is FunctionType and value in originals:
+                        names[key] = originals[value]
 
     def state(self) -> dict[str, Any]:
         """Return what an import must not change, by its name in messages."""
@@ -139,9 +177,9 @@ class Footprint:
         for name, value in self.before.items():
             if now[name] != value:
                 return f"changes {name}"
-        for package, what in self.registered.items():
+        for package, what in self.calls.items():
             if not _is_known(package):
-                return f"registers {what}"
+                return what
         for key, module in self.list_finalizers().items():
             package = module.partition(".")[0]
             if key not in self.finalizers and (module == "tempfile" or not _is_known(package)):

@@ -325,13 +325,15 @@ class ForkServer:
             torch.default_generator.seed()
         if "numpy.random" in self.ahead.modules:
             self.ahead.modules["numpy.random"].seed()
-        process = sys.modules.get("multiprocessing.process")
-        if process:
-            process.current_process().authkey = os.urandom(32)
-        tracker = sys.modules.get("multiprocessing.resource_tracker")
-        if tracker:
-            # The parent's would be shared by all ranks, and free nothing until the last of them exits.
-            tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
+        for package in ("multiprocessing", "multiprocess"):  # the second one is a copy of the first with dill
+            modules = {**sys.modules, **self.ahead.modules}
+            process = modules.get(f"{package}.process")
+            if process:
+                process.current_process().authkey = os.urandom(32)
+            tracker = modules.get(f"{package}.resource_tracker")
+            if tracker:
+                # The parent's would be shared by all ranks, and free nothing until the last of them exits.
+                tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
         become_rank(child["stack"], child["pipes"], True, self.ahead.modules.get(LOGGER))
 
     def skip_teardown(self) -> None:
