@@ -18,7 +18,7 @@ _DEBUG = {
     "TORCH_NCCL_BLOCKING_WAIT": ("1",),
 }
 _DISABLED = {"NCCL_P2P_DISABLE": ("1",), "NCCL_IB_DISABLE": ("1",), "NCCL_SHM_DISABLE": ("1",)}
-_READ = re.compile(
+READ = re.compile(
     r"MASTER_ADDR|MASTER_PORT|WORLD_SIZE|RANK|LOCAL_RANK|NCCL_\w+|GLOO_\w+|TORCH_\w+|TORCHELASTIC_\w+|OMP_NUM_THREADS|"
     r"MKL_NUM_THREADS|HF_(?:HOME|TOKEN|ENDPOINT|HUB_\w+|DATASETS_\w+)|TRANSFORMERS_\w+|WANDB_\w+|CUDA_VISIBLE_DEVICES|CUDA_DEVICE_\w+|CUDA_LAUNCH_BLOCKING|"
     r"PYTORCH_\w+|TOKENIZERS_PARALLELISM|UCX_\w+|FI_\w+|PET_\w+|ACCELERATE_\w+|DS_ACCELERATOR"
@@ -201,7 +201,7 @@ def not_exported(scene: Scene) -> Iterator[Finding]:
         used |= {"WORLD_SIZE", "RANK", "LOCAL_RANK"}  # which launchers set
     first: dict[str, Assignment] = {}
     for item in scene.assignments:
-        if _READ.fullmatch(item.name) and not item.temporary and item.value is not None and item.shell.kind != "file":
+        if READ.fullmatch(item.name) and not item.temporary and item.value is not None and item.shell.kind != "file":
             first.setdefault(item.name, item)
     for name, item in first.items():
         if name not in exported and name not in used:
@@ -277,97 +277,8 @@ def export_without_all(scene: Scene) -> Iterator[Finding]:
             )
 
 
-def mpirun_export(scene: Scene) -> Iterator[Finding]:
-    """Variables that Open MPI does not pass on to other hosts."""
-    for command in scene.commands:
-        mpirun = command.program("mpirun")
-        if mpirun is None or not mpirun.is_known or not scene.starts_training(command):
-            continue
-        if not mpirun.has("--hosts", "--hostfile") or not is_open_mpi(scene, mpirun) or _one_host(mpirun):
-            continue
-        given = {word.start.partition("=")[0] for word in passed(mpirun)}
-        for item in scene.assignments:
-            earlier = item.span.start < command.span.start and item.exported and not item.temporary
-            if earlier and _READ.fullmatch(item.name) and item.name not in given and item.shell == command.shell:
-                given.add(item.name)
-                yield Finding(
-                    mpirun.word.span, f"{item.name} is set here and not on the other hosts: `-x {item.name}` is missing"
-                )
-
-
-def _one_host(mpirun: Program) -> bool:
-    hosts = mpirun.value("--hosts")
-    return hosts is not None and hosts.text is not None and "," not in hosts.text
-
-
-def is_open_mpi(scene: Scene, mpirun: Program) -> bool:
-    """True if the options or the modules are not those of MPICH, Intel MPI or MVAPICH."""
-    if mpirun.has(
-        "--genv", "--genvall", "--genvlist", "--envall", "--envlist", "--env", "--iface", "--launcher", "--rmk"
-    ):
-        return False
-    written = mpirun.word.shown
-    if "hydra" in written or any(
-        option.name == "--hostfile" and scene.script.source.text[option.span.start : option.span.start + 3] == "-f "
-        for option in mpirun.options
-    ):
-        return False
-    modules = " ".join(
-        word.shown
-        for command in scene.commands
-        if command.name in ("module", "ml", "source", ".")
-        for word in command.argv
-    )
-    return not re.search(r"mpich|impi|intel-?mpi|intel-oneapi-mpi|mvapich|oneapi", modules, re.IGNORECASE)
-
-
-def mpirun_binding(scene: Scene) -> Iterator[Finding]:
-    """Open MPI, which binds each rank to one core or a few."""
-    if scene.is_set("OMPI_MCA_hwloc_base_binding_policy") and not scene.has_unknown_source:
-        return
-    if any(
-        item.name in ("PRTE_MCA_hwloc_default_binding_policy", "OMPI_MCA_rmaps_base_mapping_policy")
-        for item in scene.assignments
-    ):
-        return
-    for command in scene.commands:
-        mpirun = command.program("mpirun")
-        if (
-            mpirun is None
-            or not mpirun.is_known
-            or not scene.starts_training(command)
-            or not is_open_mpi(scene, mpirun)
-        ):
-            continue
-        if mpirun.word.shown.rpartition("/")[2] != "mpirun" and not mpirun.has(
-            "--x", "--mca", "--hostfile", "--map-by"
-        ):
-            continue
-        mapped = mpirun.value("--map-by")
-        mca = any(
-            option.name == "--mca" and option.value and "binding" in option.value.shown for option in mpirun.options
-        )
-        if (
-            mpirun.has(
-                "--bind-to",
-                "--bind-to-none",
-                "--bind-to-core",
-                "--bind-to-socket",
-                "--rankfile",
-                "--cpu-set",
-                "--cpu-list",
-            )
-            or mca
-        ):
-            continue
-        if mapped is not None and re.search(r"PE=", mapped.shown, re.IGNORECASE):
-            continue
-        yield Finding(mpirun.word.span, "mpirun binds ranks to single cores or NUMA nodes: `--bind-to none` is missing")
-
-
 _JOB = "#!/bin/bash\n#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-node=4\n"
 _RUN = "srun python train.py\n"
-_MPI = "#!/bin/bash\nexport HF_HOME=/scratch/hf\nmpirun -np 8 -H n1:4,n2:4 -bind-to none"
 
 RULES = (
     Rule(
@@ -488,29 +399,5 @@ RULES = (
         f"{_JOB}srun --export=NCCL_DEBUG=WARN python train.py\n",
         f"{_JOB}srun --export=ALL,NCCL_DEBUG=WARN python train.py\n",
         True,
-    ),
-    Rule(
-        "mpirun-export",
-        ERROR,
-        SCRIPT,
-        mpirun_export,
-        "an exported variable that Open MPI does not pass to other hosts",
-        "Open MPI starts ranks on other hosts over ssh, with the environment of a login there. Only variables named "
-        "with `-x` go along.",
-        "Add `-x NAME` for each.",
-        f"{_MPI} python train.py\n",
-        f"{_MPI} -x HF_HOME python train.py\n",
-    ),
-    Rule(
-        "mpirun-binding",
-        WARNING,
-        SCRIPT,
-        mpirun_binding,
-        "mpirun of Open MPI without `--bind-to none`",
-        "Open MPI binds each rank to one core (up to two ranks) or a NUMA node. Data loaders and threads of a rank "
-        "share that core.",
-        "Add `--bind-to none`, or `--map-by slot:PE=8` for eight cores per rank.",
-        "#!/bin/bash\nmpirun -np 8 python train.py\n",
-        "#!/bin/bash\nmpirun -np 8 --bind-to none python train.py\n",
     ),
 )
