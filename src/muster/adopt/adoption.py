@@ -65,6 +65,8 @@ class Launch(NamedTuple):
     """Lines that a shell has to run first."""
     options: tuple[tuple[str, str], ...] = ()
     """Further options of muster with values; the value is empty for those without one."""
+    by_arrival: bool = False
+    """True if the script leaves it to torchrun's c10d rendezvous which node comes first: the one that arrives first."""
     port: str = ""
     """The rendezvous port that the script chose."""
     ends: tuple[str, ...] = ()

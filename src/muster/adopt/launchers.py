@@ -141,6 +141,7 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
             launcher=launcher,
             launcher_args=left,
             options=(*launch.options, *more),
+            by_arrival=text(program.value("--rdzv-backend"), place.scope) in ("c10d", "etcd-v2") and nodes != 1,
             port=endpoint.rpartition(":")[2],
         ),
         program.operands,
@@ -237,6 +238,11 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
         launcher_args=_unread(program, read),
         port=text(program.value("--master-port"), scope),
     )
+    if launch.env and not program.has("--no-ssh", "--num-gpus"):
+        names = "NCCL, PYTHON, MV2 or UCX"
+        changed.append(
+            f"deepspeed passes only variables that begin with {names} to other hosts; muster passes all of --env"
+        )
     if program.has("--enable-each-rank-log"):
         changed.append("--enable_each_rank_log: muster always writes the output of each rank to files of its own")
     if place.request:

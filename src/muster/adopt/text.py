@@ -16,6 +16,8 @@ from muster.errors import InvalidRequest
 def facts(launch: Launch) -> list[tuple[str, str]]:
     """Return what was understood of a launch: (topic, sentence)."""
     found = [("starts", f"{launch.by} (line {launch.line})"), ("ranks", _ranks(launch)), ("rank 0", _first(launch))]
+    if launch.by_arrival:
+        found[-1] = ("rank 0", f"{_first(launch)}; in the script on the node that arrives first (--rdzv_backend)")
     if launch.port:
         found.append(("port", f"{launch.port} in the script; muster binds a free one on the first node"))
     else:
