@@ -110,6 +110,7 @@ CASES: dict[str, tuple[int, list[tuple[str, str]]]] = {
             ("timeout_min=10", "time=10"),
             ("tasks_per_node", "ntasks_per_node"),
             ("name=", "job_name="),
+            ("result()", "results()"),
         ],
     ),
     "launch_in_task.sbatch": (4, [("#SBATCH --partition=main\n#SBATCH --account=team\n", "")]),
