@@ -20,6 +20,7 @@ _HOSTS = re.compile(
     r"(.*[._-])?(hosts?|hostfile|machinefile|machines|nodelist|nodefile|nodes)([._-].*)?", re.IGNORECASE
 )
 _BATCH = re.compile(r"^#SBATCH\s", re.MULTILINE)
+_COMMAND = re.compile(r"\b(torchrun|srun|sbatch|python3?|ssh|mpirun|deepspeed|accelerate|export)\b")
 _SHELLS = re.compile(r"#!.*\b(ba|z|da|k)?sh\b")
 
 
@@ -39,7 +40,7 @@ def kind_of(path: str, text: str) -> str:
         return SCRIPT
     if text.lstrip().startswith("{"):
         return CONFIG
-    return HOSTFILE if _HOSTS.fullmatch(name) else SCRIPT
+    return HOSTFILE if _HOSTS.fullmatch(name) and not _COMMAND.search(text) else SCRIPT
 
 
 def check(

@@ -35,6 +35,10 @@ def task_variable_in_batch(scene: Scene) -> Iterator[Finding]:
 def unexpanded_variable(scene: Scene) -> Iterator[Finding]:
     """`\\$SLURM_PROCID` that no shell expands."""
     for launch in scene.launches:
+        for word in launch.program.operands[1:]:
+            match = re.search(r"\$\{?SLURM_(PROCID|NODEID|LOCALID)\}?", word.text or "")
+            if match and not launch.program.has("-m"):
+                yield Finding(word.span, f"`{match[0]}` is passed to the script as it is: no shell expands it")
         for option in launch.program.options:
             match = (
                 re.search(r"\$\{?(SLURM_\w+|MASTER_\w+|HOSTNAME|\w*RANK)\}?", option.value.text or "")
@@ -212,7 +216,13 @@ def more_ranks_than_gpus(scene: Scene) -> Iterator[Finding]:
         option = launch.program.option("--nproc-per-node", "--num-gpus")
         count, gpus = number(option.value) if option else None, scene.gpus_per_node
         nodes = number(launch.program.value("--nnodes")) or scene.nodes or 1
-        if option and count and gpus and count > gpus and not (nodes > 1 and count == gpus * nodes):
+        if launch.program.name == "accelerate":
+            option = launch.program.option("--num-processes")
+            machines = number(launch.program.value("--num-machines")) or scene.nodes or 1
+            total = number(option.value) if option else None
+            if option and total and gpus and machines == 1 and total > gpus:
+                yield Finding(option.span, f"{total} ranks, and the job has {gpus} GPU{'s' * (gpus != 1)}")
+        elif option and count and gpus and count > gpus and not (nodes > 1 and count == gpus * nodes):
             yield Finding(
                 option.span, f"{count} ranks on each node, and the job has {gpus} GPU{'s' * (gpus != 1)} there"
             )

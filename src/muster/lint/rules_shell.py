@@ -254,14 +254,14 @@ def heredoc_literal_variable(scene: Scene) -> Iterator[Finding]:
 
 def heredoc_expanded_early(scene: Scene) -> Iterator[Finding]:
     """SLURM variables of a job, expanded while its script is written."""
+    submits = any(command.program("sbatch") for command in scene.commands)
     for script in scene.script.scripts():
         for inner in script.nested:
-            if (inner.shell.launchers and inner.shell.launchers[-1].name != "sbatch") or inner.shell.kind not in (
-                "batch",
-                "file",
-            ):
+            reader = inner.shell.launchers[-1].name if inner.shell.launchers else ""
+            if reader not in ("", "sbatch") or inner.shell.kind not in ("batch", "file"):
                 continue
-            if script.shell.kind != "script" or scene.is_run_by_srun or not (inner.directives or inner.shell.launchers):
+            is_job = bool(inner.directives or reader or submits)
+            if script.shell.kind != "script" or scene.is_run_by_srun or not is_job:
                 continue
             seen: set[Span] = set()
             for command in inner.everything():

@@ -85,9 +85,13 @@ class Scene:
     @cached_property
     def has_gpus(self) -> bool:
         """True if Slurm assigns GPUs."""
-        gres = self.script.directive("--gres")
-        return any(item.option.name.startswith("--gpus") for item in self.script.directives if item.effective) or (
-            gres is not None and "gpu" in (gres.value.shown if gres.value else "")
+        steps = (command.program("srun") for command in self.commands)
+        given = [item.option for item in self.script.directives if item.effective]
+        given += [option for step in steps if step is not None for option in step.options]
+        return any(
+            option.name.startswith("--gpus")
+            or (option.name == "--gres" and option.value is not None and "gpu" in option.value.shown)
+            for option in given
         )
 
     def text_of(self, path: str) -> str | None:
