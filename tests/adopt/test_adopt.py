@@ -184,6 +184,15 @@ def test_no_part_of_a_script_is_too_strange(name: str):
                 in_words(adopted(name, text or "#"))
 
 
+def test_a_script_that_submits_another_one():
+    inner = (
+        "#!/bin/bash\n#SBATCH -N 1\nsrun torchrun --nnodes $SLURM_NNODES --nproc_per_node $SLURM_GPUS_ON_NODE t.py $1\n"
+    )
+    found = adopt_script("x.sh", "sbatch --nodes 2 --gpus 16 job.sbatch 0.1\n", {"job.sbatch": inner}.get)
+    assert as_json(found)["launches"][0]["command"] == "muster run --slurm -N 2 -g 8 --gpus 16 t.py 0.1"
+    assert found.path == "job.sbatch"
+
+
 def test_a_container_that_is_lost_is_told():
     found = adopted("x.sh", "srun -n 2 singularity exec a.sif bash -c 'python t.py'")
     assert ["singularity: not taken over" in remark.says for remark in found.changed] == [True]

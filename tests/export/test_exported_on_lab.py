@@ -94,6 +94,7 @@ def test_bash_ends_all_nodes_when_one_fails_or_it_is_killed(forms: Forms, there:
         there.nothing_left()
 
 
+@pytest.mark.lab
 def test_lines_of_torchrun(forms: Forms, there: LabCluster):
     path = forms.exported("torchrun", *HOSTS)
     folder = there.folder / "torchrun"
@@ -115,7 +116,7 @@ def _submitted(there: LabCluster, path: Path, to: str) -> list[dict[str, Any]]:
         raise AssertionError(log.read_text()) from error
 
 
-@pytest.mark.parametrize("kind", ["sbatch", "srun"])
+@pytest.mark.parametrize("kind", [pytest.param("sbatch", marks=pytest.mark.lab), "srun"])
 def test_batch_scripts(forms: Forms, there: LabCluster, kind: str):
     path = forms.exported(kind, "-N", "2", "-g", "2")
     assert _submitted(there, path, kind) == forms.launched("--slurm", "-N", "2", "-g", "2")

@@ -14,13 +14,16 @@ from muster.adopt.python_scripts import adopt_python, launcher_of
 from muster.adopt.remarks import NO_EFFECT, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request
 from muster.adopt.values import Scope, argument, resolved, scope_of, text
+from muster.export._shell import quote
 from muster.lint.model import Command, Program, Script, Source, Word
 from muster.lint.parse import read_script
 from muster.lint.programs import programs_of
 
 
-def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[str] = ()) -> Adoption:
-    """Return what a shell script launches; `given` are options of sbatch on its command line."""
+def adopt_script(
+    path: str, source: str, read_file: ReadFile, given: Sequence[str] = (), args: Sequence[Word] = ()
+) -> Adoption:
+    """Return what a shell script launches; `given` are options of sbatch on its command line, `args` its arguments."""
     filled = _PLACEHOLDER.sub(lambda found: re.sub(r"\W+", "-", found[1].upper()), source)
     script = read_script(Source(path, filled))
     request = _request(script, given)
@@ -28,10 +31,13 @@ def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[st
     changed: list[Remark] = []
     used: set[int] = set()
     for found in _launches(script):
-        launch, remarks, lines = _launch(found, script, request, read_file)
+        launch, remarks, lines = _launch(found, script, request, read_file, args)
         used |= lines
         changed += remarks
         launches.append(launch)
+    submitted = None if launches else _submitted(script, read_file)
+    if submitted is not None:
+        return submitted
     launches = joined(launches)
     if len(launches) > 1:
         says = "the script makes several launches, one after the other, or chooses one of them"
@@ -46,6 +52,22 @@ def adopt_script(path: str, source: str, read_file: ReadFile, given: Sequence[st
     unused, unknown = rest_of(script, used, bool(launches))
     unknown += [Remark(launch.line, "", "no program that it starts was found") for launch in empty]
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
+
+
+def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
+    """Return what a script launches that this one submits, with the options that it gives; None if it submits none."""
+    for command in script.everything():
+        program = command.program("sbatch")
+        path = program.operands[0].text if program is not None and program.operands else None
+        source = read_file(path) if path else None
+        if program is None or path is None or source is None:
+            continue
+        given = [
+            option.name if option.value is None else f"{option.name}={quote(option.value.shown)}"
+            for option in program.options
+        ]
+        return adopt_script(path, source, read_file, given, program.operands[1:])
+    return None
 
 
 _PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w ]*\w)?)>(?=[\s:,@/\\]|$)")
@@ -130,7 +152,7 @@ def _chosen(programs: Sequence[Program]) -> int | None:
 
 
 def _launch(
-    found: Found, script: Script, request: Request | None, read_file: ReadFile
+    found: Found, script: Script, request: Request | None, read_file: ReadFile, args: Sequence[Word] = ()
 ) -> tuple[Launch, list[Remark], set[int]]:
     """Return a launch, remarks about it, and the offsets of commands that were understood with it."""
     source = script.source
@@ -138,7 +160,7 @@ def _launch(
     assigned = [item for inner in (script, found.script) for item in inner.assignments]
     assigned = list({item.span: item for item in assigned}.values())
     hosts = hosts_of_files(script, read_file)
-    scope = scope_of(request.variables() if request else {}, assigned, (), hosts)
+    scope = scope_of(request.variables() if request else {}, assigned, args, hosts)
     step = next((program for program in found.outer if program.name == "srun"), None)
     called = _called(found, read_file)
     if called is not None:
