@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Muster
+from program import Muster
 from waiting import until
 
 TRAIN = """

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Muster
+from program import Muster
 from waiting import until
 
 IMAGE = "localhost/muster-test-image"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Muster
+from program import Muster
 from test_same_as_python import CASES, Both, compare
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "USER", "SHELL", "TERM")

@@ -108,7 +108,12 @@ def test_an_object_with_checkpoint_continues_after_a_preemption(there: LabCluste
     there.started.append(process)
     said = (there.folder / "said").read_text
     until(
-        lambda: list(there.home.glob("runs/*/attempt_0/rank_00001.out")) and "step 20" in there.log(1), "it works", 90
+        lambda: (
+            list(there.home.glob("runs/*/attempt_0/rank_00001.out"))
+            and all("step 20" in there.log(rank) for rank in (0, 1))
+        ),
+        "it works",
+        90,
     )
     made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
     assert 0 == made_room.returncode, made_room.stderr
