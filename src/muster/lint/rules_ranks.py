@@ -45,7 +45,8 @@ def unexpanded_variable(scene: Scene) -> Iterator[Finding]:
                 if option.value
                 else None
             )
-            if match and launch.program.name in LAUNCHERS and option.value is not None:
+            is_name = option.name in ("--rdzv-id", "--role", "--log-dir")  # any text will do
+            if match and launch.program.name in LAUNCHERS and option.value is not None and not is_name:
                 yield Finding(
                     option.span, f"`{match[0]}` is passed to {launch.program.name} as it is: no shell expands it"
                 )
