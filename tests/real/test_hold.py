@@ -88,6 +88,11 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert program.returncode == 0, program.stderr
     assert held.log(1) == b"rank 1 of 2\n"
 
+    shell = held("shell", "dev", input="echo in $PWD; exit 5\n", stdin=None, env={**held.env, "SHELL": "/bin/sh"})
+    assert (shell.returncode, shell.stdout) == (5, f"in {held.cwd}\n"), shell.stderr
+    nowhere = held("shell", "dev", "-w", "n7")
+    assert nowhere.returncode == 2 and "dev has no host n7" in nowhere.stderr
+
     # what is not the same as in the session's interpreter
     held.env["TORCH_SHOW_CPP_STACKTRACES"] = "1"
     anew = held("run", "--on", "dev", "-m", "platform")
@@ -127,7 +132,8 @@ def test_a_session_ends_by_itself(muster: Muster) -> None:
     ended = muster("wait", "brief", "--timeout", "60s")
     assert ended.returncode == 0
     assert "released: no run for 1.0s (--idle)" in ended.stdout
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _in(pid, str(muster.home))]
+    home = str(muster.home)
+    until(lambda: not [pid for pid in os.listdir("/proc") if pid.isdigit() and _in(pid, home)], "nothing is left")
 
 
 def _in(pid: str, home: str) -> bool:

@@ -256,7 +256,9 @@ class RankProcesses:
         argv = self.argv(command)[command["python_index"] :]
         self.found.choose(argv[0], version, path, argv, command["cwd"])
         self.start_forkserver()
-        self.read_ahead(path)
+        # what calls a function is muster's own script; on a session nothing is imported while it is read
+        if self.hosting is None or not os.path.exists(os.path.join(os.path.dirname(self.run.folder), "function")):
+            self.read_ahead(path)
 
     def read_ahead(self, path: Iterable[str]) -> None:
         """Read what the script does before it imports torch, while the fork server imports."""

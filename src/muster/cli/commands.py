@@ -90,6 +90,13 @@ COMMANDS: Mapping[str, Command] = {
         "It starts no ranks. `muster run --on NAME` runs a script, a module or a command on the session, as often as "
         "you like; one run at a time, and a second one is refused.",
     ),
+    "shell": Command(
+        "open a shell on a host of a session, in its working directory and after its --setup",
+        ("SESSION",),
+        ("muster shell dev", "muster shell dev -w n2"),
+        "docs/hold.md",
+        "muster.cli.hold",
+    ),
     "release": Command(
         "release a session, with the hosts that it holds",
         ("SESSION…",),

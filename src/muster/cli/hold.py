@@ -1,4 +1,4 @@
-"""`muster hold` and `release`: sessions, on whose hosts scripts run again at once."""
+"""`muster hold`, `shell`, `release`: sessions, on whose hosts scripts run again at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from muster.cli.common import parse_command
 from muster.cli.context import tell_progress
 from muster.cli.help import print_command
 from muster.cli.run_line import context_of, read_line
-from muster.client.session import await_ready, find_session, name_of_session, release_session
-from muster.config.command_options import HOLD, HoldOptions, ReleaseOptions
+from muster.client.session import await_ready, find_session, name_of_session, release_session, run_shell
+from muster.config.command_options import HOLD, HoldOptions, ReleaseOptions, ShellOptions
 from muster.config.sessions import options_to_hold
 from muster.core.hostlist import fold_hostlist
 from muster.core.model import BUNDLED, Plan
@@ -75,6 +75,22 @@ def _facts_of(run: Run) -> Sequence[Mapping[str, object]]:
 
     record = read_session(run)
     return record.facts if record is not None else ()
+
+
+def shell(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Open a shell on a host of a session; return its exit code."""
+    asked = parse_command(ShellOptions, "shell", words, env)
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    if len(rest) != 1:
+        raise InvalidRequest("`muster shell` requires one session", "list them with `muster ps --running`")
+    _, _, plan = find_session(store, rest[0])
+    hosts = {node.host.name: node.host for node in plan.nodes}
+    name = options.node if options.node is not None else plan.nodes[0].host.name
+    if name not in hosts:
+        raise InvalidRequest(f"{rest[0]} has no host {name}", f"its hosts are {fold_hostlist(hosts)}")
+    return run_shell(plan.job, hosts[name], env)
 
 
 def release(words: list[str], env: Mapping[str, str], began: float) -> int:

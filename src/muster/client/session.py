@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +17,7 @@ from muster.client.reconcile import lives, reconcile
 from muster.client.remote import connect
 from muster.controller.connections import ProcessConnection
 from muster.core.json_checks import Malformed, table
-from muster.core.model import Plan
+from muster.core.model import Host, Job, Plan
 from muster.core.results import RunResult
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
@@ -171,3 +174,18 @@ def release_session(run: Run, by: str, force: bool) -> RunResult:
         name = name_of_session(run)
         raise ControlError(f"{name} has not ended yet", f"see `muster ps`; or `muster kill {name}`")
     return status.outcome
+
+
+def run_shell(job: Job, host: Host, env: Mapping[str, str]) -> int:
+    """Run a shell on a host of a session, with the terminal of this process, and return its exit code.
+
+    Over ssh it does not have the variables of `--env`, which would be visible on a command line.
+    """
+    lines = [f"cd {shlex.quote(job.cwd)}", *job.setup, *host.setup]
+    if job.transport == "local":
+        text = "\n".join([*lines, 'exec "${SHELL:-sh}"'])
+        return subprocess.run(["bash", "-c", text], env={**env, **job.env}).returncode
+    terminal = ["-t"] if os.isatty(0) else []
+    where = f"{host.user}@{host.name}" if host.user else host.name
+    text = "\n".join([*lines, 'exec "${SHELL:-sh}" -l'])
+    return subprocess.run([*job.ssh, *terminal, where, text], env=dict(env)).returncode

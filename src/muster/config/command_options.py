@@ -291,6 +291,12 @@ HOLD = tuple(option for option in HoldOptions.table if option in _HELD)
 """Options of `muster hold` that its help lists."""
 
 
+class ShellOptions(FindOptions):
+    """Options of `muster shell`."""
+
+    node = optional(("-w", "--node"), "host of the session to log in to", "NAME", values.text, "node 0", group=WHERE)
+
+
 class ReleaseOptions(FindOptions):
     """Options of `muster release`."""
 
@@ -391,6 +397,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "export": ExportOptions,
     "hold": HoldOptions,
     "release": ReleaseOptions,
+    "shell": ShellOptions,
     "adopt": AdoptOptions,
 }
 """Options of each command."""
