@@ -28,6 +28,12 @@ if sys.argv[1] == "job":
         assert (1, 2) == numbers and jobs[0] == jobs[1]
         first = executor.run_of(several[1])
         assert first.id.endswith(".1") and muster.attach("array.1").result() == several[1].result()
+    try:
+        with muster.Executor(time="5", nnodes=1, nproc_per_node=1, slurm=True) as executor:
+            sleeping = executor.map_array(lambda number: __import__("time").sleep(500), range(3))
+            raise KeyError("mine")
+    except KeyError:
+        assert all(future.done() for future in sleeping)
     waiting = muster.submit(lambda: __import__("time").sleep(500), slurm=True, nnodes=3, nproc_per_node=1, time="9")
     waiting.kill()
     assert not waiting.status().lives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _submit = entry(starting.submit)
+
+_AT_ONCE = 16
+"""Jobs that are ended at the same time."""
 
 _MOST = 1024
 """Threads that wait for jobs of a scheduler: more calls wait for a thread."""
@@ -148,12 +151,25 @@ class Executor(futures.Executor):
                 pool.shutdown(wait)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
-        if kind is not None:
-            self.shutdown(False, cancel_futures=True)
-            with self._known:
-                self._left_by = error
-                runs = list(self._runs.values())
-            for run in runs:
-                run.end_with(error)
-        self.shutdown()
+        try:
+            if kind is not None:
+                self.shutdown(False, cancel_futures=True)
+                with self._known:
+                    self._left_by = error
+                    runs = list(self._runs.values())
+                _end(runs, error)
+        finally:
+            self.shutdown()
         return None
+
+
+def _end(runs: Sequence[Run[Any]], error: BaseException) -> None:
+    """End runs because of this exception: jobs of a scheduler at the same time. Raises what went wrong first."""
+    jobs = [run for run in runs if run.survives]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(jobs)) or 1) as pool:
+        ended = [pool.submit(run.end_with, error) for run in jobs]
+        for run in runs:
+            if not run.survives:
+                run.end_with(error)
+    for found in ended:
+        found.result()

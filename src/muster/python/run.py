@@ -64,6 +64,11 @@ class Run(Generic[T]):
         """The run directory, with the logs."""
         return str(self._run.path)
 
+    @property
+    def survives(self) -> bool:
+        """Whether the run continues when this program ends: with `detach=True`, and jobs of a scheduler."""
+        return self._handle.detached
+
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def status(self) -> RunState:
@@ -227,7 +232,9 @@ class Run(Generic[T]):
             except (ControlError, Unreachable):
                 if not may_still_run(self._run, reconcile(self._run).state):
                     return
-                raise
+                if scheduled is None or scheduled.allocated:
+                    raise
+                cancel(self._run)  # the controller is just starting, or ending
         with Client(self._run) as client:
             grace = float(self._run.job.get("job", {}).get("grace") or 0)
             wait_for(Follower(self._run, client), grace + _ENDS_WITHIN)
