@@ -219,7 +219,7 @@ def why(check: Check) -> str:
         stacks = check.muster("stacks", "last")
         if f"{HELD}.py" not in stacks.out:
             raise Failed(f"no stack: {stacks.last()}")
-        return check.muster("why", "last").last(2)
+        return " / ".join(filter(None, check.muster("why", "last").out.split("\n")[:3]))
     finally:
         process.terminate()
         process.wait(45)
