@@ -89,7 +89,7 @@ class RUN(Options):
         group=_GROUP,
     )
     wait_all_nodes = optional(
-        ("--wait-all-nodes",), "1 to start the job only when all its nodes are ready", "N", values.whole, group=_GROUP
+        ("--wait-all-nodes",), "start the job only when all its nodes are ready: 1 for yes, 0 for no", "N", values.whole, group=_GROUP
     )
     distribution = optional(
         ("--distribution",),
