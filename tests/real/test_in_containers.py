@@ -6,15 +6,14 @@ The image is made here: a few empty directories, into which /usr and the Python 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from podman_image import configured, make_image, places
 from program import Muster
 from waiting import until
 
@@ -31,36 +30,15 @@ pytestmark = [
 def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment for podman, and the image."""
     folder = tmp_path_factory.mktemp("podman")
-    # limits may not be raised here, as podman would; crun rejects cgroups v1 and v2 side by side
-    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-    texts = []
-    for name, number in limits.items():
-        soft, hard = (min(value, 4096) if value >= 0 else 4096 for value in resource.getrlimit(number))
-        texts.append(f'"{name}={soft}:{hard}"')
-    runtime = '[engine]\nruntime = "runc"\n' if shutil.which("runc") else ""
-    (folder / "containers.conf").write_text(f"{runtime}[containers]\ndefault_ulimits = [{', '.join(texts)}]\n")
-    with tarfile.open(folder / "image.tar", "w") as tar:
-        for name in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name.endswith("tmp") else 0o755
-            tar.addfile(entry)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            tar.addfile(entry)
-    env = {"CONTAINERS_CONF": str(folder / "containers.conf")}
-    subprocess.run(
-        ["podman", "import", "--quiet", str(folder / "image.tar"), IMAGE], env={**os.environ, **env}, check=True
-    )
-    return env
+    make_image(folder, IMAGE)
+    return configured(folder)
 
 
 @pytest.fixture
 def inside(muster: Muster, engine: dict[str, str], tmp_path: Path) -> Iterator[Muster]:
     """The program, in a directory whose muster.toml says that runs are in containers."""
     muster.env.update(engine)
-    places = {"/usr", sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))}
-    mounts = ", ".join(f'"{place}:{place}:ro"' for place in sorted(places))
+    mounts = ", ".join(f'"{place}:{place}:ro"' for place in places())
     how = f'container = "{IMAGE}"\ncontainer_runtime = "podman"\n'
     (tmp_path / "muster.toml").write_text(f'[run]\n{how}mount = [{mounts}]\npython = ["{sys.executable}"]\n')
     yield muster

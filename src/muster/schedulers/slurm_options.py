@@ -89,7 +89,11 @@ class RUN(Options):
         group=_GROUP,
     )
     wait_all_nodes = optional(
-        ("--wait-all-nodes",), "start the job only when all its nodes are ready: 1 for yes, 0 for no", "N", values.whole, group=_GROUP
+        ("--wait-all-nodes",),
+        "start the job only when all its nodes are ready: 1 for yes, 0 for no",
+        "N",
+        values.whole,
+        group=_GROUP,
     )
     distribution = optional(
         ("--distribution",),

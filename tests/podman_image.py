@@ -1,0 +1,45 @@
+"""An image for podman that is made on this machine, and the mounts that make it complete."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+
+def places() -> list[str]:
+    """Return the directories of this machine that are mounted: /usr, and the Python of the tests."""
+    python = os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))
+    return sorted({"/usr", sys.prefix, sys.base_prefix, python})
+
+
+def configured(folder: Path) -> dict[str, str]:
+    """Return the environment with which podman works here."""
+    # limits may not be raised here, as podman would; crun rejects cgroups v1 and v2 side by side
+    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    texts = []
+    for name, number in limits.items():
+        soft, hard = (min(value, 4096) if value >= 0 else 4096 for value in resource.getrlimit(number))
+        texts.append(f'"{name}={soft}:{hard}"')
+    runtime = '[engine]\nruntime = "runc"\n' if shutil.which("runc") else ""
+    (folder / "containers.conf").write_text(f"{runtime}[containers]\ndefault_ulimits = [{', '.join(texts)}]\n")
+    return {"CONTAINERS_CONF": str(folder / "containers.conf")}
+
+
+def make_image(folder: Path, name: str) -> None:
+    """Make an image of a few empty directories."""
+    with tarfile.open(folder / "image.tar", "w") as tar:
+        for path in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if path.endswith("tmp") else 0o755
+            tar.addfile(entry)
+        for path in ("bin", "sbin", "lib", "lib64"):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{path}"
+            tar.addfile(entry)
+    env = {**os.environ, **configured(folder)}
+    subprocess.run(["podman", "import", "--quiet", str(folder / "image.tar"), name], env=env, check=True)
