@@ -28,7 +28,16 @@ ROOT = Path(__file__).parents[2]
 PAGES: dict[str, Command] = {**COMMANDS, **{f"lab {name}": command for name, command in LAB.items()}}
 """Each command with a help page, by the arguments of `muster`."""
 
-GROUPS = ["Where to run", "Slurm", "Launcher", "Ranks", "Failure and shutdown", "Sweeps and chains", "Output"]
+GROUPS = [
+    "Where to run",
+    "Slurm",
+    "Grid Engine",
+    "Launcher",
+    "Ranks",
+    "Failure and shutdown",
+    "Sweeps and chains",
+    "Output",
+]
 
 ESCAPE = "\x1b"
 

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "python/executor.py": (1, "an example of jobs"),
     "python/rank.py": (4, "ranks of a plain srun, which does not tell them where to meet; its option for a warning"),
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
+    "schedulers/sge_options.py": (1, "the key of an option that is an error with another scheduler"),
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
     "config/options.py": (2, "help of options that mean something else with --slurm"),
     "config/command_options.py": (2, "help of options that describe the lab's"),
@@ -62,6 +63,17 @@ def test_slurm_is_named_where_it_has_to_be() -> None:
     too_many = {name: lines for name, lines in found.items() if len(lines) > ELSEWHERE.get(name, (0, ""))[0]}
     assert not too_many, "name the scheduler by its record: `get_scheduler(job.scheduler)`"
     assert {name: len(lines) for name, lines in found.items()} == {name: most for name, (most, _) in ELSEWHERE.items()}
+
+
+def test_other_schedulers_are_named_in_their_own_files() -> None:
+    """What belongs to Grid Engine is in its files, its row, and what is written from the option table."""
+    named = {
+        str(path.relative_to(SRC))
+        for path in SRC.rglob("*.py")
+        if re.search(r"\bSGE_|grid ?engine|\bsge\b|\bqsub\b|\bqrsh\b", path.read_text(), re.IGNORECASE)
+    }
+    own = {str(path.relative_to(SRC)) for pattern in ("schedulers/sge_*.py", "lab/*.py") for path in SRC.glob(pattern)}
+    assert named - own <= {"schedulers/__init__.py", "python/signatures.py", "config/command_options.py", "cli/lab.py"}
 
 
 def test_schedulers_are_whole() -> None:

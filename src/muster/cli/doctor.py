@@ -111,7 +111,7 @@ def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpe
         return found
     count = len(found) if options.nodes is None else options.nodes
     if count > len(found):
-        others = "".join(f", or use {typed(name)}" for name in SCHEDULERS)
+        others = "".join(f", or use {typed(name)}" for name in SCHEDULERS if get_scheduler(name).hold is not None)
         hint = f"name hosts with --hosts{others}"
         raise InvalidRequest(f"--nnodes {count}: {plural(len(found), 'host')} given", hint)
     return found[:count]

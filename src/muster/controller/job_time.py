@@ -11,6 +11,9 @@ from pathlib import Path
 from muster.schedulers.client import SchedulerClient
 from muster.schedulers.scheduler import JobRecord, JobTerms, Phase
 
+_ROUNDED = 1.0
+"""Seconds by which the time limit in a record may be late."""
+
 
 class BatchJob:
     """A job, queried in the background: a missing answer delays nothing for long.
@@ -75,7 +78,10 @@ class BatchJob:
 
     def why(self) -> str:
         """Return why the job is being terminated, if known by now; see `SignalRules.stopped_by`."""
-        return self.client.scheduler.signals.stopped_by(self._said(), self._record)
+        rules, left = self.client.scheduler.signals, self.time_left()
+        if not rules.tells_limit and left is not None and left < _ROUNDED:
+            return "time limit"
+        return rules.stopped_by(self._said(), self._record)
 
     def _said(self) -> str:
         said = ""

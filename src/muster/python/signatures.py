@@ -56,6 +56,13 @@ class RunKeywords(TypedDict, total=False):
     output: str
     error: str
     slurm_opt: str | Sequence[str]
+    sge: bool
+    pe: str
+    slots: int
+    queue: str
+    project: str
+    resource: str | Sequence[str]
+    sge_opt: str | Sequence[str]
     sync: bool
     no_code_check: bool
     snapshot: bool
@@ -142,6 +149,13 @@ def run(
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
+    sge: bool | None = None,
+    pe: str | None = None,
+    slots: int | None = None,
+    queue: str | None = None,
+    project: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
@@ -230,6 +244,13 @@ def run(
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
+    sge: bool | None = None,
+    pe: str | None = None,
+    slots: int | None = None,
+    queue: str | None = None,
+    project: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
@@ -338,6 +359,13 @@ def submit(
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
+    sge: bool | None = None,
+    pe: str | None = None,
+    slots: int | None = None,
+    queue: str | None = None,
+    project: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
@@ -426,6 +454,13 @@ def submit(
     output: str | None = None,
     error: str | None = None,
     slurm_opt: str | Sequence[str] | None = None,
+    sge: bool | None = None,
+    pe: str | None = None,
+    slots: int | None = None,
+    queue: str | None = None,
+    project: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,

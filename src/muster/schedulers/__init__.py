@@ -22,15 +22,20 @@ class Row(NamedTuple):
     module: str
     """The module of this package that defines `SCHEDULER`."""
     job: str
-    """Environment variable with the job id, set in every process of a job."""
+    """Environment variable that only processes of a job have, most often the job id."""
     variables: str
     """Pattern of all environment variables of its jobs."""
     options: str = ""
     """The module of this package that defines `OPTIONS`; empty if the scheduler has no options of its own."""
 
 
+_OF_SGE = (
+    r"SGE_.*|JOB_(ID|NAME|SCRIPT)|PE|PE_HOSTFILE|NSLOTS|NHOSTS|NQUEUES|QUEUE|REQUEST|REQNAME|RESTARTED|ENVIRONMENT|ARC"
+)
+
 SCHEDULERS: Mapping[str, Row] = {
     "slurm": Row("Slurm", "slurm_record", "SLURM_JOB_ID", "SLURM_.*", "slurm_options"),
+    "sge": Row("Grid Engine", "sge_record", "SGE_TASK_ID", _OF_SGE, "sge_options"),
 }
 
 

@@ -244,6 +244,8 @@ class SignalRules(NamedTuple):
     kill_wait: float = 30.0
     """Seconds between SIGTERM and SIGKILL, if `asked_kill_wait` has no answer."""
     asked_kill_wait: Ask[float] | None = None
+    tells_limit: bool = True
+    """False if a job that is being ended reached its time limit as far as the time shows, which nothing else tells."""
     stopped_by: Callable[[str, JobRecord | None], str] = lambda said, record: ""
     """Returns why a job is being ended, one of `events.JOB_ENDS`, from the output of its step and script and from its
     record; empty if unknown."""

@@ -1,0 +1,90 @@
+"""Grid Engine as a `Scheduler`: which of its functions answers which question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, TypeVar
+
+from muster.schedulers import sge_batch, sge_env, sge_jobs, sge_nodes, sge_request
+from muster.schedulers.scheduler import (
+    Ask,
+    Final,
+    JobRecord,
+    JobStatus,
+    Machines,
+    Remedies,
+    Request,
+    Scheduler,
+    SignalRules,
+    Task,
+)
+
+T = TypeVar("T")
+
+
+def _ask(argv: Sequence[str], read: Callable[[str], T]) -> Ask[T]:
+    """Return a question that is answered on stdout."""
+    return Ask(argv, lambda answer: read(answer.out))
+
+
+def _jobs() -> Ask[dict[str, JobStatus]]:
+    return _ask(sge_jobs.queue("$user"), sge_jobs.jobs)
+
+
+def _final(job: str) -> Ask[Final]:
+    return _ask(sge_jobs.final(job), lambda out: sge_jobs.final_state(out, job))
+
+
+def _record(job: str) -> Ask[JobRecord | None]:
+    return _ask(sge_jobs.record(job), sge_jobs.record_of)
+
+
+def _submit(request: Request, script: str) -> Ask[str]:
+    return _ask(sge_batch.submit(request, script), sge_batch.submitted)
+
+
+SCHEDULER = Scheduler(
+    title="Grid Engine",
+    request=sge_request.request,
+    complete=sge_request.complete,
+    script=sge_batch.batch_script,
+    submit=_submit,
+    submit_env=sge_env.submit_env,
+    publishes_env=True,
+    jobs=_jobs,
+    states=sge_jobs.STATES,
+    ends=sge_jobs.ENDS,
+    cancel=sge_batch.cancel,
+    allocation=sge_env.allocation,
+    step=sge_env.step,
+    task=Task(sge_env.HOST, unset=sge_env.HOST + "_NONE", program="qrsh"),
+    terms=sge_request.terms,
+    check_inside=sge_request.check_inside,
+    refused=sge_batch.refused,
+    outputs=sge_request.OUTPUTS,
+    final=_final,
+    record=_record,
+    failed_steps=sge_env.failed_steps,
+    signals=SignalRules(
+        stop="USR2",
+        beside=("CONT",),
+        kill_wait=sge_jobs.KILL_WAIT,
+        asked_kill_wait=_ask(sge_jobs.configuration(), sge_jobs.kill_wait),
+        tells_limit=False,
+    ),
+    machines=Machines(
+        _ask(sge_nodes.everything(), sge_nodes.nodes),
+        _ask(sge_nodes.everything(), sge_nodes.used_gpus),
+        _ask(sge_nodes.everything(), sge_nodes.queue),
+        Remedies(
+            "check sge_qmaster with `qping -info $(cat $SGE_ROOT/$SGE_CELL/common/act_qmaster) 6444 qmaster 1`",
+            "compare `complex_values` of `qconf -se HOST` with the GPUs of the node",
+            "see `qhost -q -h {node}` and `qstat -explain E`",
+        ),
+    ),
+    waits=True,
+    interactive="qrsh",
+    down="check sge_qmaster with `qstat`",
+    login_node="run this on a submit host of the cluster",
+    no_cluster="act_qmaster|SGE_ROOT|cell directory",
+)
