@@ -192,7 +192,7 @@ class HeldRuns:
         told = {"configuration": part, "secret": order["secret"], "lease": order["lease"], "files": files}
         told.update(script=order["script"], umask=order["umask"])
         told.update(address=self.world.config.address, stays=False)
-        if order["function"] and part.get("own_run_dir"):
+        if order["function"] and order["lacks"][node]:
             files[FUNCTION] = order["function"]
         if order["inherited"] is not None:
             told["inherited"] = order["inherited"]

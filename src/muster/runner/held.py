@@ -160,6 +160,7 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
         "files": {"job.json": record, "plan.json": shown},
         "script": _script_of(job),
         "function": context.function.decode("latin-1"),
+        "lacks": [not told.get("shared") for told in session.facts],  # nodes that do not see this run directory
         "secret": secrets.token_hex(32),
         "lease": job.lease,
         "age": time.monotonic() - context.began,
