@@ -44,6 +44,9 @@ with muster.Executor(max_workers=2, hosts="n[1-2]", nproc_per_node=1, show_outpu
     assert [(10, "2"), (21, "2")] == [future.result() for future in futures]
 blob = os.urandom(9 << 20)
 assert muster.run(lambda: len(blob), hosts="n2", nproc_per_node=1) == [9 << 20]
+with muster.hold(hosts="n[1-2]", nproc_per_node=1) as cluster:
+    for number in range(2):
+        assert cluster.run(lambda: (number, os.environ["RANK"]), show_output=False) == [(number, "0"), (number, "1")]
 """
 
 
