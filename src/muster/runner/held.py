@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from muster.code_sync import Tree
 
 
+_LARGEST_FUNCTION = 8 << 20
+"""Bytes of a pickled function that fit into the message to the session."""
+
+
 class _HeldAgents:
     """The agents of a session; an `AgentSource`."""
 
@@ -152,6 +156,15 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
     run.write("job.json", record)
     run.write("plan.json", shown)
     # a local session had its lines of --setup run before: their effects are in its own environment
+    # nodes that do not see this run directory
+    lacks = [not told.get("shared") for told in session.facts]
+    function = context.function if any(lacks) else b""
+    if len(function) > _LARGEST_FUNCTION:
+        raise InvalidRequest(
+            f"the function and its arguments have {len(function) >> 20} MB: hosts that do not share the run directory "
+            f"get at most {_LARGEST_FUNCTION >> 20} MB on a session",
+            "pass the path of a file, or run it without `on`",
+        )
     inherited = dict(context.env) if job.transport == "local" and not job.setup else None
     return {
         "run_id": run.id,
@@ -159,8 +172,8 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
         "parts": parts,
         "files": {"job.json": record, "plan.json": shown},
         "script": _script_of(job),
-        "function": context.function.decode("latin-1"),
-        "lacks": [not told.get("shared") for told in session.facts],  # nodes that do not see this run directory
+        "function": function.decode("latin-1"),
+        "lacks": lacks,
         "secret": secrets.token_hex(32),
         "lease": job.lease,
         "age": time.monotonic() - context.began,
