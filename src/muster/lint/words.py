@@ -111,8 +111,9 @@ class Reader:
         position = start
         found = False
         for child in _expansions(node):
-            if child.start_byte > position:
-                yield from self._literal(position, child.start_byte, mode)
+            begin = self._begin(child)
+            if begin > position:
+                yield from self._literal(position, begin, mode)
             yield self._expansion(child, quoted=mode != "plain")
             found = True
             position = child.end_byte
@@ -143,8 +144,15 @@ class Reader:
         text, at = self.mapped.text[start:end], self.mapped.at[start]
         yield from literals(text, at, quoted, self.mapped.outer)
 
+    def _begin(self, node: Node) -> int:
+        """Where an expansion starts. In `"$A $B"` the grammar counts the space as a part of the second."""
+        text = self.text(node)
+        return node.start_byte + len(text) - len(text.lstrip())
+
     def _expansion(self, node: Node, quoted: bool) -> Expansion:
-        text, span = self.text(node), self.span(node)
+        begin = self._begin(node)
+        text = self.mapped.text[begin : node.end_byte]
+        span = span_of(self.mapped.at, begin, node.end_byte)
         outer = re.fullmatch(r"\$\{__muster_([0-9]+)\}", text)
         if outer and self.mapped.outer:
             return self.mapped.outer[int(outer[1])]._replace(quoted=quoted)
