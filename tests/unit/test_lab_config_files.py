@@ -7,7 +7,7 @@ from typing import Callable
 import pytest
 
 from muster.errors import InvalidRequest
-from muster.lab import config_files
+from muster.lab import config_files, sge
 from muster.lab.spec import Folder, Shape, address, card
 
 FOLDER = Folder("/var/lib/muster-lab")
@@ -48,3 +48,18 @@ def test_addresses_are_unique_and_stable() -> None:
 def test_impossible_shapes(shape: Shape) -> None:
     with pytest.raises(InvalidRequest):
         shape.check()
+
+
+def test_grid_engine_of_a_lab() -> None:
+    shape = SHAPES["no-gpu"]
+    text = sge.setup(shape)
+    assert "gpu" not in text and f"slots={shape.cpus}" in text
+    assert all(f"pe_name {name}" in text for name in sge.ENVIRONMENTS)
+    assert "gpu gpu INT <= YES YES 0 0" in sge.setup(shape._replace(gpus=2))
+    told = "global  -  -\n" + "".join(f"{node} lx-amd64 2 1\n" for node in shape.node_names)
+    assert sge.ready(told, shape)
+    assert not sge.ready(told.replace("n1 lx-amd64 2", "n1 - -"), shape)
+    assert "min_uid 0\nother x\n" == sge.configuration(FOLDER, "min_uid   1000\nother x\n")
+    assert "SetEnv SGE_ROOT=" in config_files.sshd_config(FOLDER, shape._replace(scheduler="sge"))
+    with pytest.raises(InvalidRequest, match="--scheduler pbs"):
+        shape._replace(scheduler="pbs").check()

@@ -29,7 +29,7 @@ ELSEWHERE = {
     "schedulers/sge_options.py": (1, "the key of an option that is an error with another scheduler"),
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
     "config/options.py": (2, "help of options that mean something else with --slurm"),
-    "config/command_options.py": (2, "help of options that describe the lab's"),
+    "config/command_options.py": (4, "options that describe the lab's"),
     "config/resolve.py": (1, "the hint of an option that requires hosts or a job"),
     "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
     "cli/commands.py": (

@@ -11,12 +11,12 @@ from typing import Callable, NamedTuple, NoReturn
 from muster.cli.commands import LAB
 from muster.cli.help import print_command, print_lab
 from muster.config.command_options import LAB as OPTIONS
-from muster.config.command_options import LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
+from muster.config.command_options import LabInstallOptions, LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
 from muster.config.parse import from_environment, parse
 from muster.config.record import Options
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
-from muster.lab import requirements
+from muster.lab import config_files, requirements
 from muster.lab.faults import FAULTS
 from muster.lab.lab import Lab, in_words
 from muster.lab.spec import HEAD, SECOND_USER, address
@@ -69,6 +69,7 @@ def _up(asked: Asked) -> int:
         cpus=options.cpus,
         shared_home=not options.no_shared_home,
         folder=asked.folder,
+        scheduler=options.scheduler,
         shared=[os.path.expanduser(path) for path in (options.share or "").split(",") if path],
     )
     there = made.state() == "up" if os.geteuid() == 0 else False
@@ -86,6 +87,13 @@ def _up(asked: Asked) -> int:
         (f"muster lab shell{where}", f"open a shell on {HEAD}, with ssh, srun, sbatch and mpirun as on a cluster"),
         (f"muster lab exec{where} {HEAD} -- sinfo", "run one command"),
         (f"muster lab exec{where} {HEAD} -- srun -N{len(made.nodes)} hostname", "run one task per node with Slurm"),
+    ]
+    if made.shape.scheduler == "sge":
+        tries = [
+            (f"muster lab shell{where}", f"open a shell on {HEAD}, with ssh, qsub, qstat and mpirun as on a cluster"),
+            (f"muster lab exec{where} {HEAD} -- qhost", "run one command"),
+        ]
+    tries += [
         (f"muster lab exec{where} {HEAD} -- ssh {last} uptime", "run a command over ssh"),
         (f"muster lab fault{where} partition {last}", "inject a fault; `muster lab fault` lists them"),
         (f"muster lab down{where}", "remove the lab"),
@@ -174,7 +182,7 @@ def _become(asked: Asked, host: str, argv: list[str]) -> NoReturn:
     user = asked.options.user
     own = made.environment(user)
     here = {name: value for name, value in asked.env.items() if name not in _OF_A_SESSION}
-    env = own if user == SECOND_USER else {**here, "SLURM_CONF": own["SLURM_CONF"]}
+    env = own if user == SECOND_USER else {**here, **config_files.variables(made.shape, made.folder)}
     cwd = os.getcwd() if user != SECOND_USER else own["HOME"]
     line = made.command(host, argv, cwd, user)
     sys.stdout.flush()
@@ -223,7 +231,8 @@ def _clear(made: Lab, words: list[str]) -> None:
 
 def _install(asked: Asked) -> int:
     _none(asked, "install")
-    packages = requirements.install()
+    assert isinstance(asked.options, LabInstallOptions)
+    packages = requirements.install(asked.options.scheduler)
     print(f"installed: {', '.join(packages)}" if packages else "everything the lab needs is already installed")
     return 0
 

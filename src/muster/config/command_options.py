@@ -412,6 +412,16 @@ class LabOptions(Options):
     help = HELP
 
 
+LAB_SCHEDULER = defaulted(
+    ("--scheduler",),
+    "scheduler of the cluster: `slurm`, or `sge` for Grid Engine",
+    "NAME",
+    values.text,
+    default="slurm",
+    group=RANKS,
+)
+
+
 class LabUpOptions(LabOptions):
     """Options of `muster lab up`."""
 
@@ -424,6 +434,7 @@ class LabUpOptions(LabOptions):
     cpus = defaulted(
         ("--cpus",), "cores per node in the Slurm configuration", "N", values.positive, default="8", group=RANKS
     )
+    scheduler = LAB_SCHEDULER
     no_shared_home = flag(
         ("--no-shared-home",), "give each node a home directory of its own, empty at first", group=RANKS
     )
@@ -447,6 +458,7 @@ class LabUserOptions(LabOptions):
 class LabInstallOptions(Options):
     """Options of `muster lab install`."""
 
+    scheduler = LAB_SCHEDULER
     help = HELP
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from muster.lab import sge
 from muster.lab.spec import HEAD, SECOND_USER, SWITCH_ADDRESS, Folder, Shape, address
 
 GPU_DEVICES = "/run/gpu"
@@ -71,7 +72,12 @@ def cgroup_conf() -> str:
     return f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={CGROUPS_INSIDE}\n"
 
 
-def sshd_config(folder: Folder) -> str:
+def variables(shape: Shape, folder: Folder) -> dict[str, str]:
+    """Return the environment variables with which the scheduler's programs find the lab's cluster."""
+    return {"SLURM_CONF": folder.slurm_conf} if shape.scheduler == "slurm" else sge.variables(folder)
+
+
+def sshd_config(folder: Folder, shape: Shape) -> str:
     """Return the sshd_config of all sshds in the lab.
 
     It selects a fast key exchange: all hosts share the cores of one machine, and the usual one takes 0.3 s of CPU.
@@ -91,7 +97,7 @@ KexAlgorithms curve25519-sha256
 MaxStartups 500
 MaxSessions 500
 AcceptEnv LANG LC_*
-SetEnv SLURM_CONF={folder.slurm_conf}
+SetEnv {" ".join(f"{name}={value}" for name, value in variables(shape, folder).items())}
 Subsystem sftp internal-sftp
 """
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from muster.errors import ControlError, InvalidRequest, MusterError
-from muster.lab import config_files, files, namespaces
+from muster.lab import config_files, files, namespaces, sge
 from muster.lab.faults import FAULTS
 from muster.lab.host_init import Host, ip, live
 from muster.lab.spec import (
@@ -100,6 +100,8 @@ class LabDaemon:
         self.resolver.bind((SWITCH_ADDRESS, RESOLVER_PORT))
         tracks, groups = self._freezer()
         files.write(self.folder, self.shape, tracks, self.record["slurm"])
+        if self.shape.scheduler == "sge":
+            files.write_sge(self.folder)
         self.boot(self.shape.hosts, groups)
         self.start_services(self.shape.hosts)
         self._wait_until_up(time.monotonic() + PATIENCE)
@@ -171,16 +173,36 @@ class LabDaemon:
         for name in names:
             self._answer(name)
         self._until(lambda: os.path.exists(f"{self.folder.munge}/socket"), HEAD, "munged", 10)
-        if HEAD in names:
-            self.ask(HEAD, "start", name="slurmctld", argv=files.slurmctld(self.folder))
         nodes = [name for name in names if name != HEAD]
+        if self.shape.scheduler == "sge":
+            self._start_sge(HEAD in names, nodes)
+        else:
+            self._start_slurm(HEAD in names, nodes)
+        if self.record["share"]:
+            for name in names:
+                self.ask(name, "share")
+
+    def _start_slurm(self, head: bool, nodes: list[str]) -> None:
+        if head:
+            self.ask(HEAD, "start", name="slurmctld", argv=files.slurmctld(self.folder))
         for name in nodes:
             self.tell(name, "start", name="slurmd", argv=files.slurmd(self.folder, name))
         for name in nodes:
             self._answer(name)
-        if self.record["share"]:
-            for name in names:
-                self.ask(name, "share")
+
+    def _start_sge(self, head: bool, nodes: list[str]) -> None:
+        """Start Grid Engine; its qmaster is configured once it runs, and before the nodes report to it."""
+        if head:
+            self.ask(HEAD, "start", name="qmaster", argv=sge.daemon(self.folder, "qmaster"))
+            pid = self.hosts[HEAD].pid
+            self._until(lambda: files.in_host(self.folder, pid, ["qconf", "-sh"]).returncode == 0, HEAD, "qmaster", 20)
+            if not os.path.exists(f"{self.folder.sge}/set-up"):
+                done = files.in_host(self.folder, pid, ["bash", "-c", sge.setup(self.shape)])
+                if done.returncode != 0:
+                    raise ControlError(f"cannot configure Grid Engine: {(done.stderr or done.stdout).strip()}")
+                Path(self.folder.sge, "set-up").touch()
+        for name in nodes:
+            self.ask(name, "start", name="execd", argv=sge.daemon(self.folder, "execd"))
 
     def kill_service(self, host: str, service: str, program: str) -> None:
         """Kill all processes of a service on a host, and wait until it has exited."""
@@ -211,13 +233,16 @@ class LabDaemon:
     def _wait_until_up(self, end: float) -> None:
         for name in self.shape.hosts:
             self._until(lambda name=name: _greets(address(name)), name, "sshd", end - time.monotonic())
-        self._until(self._slurm_is_ready, HEAD, "slurmctld", end - time.monotonic())
+        daemon = "qmaster" if self.shape.scheduler == "sge" else "slurmctld"
+        self._until(self._scheduler_is_ready, HEAD, daemon, end - time.monotonic())
         if self.record["share"]:
             for name in self.shape.hosts:
                 seen = f"/proc/{self.hosts[name].pid}/root{self.folder.share}/.here"
                 self._until(lambda seen=seen: os.path.exists(seen), name, "share", end - time.monotonic())
 
-    def _slurm_is_ready(self) -> bool:
+    def _scheduler_is_ready(self) -> bool:
+        if self.shape.scheduler == "sge":
+            return sge.ready(files.in_host(self.folder, self.hosts[HEAD].pid, ["qhost"]).stdout, self.shape)
         return self._lost_nodes() == []
 
     def _lost_nodes(self) -> list[str] | None:
@@ -371,7 +396,8 @@ class LabDaemon:
             self.faults.pop(key, None)
         if chosen and settle and not self.faults:
             end = time.monotonic() + SETTLING
-            self._register_lost_nodes(end)
+            if self.shape.scheduler == "slurm":
+                self._register_lost_nodes(end)
             self._wait_until_up(end)
         return chosen
 

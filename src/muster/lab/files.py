@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from muster.errors import ControlError
-from muster.lab import config_files, namespaces
+from muster.lab import config_files, namespaces, sge
 from muster.lab.spec import SECOND_USER, Folder, Shape
 
 MARK = "muster lab"
@@ -81,12 +81,27 @@ def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -
         (f"{folder.ssh}/authorized_keys_root", roots),
         (f"{folder.ssh}/authorized_keys_{SECOND_USER}", guests + roots),
         (f"{folder.ssh}/known_hosts", config_files.known_hosts(shape, host_key)),
-        (f"{folder.ssh}/sshd_config", config_files.sshd_config(folder)),
+        (f"{folder.ssh}/sshd_config", config_files.sshd_config(folder, shape)),
         (folder.slurm_conf, config_files.slurm_conf(shape, folder, tracks, slurm)),
         (f"{folder.slurm}/gres.conf", config_files.gres_conf(shape)),
         (f"{folder.slurm}/cgroup.conf", config_files.cgroup_conf()),
     ):
         Path(path).write_text(text)
+
+
+def write_sge(folder: Folder) -> None:
+    """Write the files of Grid Engine, and create its database. Raises `ControlError`."""
+    for path in sge.directories(folder):
+        os.makedirs(path, exist_ok=True)
+    for name in sge.LINKS:
+        os.symlink(f"/var/lib/gridengine/{name}", f"{folder.sge}/{name}")
+    for path, text in sge.files(folder, Path(sge.TEMPLATE).read_text()).items():
+        Path(path).write_text(text)
+    env = {**os.environ, **sge.variables(folder)}
+    for words in sge.initialize(folder):
+        done = subprocess.run(words, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise ControlError(f"`{' '.join(words)}` failed: {(done.stderr or done.stdout).strip()}")
 
 
 def _private(path: str, data: bytes) -> None:
@@ -154,7 +169,7 @@ def in_host(folder: Folder, pid: int, argv: list[str]) -> subprocess.CompletedPr
     """Run a short command of the lab itself in a host."""
     from muster.lab.host_init import PATH
 
-    env = {"PATH": PATH, "SLURM_CONF": folder.slurm_conf, "LANG": "C.UTF-8"}
+    env = {"PATH": PATH, "SLURM_CONF": folder.slurm_conf, **sge.variables(folder), "LANG": "C.UTF-8"}
     return subprocess.run(
         enter(pid, "/", None, argv), env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20
     )

@@ -22,7 +22,7 @@ from typing import IO, Any
 from muster.errors import ControlError, InvalidRequest
 from muster.lab import config_files, files, namespaces, requirements
 from muster.lab.faults import FAULTS
-from muster.lab.spec import SECOND_USER, SETTLING, Folder, Shape, address
+from muster.lab.spec import SCHEDULERS, SECOND_USER, SETTLING, Folder, Shape, address
 from muster.linux import processes, procfs
 
 USUAL = "/var/lib/muster-lab"
@@ -42,7 +42,7 @@ class Lab:
 
     `folder`: the directory for its files (default: a new one). `slurm`: keys of slurm.conf to override. `shared`:
     directories that all hosts see even where each host has its own files, such as in /tmp; without a shared home only
-    the head sees them.
+    the head sees them. `scheduler`: `slurm` or `sge`.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class Lab:
         folder: str | None = None,
         slurm: Mapping[str, str] | None = None,
         shared: Iterable[str | os.PathLike[str]] = (),
+        scheduler: str = "slurm",
     ):
-        self.shape = Shape(nodes, gpus, cpus, shared_home)
+        self.shape = Shape(nodes, gpus, cpus, shared_home, scheduler)
         self.slurm = dict(slurm or {})
         self.shared = [os.path.realpath(path) for path in shared]
         self._given = folder
@@ -78,7 +79,7 @@ class Lab:
         `owned`: take it down when this process exits, for whatever reason. Raises `InvalidRequest`, `ControlError`.
         """
         self.shape.check()
-        requirements.check()
+        requirements.check(self.shape.scheduler)
         for path in self.shared:
             if not os.path.isdir(path):
                 raise InvalidRequest(f"--share: directory not found: {path}", "create it first")
@@ -324,12 +325,13 @@ class Lab:
         return files.enter(living[host], cwd or os.getcwd(), user if user != "root" else None, list(argv))
 
     def environment(self, user: str | None = None) -> dict[str, str]:
-        """Return the environment in which a user's commands start: minimal, with SLURM_CONF."""
+        """Return the environment in which a user's commands start: minimal, with the scheduler's."""
         guest = user not in (None, "root")
         home = f"{self.folder.homes}/{SECOND_USER}" if guest else pwd.getpwuid(0).pw_dir
         name = SECOND_USER if guest else "root"
         found = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "TERM": os.environ.get("TERM", "dumb")}
-        found.update(HOME=home, USER=name, LOGNAME=name, SHELL="/bin/bash", SLURM_CONF=self.folder.slurm_conf)
+        found.update(HOME=home, USER=name, LOGNAME=name, SHELL="/bin/bash")
+        found.update(config_files.variables(self.shape, self.folder))
         return found
 
     def start(
@@ -390,6 +392,8 @@ class Lab:
         """Inject a fault, one of `FAULTS`. `host` is required for faults of a host."""
         if name not in FAULTS:
             raise InvalidRequest(f"unknown fault: `{name}`", "known faults: " + ", ".join(FAULTS))
+        if name == "slurmctld-down" and self.shape.scheduler != "slurm":
+            raise InvalidRequest(f"fault `{name}`: this lab has no Slurm", "choose another fault")
         if FAULTS[name].of_host:
             if not host:
                 raise InvalidRequest(f"fault `{name}` requires a host", f"hosts of the lab: {', '.join(self.hosts)}")
@@ -436,7 +440,8 @@ def in_words(shape: Shape) -> str:
     nodes = f"{shape.nodes} node{'s' if shape.nodes != 1 else ''}"
     gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPUs"
     home = "" if shape.shared_home else ", no shared home"
-    return f"{nodes}, each with {shape.cpus} core{'s' if shape.cpus != 1 else ''} and {gpus}{home}"
+    by = "" if shape.scheduler == "slurm" else f", {SCHEDULERS[shape.scheduler]}"
+    return f"{nodes}, each with {shape.cpus} core{'s' if shape.cpus != 1 else ''} and {gpus}{home}{by}"
 
 
 def _sweep() -> None:

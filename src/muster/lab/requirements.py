@@ -33,6 +33,15 @@ PROGRAMS: Mapping[str, str] = {
 }
 """Each program with its package in Debian and Ubuntu."""
 
+OF_SCHEDULER: Mapping[str, Mapping[str, str]] = {
+    "sge": {
+        "/usr/lib/gridengine/sge_qmaster": "gridengine-master",
+        "/usr/lib/gridengine/sge_execd": "gridengine-exec",
+        "qrsh": "gridengine-client",
+    },
+}
+"""Each program with its package that only a lab with this scheduler requires."""
+
 FUSE_PACKAGE = "libfuse3-3"
 
 OPTIONAL = (FUSE_PACKAGE, PDSH_PACKAGE)
@@ -42,9 +51,13 @@ POLICY = "/usr/sbin/policy-rc.d"
 """Script that Debian's packages ask whether they may start their services."""
 
 
-def missing() -> list[str]:
-    """Return the packages that are not installed."""
-    found = [package for program, package in PROGRAMS.items() if shutil.which(program, path=PATH) is None]
+def _required(scheduler: str) -> Mapping[str, str]:
+    return {**PROGRAMS, **OF_SCHEDULER.get(scheduler, {})}
+
+
+def missing(scheduler: str = "") -> list[str]:
+    """Return the packages that are not installed; with a `scheduler` also those that only it requires."""
+    found = [package for program, package in _required(scheduler).items() if shutil.which(program, path=PATH) is None]
     if not (glob(f"/usr/lib/*/{FUSE_LIBRARY}") or glob(f"/usr/lib*/{FUSE_LIBRARY}") or glob(f"/lib/*/{FUSE_LIBRARY}")):
         found.append(FUSE_PACKAGE)
     return list(dict.fromkeys(found))
@@ -59,18 +72,19 @@ def check_root() -> None:
         )
 
 
-def check() -> None:
+def check(scheduler: str = "") -> None:
     """Raise `InvalidRequest` if a lab cannot run here, as far as can be checked without starting one."""
     if sys.platform != "linux":
         raise InvalidRequest(
             f"the lab requires Linux namespaces, and this is {sys.platform}", "run it on a Linux machine"
         )
     check_root()
-    packages = [package for package in missing() if package not in OPTIONAL]
+    packages = [package for package in missing(scheduler) if package not in OPTIONAL]
     if packages:
+        option = f" --scheduler {scheduler}" if scheduler in OF_SCHEDULER else ""
         raise InvalidRequest(
             f"the lab requires packages that are not installed: {', '.join(packages)}",
-            "run `muster lab install`" if _is_debian() else "install the programs " + _programs(packages),
+            f"run `muster lab install{option}`" if _is_debian() else "install the programs " + _programs(packages),
         )
 
 
@@ -95,17 +109,18 @@ def notes() -> list[str]:
 
 
 def _programs(packages: list[str]) -> str:
-    return ", ".join(program for program, package in PROGRAMS.items() if package in packages)
+    known = [PROGRAMS, *OF_SCHEDULER.values()]
+    return ", ".join(program for table in known for program, package in table.items() if package in packages)
 
 
 def _is_debian() -> bool:
     return shutil.which("apt-get", path=PATH) is not None
 
 
-def install() -> list[str]:
+def install(scheduler: str = "") -> list[str]:
     """Install the missing packages without starting their services, and return their names."""
     check_root()
-    packages = missing()
+    packages = missing(scheduler)
     if not packages:
         return []
     if not _is_debian():
@@ -138,6 +153,7 @@ def install() -> list[str]:
 def _stay_off(packages: list[str], env: Mapping[str, str]) -> None:
     """Disable the services of newly installed packages at boot: the lab starts its own."""
     units = {"openssh-server": "ssh", "munge": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd"}
+    units.update({"gridengine-master": "gridengine-master", "gridengine-exec": "gridengine-exec"})
     new = [units[package] for package in packages if package in units]
     if new and os.path.isdir("/run/systemd/system"):
         subprocess.run(["systemctl", "disable", "--quiet", *new], env=dict(env), capture_output=True)

@@ -32,6 +32,9 @@ RESOLVER_PORT = 53
 SSH_PORT = 22
 
 
+SCHEDULERS = {"slurm": "Slurm", "sge": "Grid Engine"}
+
+
 class Shape(NamedTuple):
     """The requested size of a lab."""
 
@@ -42,9 +45,15 @@ class Shape(NamedTuple):
     """Cores per node, as seen by Slurm; all nodes share the machine's cores."""
     shared_home: bool = True
     """False gives each node its own home and /home, initially empty. /tmp and /var/tmp are always its own."""
+    scheduler: str = "slurm"
+    """The scheduler: one of `SCHEDULERS`."""
 
     def check(self) -> None:
-        """Raise `InvalidRequest` if a lab of this size is not possible."""
+        """Raise `InvalidRequest` if such a lab is not possible."""
+        if self.scheduler not in SCHEDULERS:
+            raise InvalidRequest(
+                f"--scheduler {self.scheduler}: the lab has no such scheduler", f"use {' or '.join(SCHEDULERS)}"
+            )
         if not 1 <= self.nodes <= MOST:
             raise InvalidRequest(f"--nodes {self.nodes}: a lab has 1 to {MOST} nodes", "choose another --nodes")
         if not 0 <= self.gpus <= 16:
@@ -113,6 +122,11 @@ class Folder(NamedTuple):
     def slurm_conf(self) -> str:
         """The value of SLURM_CONF."""
         return f"{self.slurm}/slurm.conf"
+
+    @property
+    def sge(self) -> str:
+        """Directory of Grid Engine's files, the value of SGE_ROOT."""
+        return f"{self.path}/sge"
 
     @property
     def homes(self) -> str:
