@@ -58,8 +58,9 @@ def become_program(argv: Sequence[str]) -> None:
         if made.type != 0:
             raise RuntimeError((made.message or b"Python has rejected the command line").decode())
     python.PyConfig_Clear(config)
-    if options and hasattr(sys, "orig_argv"):
-        sys.orig_argv[1 : 1 + len(options)] = []
+    if options:
+        original: list[str] = getattr(sys, "orig_argv", [])  # since Python 3.10
+        original[1 : 1 + len(options)] = []
     for name, value in before.items():
         if name not in _CHANGED and getattr(sys, name, None) is not value:
             setattr(sys, name, value)
