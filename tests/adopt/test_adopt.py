@@ -168,6 +168,41 @@ srun bash r_$SLURM_JOB_ID.sh
             "for h in n1 n2; do ssh $h torchrun --nnodes 2 --nproc_per_node 2 t.py & done; wait",
             "muster run --hosts n1,n2 -g 2 t.py",
         ),
+        (
+            "for h in a b; do ssh -n $h \"tmux new -d -s x 'cd /; torchrun --nnodes=2 --nproc-per-node=2 t.py'\"; done",
+            "muster run --hosts a,b -g 2 --cwd / t.py",
+        ),
+        ("tmux send-keys -t a 'torchrun --nproc_per_node 2 t.py --x 1' C-m", "muster run -g 2 t.py --x 1"),
+        ("srun -N 2 --ntasks-per-node 2 bash -c 'exec python t.py a'", "muster run --slurm -N 2 -g 2 t.py a"),
+        (
+            """#!/bin/bash
+#SBATCH -N 2 --ntasks-per-node=1
+L="accelerate launch --num_processes 8 --num_machines 2 --machine_rank \\$SLURM_PROCID"
+P="t.py --a b"
+srun bash -c "$L $P"
+""",
+            "muster run --slurm -N 2 -g 4 t.py --a b",
+        ),
+        (
+            "srun -N 2 --ntasks-per-node=4 --container-image=a/b:1 --container-mounts=$PWD:/w,/d:/d:ro python t.py",
+            'muster run --slurm -N 2 -g 4 --container a/b:1 --mount "$PWD:/w" --mount /d:/d:ro t.py',
+        ),
+        (
+            'cd "$(dirname "$0")"\ncat > hf <<EOF\na slots=2\n# no\nb slots=2\nEOF\ndeepspeed --hostfile hf t.py',
+            "muster run --hosts a:2,b:2 --launcher deepspeed t.py",
+        ),
+        (
+            """for s in 1 2; do
+sbatch <<EOF
+#!/bin/bash
+#SBATCH -N 2 --job-name=j
+#SBATCH --ntasks-per-node=1
+srun torchrun --nnodes 2 --nproc_per_node 4 t.py --seed $s
+EOF
+done
+""",
+            "muster run --slurm -N 2 -g 4 --name j t.py --seed $s",
+        ),
         ("pdsh -w n[1-4] torchrun --nnodes 4 --nproc_per_node 8 t.py", "muster run --hosts 'n[1-4]' -g 8 t.py"),
     ],
 )
@@ -182,6 +217,40 @@ def test_no_part_of_a_script_is_too_strange(name: str):
         for text in ("".join(lines[:count]), "".join(lines[count:])):
             if not name.endswith(".py"):
                 in_words(adopted(name, text or "#"))
+
+
+def test_a_job_script_in_a_heredoc_names_what_is_to_be_filled_in():
+    job = "#!/bin/bash\n#SBATCH -N 1 -J x-$n\ntorchrun t.py --n $n --id \\$SLURM_JOB_ID\n"
+    text = f"cat > j.sh <<EOF\n{job}EOF\nsbatch j.sh\n"
+    found = adopted("x.sh", text)
+    assert [remark.says for remark in found.changed if "$n" in remark.says] == [
+        "this is the job script that the file writes for sbatch; write a value in place of $n, once for each job"
+    ]
+    assert "--name 'x-$n'" in as_json(found)["launches"][0]["command"]
+
+
+def test_the_container_of_pyxis_is_told_if_its_image_is_not_known():
+    found = adopted("x.sh", "srun -N 2 --container-name=c --container-workdir=/w python t.py")
+    assert [remark.says.partition(":")[0] for remark in found.changed] == [
+        "--container-name c",
+        "--container-workdir /w",
+    ]
+
+
+def test_arguments_of_a_function_of_submitit():
+    text = """
+import submitit, subprocess, sys
+def work(args, *more):
+    subprocess.run([sys.executable, "t.py", *args, *more])
+e = submitit.AutoExecutor(folder="x")
+e.update_parameters(nodes=2, tasks_per_node=4)
+e.submit(work, ["--model", "b"])
+"""
+    found = adopted("x.py", text)
+    assert as_json(found)["launches"][0]["command"] == (
+        "muster run --slurm -N 2 -g 4 -- bash -c 'exec python t.py --model b \"$more\"'"
+    )
+    assert [remark.text for remark in found.changed] == ["more"]
 
 
 def test_a_script_that_submits_another_one():

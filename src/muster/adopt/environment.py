@@ -95,5 +95,7 @@ def directory(script: Script, found: Found, scope: Scope) -> str:
         ]
         if entered:
             where = text(entered[-1].programs[0].operands[0], scope)
-            return "" if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|\.|", where) else where
+            if where.startswith(("$(dirname", "`dirname", "${0%", "${BASH_SOURCE")):  # where the script is
+                where = script.source.path.rpartition("/")[0]
+            return "" if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|`pwd`|\.|", where) else where
     return ""

@@ -65,6 +65,21 @@ def with_hosts(
     return launch
 
 
+def written_hosts(launch: Launch, script: Script) -> Launch:
+    """Return the launch with the hosts of a host file that a heredoc of the script writes."""
+    for heredoc in script.heredocs:
+        if launch.hostfile and heredoc.target == launch.hostfile and heredoc.body.text is not None:
+            lines = [line.partition("#")[0].split() for line in heredoc.body.text.splitlines()]
+            hosts = tuple(_with_slots(words) for words in lines if words)
+            return launch._replace(hosts=hosts, hostfile="", nodes=None)
+    return launch
+
+
+def _with_slots(words: list[str]) -> str:
+    slots = next((word.partition("=")[2] for word in words[1:] if word.startswith("slots=")), "")
+    return f"{words[0]}:{slots}" if slots else words[0]
+
+
 def _listed(script: Script, target: Word | None, scope: Scope) -> tuple[str, ...]:
     """Return the hosts of an array, or of the list of a `for` loop."""
     if target is None:

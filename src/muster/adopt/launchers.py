@@ -40,6 +40,8 @@ MEETING = frozenset(
 )
 """Variables that muster sets in each rank by itself."""
 
+HOSTS_UNKNOWN = "not known from this script; name the hosts with --hosts, or add --slurm -N"
+
 Reader = Callable[[Program, Launch, Place], Read]
 
 
@@ -89,10 +91,7 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
         asked = int(range_of[2])
         changed.append(f"--nnodes {range_of[0]}: the number of nodes of a run is fixed, here to {range_of[2]}")
     if asked is None and program.has("--nnodes") and place.request is None:
-        changed.append(
-            f"--nnodes {text(program.value('--nnodes'), place.scope)}: not known from this script; name the hosts with "
-            "--hosts, or add --slurm -N"
-        )
+        changed.append(f"--nnodes {text(program.value('--nnodes'), place.scope)}: {HOSTS_UNKNOWN}")
     alone = program.has("--standalone") or (not program.has("--nnodes") and place.request is None)
     nodes = 1 if alone else _nodes(place, asked)
     if place.request and place.request.nodes:
@@ -344,7 +343,8 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
 
 
 def _texts(program: Program, scope: Scope) -> list[str]:
-    return [text(option.value, scope).replace(" ", "=", 1) for option in program.options if option.value is not None]
+    given = [text(option.value, scope) for option in program.options if option.value is not None]
+    return [re.sub(r"^(\w+) ", r"\1=", value) for value in given]  # `-genv NAME VALUE`
 
 
 def _directory(word: Word | None, scope: Scope) -> str:

@@ -19,13 +19,18 @@ def groups(launch: Launch) -> list[list[str]]:
     for name, value in launch.env:
         env.append(f"--env {quote(name if value == SECRET else f'{name}={value}')}")
     setup = [f"--setup {quote(line)}" for line in launch.setup]
-    more = [f"--{name} {quote(value)}" if value else f"--{name}" for name, value in launch.options]
+    more = [f"--{name} {_option(name, value)}" if value else f"--{name}" for name, value in launch.options]
     launcher = [f"--launcher {launch.launcher}"] if launch.launcher else []
     if launch.launcher_args:
         launcher.append(f"--launcher-args {quote(shlex.join(launch.launcher_args))}")
     python = [f"--python {quote(launch.python)}"] if launch.python else []
     cwd = [f"--cwd {_path(launch.cwd)}"] if launch.cwd else []
     return [["muster run", *where, *ranks], [*launcher, *python, *cwd], more, env, setup, _program(launch)]
+
+
+def _option(name: str, value: str) -> str:
+    """Return the value of an option as it is typed; the shell expands variables in names of files of a container."""
+    return f'"{value}"' if name in ("container", "mount") and "$" in value else quote(value)
 
 
 def command_line(launch: Launch) -> str:
@@ -88,7 +93,7 @@ def in_toml(launch: Launch) -> str:
         table["hostfile"] = launch.hostfile
     for name, value in launch.options:
         key = name.replace("-", "_")
-        if name in ("slurm-opt", "env"):
+        if name in ("slurm-opt", "env", "mount"):
             table.setdefault(key, [])
             items = table[key]
             assert isinstance(items, list)

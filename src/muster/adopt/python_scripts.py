@@ -143,7 +143,7 @@ def _words(call: ast.Call, meanings: dict[str, ast.expr | str]) -> tuple[list[Ar
         value = meanings.get(node.id)
         node = value if isinstance(value, ast.expr) else node
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [_argument(item, meanings, unknown) for item in node.elts], unknown
+        return [_argument(item, meanings, unknown) for item in _spread(node.elts, meanings)], unknown
     text = _template(node, meanings, unknown)
     marks = text.replace("\1", "").replace("\2", "")
     try:
@@ -151,6 +151,17 @@ def _words(call: ast.Call, meanings: dict[str, ast.expr | str]) -> tuple[list[Ar
     except ValueError:
         split = marks.split()
     return [_marked(word) for word in split], unknown
+
+
+def _spread(items: list[ast.expr], meanings: dict[str, ast.expr | str]) -> list[ast.expr]:
+    """Return the items with the lists that are known in place of `*names`."""
+    found: list[ast.expr] = []
+    for item in items:
+        inner = item.value if isinstance(item, ast.Starred) else item
+        value = meanings.get(inner.id) if isinstance(inner, ast.Name) and inner is not item else inner
+        known = isinstance(value, (ast.List, ast.Tuple)) and inner is not item
+        found += value.elts if known and isinstance(value, (ast.List, ast.Tuple)) else [inner]
+    return found
 
 
 def _argument(node: ast.expr, meanings: dict[str, ast.expr | str], unknown: list[tuple[int, str, str]]) -> Argument:

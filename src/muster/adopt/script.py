@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from muster.adopt.adoption import Adoption, Argument, Launch, Remark
+from muster.adopt.adoption import Adoption, Launch, Remark
 from muster.adopt.environment import directory, environment
 from muster.adopt.found import SHELLS, Found, ReadFile
-from muster.adopt.hosts import hosts_of_files, joined, with_hosts
-from muster.adopt.launchers import LAUNCHERS, Place, Read
+from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
+from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
 from muster.adopt.python_scripts import adopt_python, launcher_of
 from muster.adopt.remarks import NO_EFFECT, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request
 from muster.adopt.values import Scope, argument, resolved, scope_of, text
+from muster.adopt.wrappers import in_container, wrapped
 from muster.export._shell import quote
 from muster.lint.model import Command, Program, Script, Source, Word
 from muster.lint.parse import read_script
@@ -25,10 +26,11 @@ def adopt_script(
 ) -> Adoption:
     """Return what a shell script launches; `given` are options of sbatch on its command line, `args` its arguments."""
     filled = _PLACEHOLDER.sub(lambda found: re.sub(r"\W+", "-", found[1].upper()), source)
-    script = read_script(Source(path, filled))
+    whole = read_script(Source(path, filled))
+    script = _job_in(whole)
     request = _request(script, given)
     launches: list[Launch] = []
-    changed: list[Remark] = []
+    changed = _written_job(script) if script is not whole else []
     used: set[int] = set()
     for found in _launches(script):
         launch, remarks, lines = _launch(found, script, request, read_file, args)
@@ -52,6 +54,27 @@ def adopt_script(
     unused, unknown = rest_of(script, used, bool(launches))
     unknown += [Remark(launch.line, "", "no program that it starts was found") for launch in empty]
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
+
+
+def _job_in(script: Script) -> Script:
+    """Return the job script that a heredoc of the script holds, for sbatch; the script itself if there is none."""
+    inner = (item for item in script.scripts() if item is not script and item.shell.kind == "batch" and item.directives)
+    return script if script.is_batch else next(inner, script)
+
+
+def _written_job(job: Script) -> list[Remark]:
+    """Return a remark on a job script that the file writes, with the variables that it replaces in it."""
+    outer = {
+        part.name
+        for command in job.everything()
+        for word in command.argv
+        for part in word.expansions
+        if part.shell.number != job.shell.number and part.kind == "variable" and part.shell.kind == "script"
+    }
+    names = ", ".join(f"${name}" for name in sorted(outer))
+    says = "this is the job script that the file writes for sbatch"
+    says += f"; write a value in place of {names}, once for each job" if names else ""
+    return [Remark(0, "", says)]
 
 
 def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
@@ -186,13 +209,17 @@ def _launch(
     else:
         read = row.read(found.program, launch, Place(scope, request, step))
     launch = _with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
-    launch, says_of = _wrapped(launch, original, scope)
-    remarks += [Remark(line, "", says) for says in says_of]
-    launch = with_hosts(launch, found, script, scope, hosts, request)
+    launch, says_of = wrapped(launch, original, scope)
+    launch, of_container = in_container(
+        launch, step or (found.program if found.program.name == "srun" else None), scope
+    )
+    remarks += [Remark(line, "", says) for says in (*says_of, *of_container)]
+    launch = with_hosts(written_hosts(launch, script), found, script, scope, hosts, request)
     if launch.nodes and launch.nodes > 1 and not (launch.scheduled or launch.hosts or launch.hostfile):
         launch, says = _by_hand(launch, found.program, scope)
         remarks.append(Remark(line, "", says))
-    remarks += [Remark(line, "", says) for says in read.changed]
+    known = bool(launch.hosts or launch.hostfile)
+    remarks += [Remark(line, "", says) for says in read.changed if not (known and says.endswith(HOSTS_UNKNOWN))]
     remarks += expanded_here(found, script, line)
     port = [item.value for item in assigned if item.name == "MASTER_PORT" and item.value is not None]
     if not launch.port and port:
@@ -202,37 +229,6 @@ def _launch(
         remarks.append(Remark(line, "", says))
     launch = _cores(launch, request)
     return launch, remarks, {found.command.span.start}
-
-
-_HARMLESS = frozenset({"srun", "ssh", "pdsh", "clush", "xargs", "tmux", "screen", "env", "nohup", "time", "stdbuf"})
-_CONTAINERS = frozenset({"singularity", "docker", "podman", "enroot", "shifter", "nerdctl", "sarus", "ch-run"})
-
-
-def _wrapped(launch: Launch, found: Found, scope: Scope) -> tuple[Launch, list[str]]:
-    """Return the launch with what stands before the launcher, such as a container, before each rank."""
-    wrappers = [program for program in found.outer if program.name and program.name not in (*_HARMLESS, "bash", "eval")]
-    if not wrappers or found.program.name == "srun" or not launch.program:
-        return launch, []
-    words = list(found.command.argv)
-    first, last = _position(words, wrappers[0].word), _position(words, found.program.word)
-    names = ", ".join(program.name for program in wrappers)
-    if first is None or last is None or first >= last:
-        return launch, [f"{names}: not taken over, because a shell stands between it and the launcher; see --container"]
-    before = [argument(word, scope) for word in words[first:last]]
-    while before and re.fullmatch(r"-m|(.*/)?python[0-9.]*", before[-1].shell):
-        before.pop()
-    python = {"script": [Argument("python")], "module": [Argument("python"), Argument("-m")]}.get(launch.kind, [])
-    says = []
-    if any(program.name in _CONTAINERS for program in wrappers):
-        names = ", ".join(program.name for program in wrappers if program.name in _CONTAINERS)
-        says.append(
-            f"{names}: each rank is in a container of its own; `--container IMAGE` starts those of a node in one"
-        )
-    return launch._replace(kind="command", program=(*before, *python, *launch.program)), says
-
-
-def _position(words: Sequence[Word], wanted: Word) -> int | None:
-    return next((at for at, word in enumerate(words) if word == wanted), None)
 
 
 def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, str]:
@@ -374,7 +370,8 @@ def _through(
     else:
         read = row.read(item.program, launch, Place(within, request, found.program))
         launch = _with_program(read.launch, read.program, within, row.python)
-    remarks += [Remark(line, "", says) for says in read.changed]
+    launch, of_container = in_container(launch, found.program, scope)
+    remarks += [Remark(line, "", says) for says in (*read.changed, *of_container)]
     remarks += [Remark(0, "", f"{path}: {remark.says}") for remark in more]
     _, unknown = rest_of(inner, {item.command.span.start}, True)
     remarks += [Remark(0, f"{path}:{remark.line}: {remark.text}", remark.says) for remark in unknown]

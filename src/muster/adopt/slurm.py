@@ -64,7 +64,7 @@ def read_request(options: Iterable[Option]) -> Request:
     last: dict[str, Option] = {}
     for option in options:
         name = option.name.lstrip("-")
-        given[name] = (option.value.text or "") if option.value is not None else ""
+        given[name] = option.value.shown if option.value is not None else ""
         last[name] = option
     found = Request(
         nodes=_number(given.get("nodes")),

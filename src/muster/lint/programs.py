@@ -62,6 +62,10 @@ def programs_of(argv: Sequence[Word]) -> Programs:
             found.append(Program("trap", (), tuple(words[1:]), words[0]))
             handler = words[1].text or ""
             return Programs(tuple(found), Inner(kind, (words[1],)) if handler.strip("-") else None)
+        typed = _typed(words[1:]) if name in ("tmux", "screen") else None
+        if typed is not None:
+            found.append(Program(name, (), tuple(words[1:]), words[0]))
+            return Programs(tuple(found), Inner(kind, (typed,)))
         program, rest = _program(name, words)
         found.append(program)
         if program.name in ("srun", "mpirun"):
@@ -76,6 +80,22 @@ def programs_of(argv: Sequence[Word]) -> Programs:
             break
         words = rest
     return Programs(tuple(found), None)
+
+
+_TYPED = ("new-session", "new", "new-window", "neww", "split-window", "splitw", "respawn-pane")
+"""Commands of tmux whose last argument is for a shell."""
+
+
+def _typed(words: Sequence[Word]) -> Word | None:
+    """The text that tmux or screen gives to a shell: a word with spaces, of `new-session`, `send-keys`, `-X stuff`."""
+    named = next((word.start for word in words if not word.start.startswith("-")), "")
+    chosen: Sequence[Word] = ()
+    if named in ("send-keys", "send"):
+        chosen = words
+    elif named in _TYPED or any(word.text == "stuff" for word in words):
+        chosen = words[-1:]
+    spaced = (word for word in chosen for part in word.parts if isinstance(part, Literal) and " " in part.text)
+    return next(spaced, None)
 
 
 def _program(name: str, words: Sequence[Word]) -> tuple[Program, list[Word] | None]:
