@@ -79,6 +79,9 @@ OPTIONS = SchedulerOptions(
         "output": "each rank has its log: `muster logs RUN --rank N`",
         "error": "each rank has its log: `muster logs RUN --rank N --stderr`",
         "slurm_opt": "use `--sge-opt NAME=VALUE` with an option of qsub",
+        "expedite": "leave it out: muster does not continue jobs of Grid Engine",
+        "wait_all_nodes": "leave it out: Grid Engine starts a job when it has all of its nodes",
+        "distribution": "leave it out: ranks are in order, node by node",
         "requeue": "leave it out: muster does not continue jobs of Grid Engine",
     },
 )
