@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -350,6 +351,20 @@ def test_a_step_on_each_node(tmp_path: Path) -> None:
     assert [f"{host}|a 'b' c|/tmp of {host}|90000|it's|" for host in ("n1", "n2")] == lines, done.stderr
     assert (1, {"n3": "exit status 1"}) == (done.returncode, sge_env.failed_steps(done.stderr))
     assert "-noshell n1" not in done.stderr, "the first node's only slot is the script's own"
+
+
+def test_processes_of_a_step_ignore_what_grid_engine_sends_to_all_of_them(tmp_path: Path) -> None:
+    """Their controller gets the same signals, and ends them."""
+    (tmp_path / "qrsh").write_text(QRSH)
+    (tmp_path / "qrsh").chmod(0o755)
+    hosts = tmp_path / "pe_hostfile"
+    hosts.write_text("n1 1 all.q@n1 UNDEFINED\n")
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_ID": "7", "PE_HOSTFILE": str(hosts)}
+    argv = sge_env.step(["n1", "n2"], ["grep", "SigIgn", "/proc/self/status"], "7", None, False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+    masks = [int(line.split()[1], 16) for line in done.stdout.splitlines()]
+    both = 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGUSR2 - 1
+    assert [both, both] == [mask & both for mask in masks], done.stderr
 
 
 def test_a_step_with_stdin(tmp_path: Path) -> None:

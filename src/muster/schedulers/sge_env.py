@@ -78,6 +78,7 @@ _DRAINED = 'cat | "$@"'
 
 _STEP = r"""
 job=$1 hosts=$2 python=$3 paced=$4; shift 4
+trap '' USR1 USR2
 trap 'trap "" TERM; kill -TERM 0' TERM
 first=
 [ "$JOB_ID" = "$job" ] && [ -n "$PE_HOSTFILE" ] && read -r first _ <"$PE_HOSTFILE"
@@ -93,7 +94,7 @@ start() {
       *) declare -p "$name" ;;
     esac
   done | "$python" -I -S -c "$paced" qrsh -inherit -noshell "$host" \
-    /bin/bash -c 'eval "$(cat)"; exec "$@" </dev/null' bash "$@"
+    /bin/bash -c 'trap "" USR1 USR2; eval "$(cat)"; exec "$@" </dev/null' bash "$@"
 }
 for host in $hosts; do
   (
@@ -109,8 +110,11 @@ for host in $hosts; do wait -n || code=$?; done
 exit $code
 """.replace("@HOST@", HOST)
 """Starts a command on each host, with the environment of this process, which travels over qrsh's connection: Grid
-Engine would write the one that `qrsh -V` passes into a file that every user of the node can read. On the job's first
-node, where it is run from its batch script, no task is started, because the script may occupy its only slot."""
+Engine would write the one that `qrsh -V` passes into a file that every user of the node can read.
+
+Agents and ranks ignore SIGUSR1 and SIGUSR2 unless they handle them: Grid Engine sends them to all processes of a job
+(but not to those of root), and only the controller knows what to do. On the job's first node, where it is run from its
+batch script, no task is started, because the script may occupy its only slot."""
 
 
 def step(hosts: Sequence[str], command: Sequence[str], job: str, gpus: int | None, stdin: bool) -> list[str]:
