@@ -64,15 +64,6 @@ def test_expansions_in_one_pair_of_quotes_with_only_spaces_between_them():
     assert word.shown == "$A ${B}  $(date) $((N + 2))"
 
 
-def test_expansions_in_one_pair_of_quotes_with_only_spaces_between_them():
-    found = script('L="torchrun  --nnodes 2"\nP="t.py --lr 1"\nsrun bash -c "$L $P"\necho "$A ${B}  $(date) $((1 + 2))"\n')
-    assert shown(only(found, "torchrun")) == ["torchrun", "--nnodes", "2", "t.py", "--lr", "1"]
-    word = only(found, "echo").argv[1]
-    assert [part.source for part in word.expansions] == ["$A", "${B}", "$(date)", "$((1 + 2))"]
-    assert [part.name for part in word.expansions][:2] == ["A", "B"]
-    assert word.shown == "$A ${B}  $(date) $((1 + 2))"
-
-
 def test_what_differs_between_branches_is_not_known():
     found = script("N=1\nif [ $1 = big ]; then N=2; M=3; else M=3; fi\n[ -n $2 ] && K=1\necho $N $M $K\n")
     assert shown(only(found, "echo")) == ["echo", "$N", "3", "$K"]
