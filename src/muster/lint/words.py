@@ -149,11 +149,6 @@ class Reader:
         text = self.text(node)
         return node.start_byte + len(text) - len(text.lstrip())
 
-    def _begin(self, node: Node) -> int:
-        """Where an expansion starts. In `"$A $B"` the grammar counts the space as a part of the second."""
-        text = self.text(node)
-        return node.start_byte + len(text) - len(text.lstrip())
-
     def _expansion(self, node: Node, quoted: bool) -> Expansion:
         begin = self._begin(node)
         text = self.mapped.text[begin : node.end_byte]
