@@ -203,6 +203,22 @@ done
 """,
             "muster run --slurm -N 2 -g 4 --name j t.py --seed $s",
         ),
+        (
+            "export A=ib0\nmpirun -np 2 -x A -x B -x MASTER_ADDR=a python t.py",
+            "muster run -n 2 --launcher mpirun --env A=ib0 --env B t.py",
+        ),
+        (
+            "cat > a.yaml <<EOF\nnum_machines: 2\nnum_processes: 16\nEOF\naccelerate launch --config_file a.yaml t.py",
+            "muster run --hosts NODE0,NODE1 -g 8 --launcher accelerate --launcher-args --config_file=a.yaml t.py",
+        ),
+        (
+            'go() {\n  local s=$1; shift\n  torchrun --nproc_per_node 2 "$s" "$@"\n}\ngo t.py --a "b c"\n',
+            "muster run -g 2 t.py --a 'b c'",
+        ),
+        (
+            "if nvidia-smi; then GPUS=$(nvidia-smi -L | wc -l); else GPUS=2; fi\ntorchrun --nproc_per_node $GPUS t.py",
+            "muster run -g gpu t.py",
+        ),
         ("pdsh -w n[1-4] torchrun --nnodes 4 --nproc_per_node 8 t.py", "muster run --hosts 'n[1-4]' -g 8 t.py"),
     ],
 )
@@ -251,6 +267,11 @@ e.submit(work, ["--model", "b"])
         "muster run --slurm -N 2 -g 4 -- bash -c 'exec python t.py --model b \"$more\"'"
     )
     assert [remark.text for remark in found.changed] == ["more"]
+
+
+def test_a_variable_of_tasks_in_a_variable_is_told():
+    text = "#!/bin/bash\n#SBATCH -N 2\nA=$SLURM_NODEID\nsrun torchrun --nnodes 2 --node_rank $A t.py"
+    assert ["$SLURM_NODEID"] == [remark.text for remark in adopted("x.sh", text).changed]
 
 
 def test_a_script_that_submits_another_one():

@@ -148,9 +148,16 @@ def test_explain_prints_the_page_of_a_rule(capsys: pytest.CaptureFixture[str]):
 def test_the_python_script_of_a_batch_script_is_read(script: Path, capsys: pytest.CaptureFixture[str]):
     script.write_text("#!/bin/bash\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-task=1\nsrun python train.py\n")
     assert lint("job.sbatch") == 0
-    (script.parent / "train.py").write_text("torch.cuda.set_device(local_rank)\n")
-    assert lint("job.sbatch") == 1
-    assert "[gpus-per-task-local-rank]" in capsys.readouterr().out
+    for text in (
+        "torch.cuda.set_device(local_rank)\n",
+        "gpu = int(os.environ['SLURM_LOCALID'])\ntorch.cuda.set_device(gpu)\n",
+        'l = int(os.environ["LOCAL_RANK"])\nd = torch.device(f"cuda:{l}")\n',
+    ):
+        (script.parent / "train.py").write_text(text)
+        assert lint("job.sbatch") == 1
+        assert "[gpus-per-task-local-rank]" in capsys.readouterr().out
+    (script.parent / "train.py").write_text("l = os.environ['LOCAL_RANK']\ntorch.cuda.set_device(0)\nprint(l)\n")
+    assert lint("job.sbatch") == 0
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,19 @@ def test_text_that_is_not_ascii_and_dos_line_ends_keep_their_places():
 def test_text_that_is_no_shell_is_an_error_with_a_place():
     found = script("if [ 1 ; then\n  echo )\n")
     assert found.errors
+
+
+def test_the_arguments_of_a_function_that_is_called_once():
+    body = 'run() {\n  local s=$1; shift 2\n  torchrun "$s" "$@" $1\n  bash -c "echo" x\n}\n'
+    assert shown(only(script(body + 'run t.py no "a b"\n'), "torchrun")) == ["torchrun", "t.py", "a b", "a", "b"]
+    # other calls have other arguments
+    assert shown(only(script(body + "run t.py x a\nrun u.py x b\n"), "torchrun"))[2:] == ["$@", "$1"]
+    # the function's own arguments are not those of what it starts
+    inner = "run() {\n  ssh h 'torchrun $1'\n  bash -c 'deepspeed $1'\n}\nrun t.py\necho $1\n"
+    assert [shown(only(script(inner), name))[1] for name in ("torchrun", "deepspeed", "echo")] == ["$1"] * 3
+
+
+def test_what_tmux_and_screen_type_is_a_script():
+    for text in ("tmux new -d -s a 'cd x; torchrun t.py'", "tmux send-keys -t a 'torchrun t.py' C-m"):
+        assert shown(only(script(text), "torchrun")) == ["torchrun", "t.py"]
+    assert shown(only(script("screen -S a -X stuff 'torchrun t.py\\n'"), "torchrun"))[0] == "torchrun"

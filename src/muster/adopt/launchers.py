@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from muster.adopt.adoption import Launch, ranks_on
 from muster.adopt.slurm import Request
-from muster.adopt.values import Scope, number, passed_on, resolved, text
+from muster.adopt.values import SECRET, Scope, number, passed_on, resolved, text
 from muster.lint.model import Literal, Option, Program, Word
 
 
@@ -20,6 +21,15 @@ class Place(NamedTuple):
     """The job, in a batch script."""
     step: Program | None
     """The srun that starts it; None without one."""
+    config: Mapping[str, str] = MappingProxyType({})
+    """The numbers in the configuration file of accelerate."""
+
+    def counted(self, program: Program, option: str) -> int | None:
+        """The number that an option gives, or else the configuration."""
+        if program.has(option):
+            return number(program.value(option), self.scope)
+        value = self.config.get(option.lstrip("-").replace("-", "_"), "")
+        return int(value) if value.isdigit() else None
 
 
 class Read(NamedTuple):
@@ -163,8 +173,7 @@ def _words(option: Option) -> tuple[str, ...]:
 
 def accelerate(program: Program, launch: Launch, place: Place) -> Read:
     """Read `accelerate launch`, whose `--num_processes` is the total of all machines."""
-    machines = number(program.value("--num-machines"), place.scope)
-    total = number(program.value("--num-processes"), place.scope)
+    machines, total = place.counted(program, "--num-machines"), place.counted(program, "--num-processes")
     changed = _check_nodes(place, "--num_machines", machines)
     nodes = _nodes(place, machines) or 1
     each = "gpu"
@@ -280,6 +289,8 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
             name, value = passed_on(option.value, scope)
             if name in (*MEETING, "PATH"):
                 continue
+            if value == SECRET and name in dict(env):
+                continue  # the script has set it
             if value is None:
                 changed.append(f"{option.value.shown}: its value is known only to the shell that starts it: add --env")
             else:

@@ -63,7 +63,7 @@ def expanded_here(found: Found, script: Script, line: int) -> list[Remark]:
     names = sorted(
         {
             name
-            for word in found.command.words
+            for word in (*found.command.words, *found.command.argv)
             for name in word.names
             if name in ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID")
         }
@@ -122,6 +122,8 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
             continue
         if command.subshell and names[0] in NO_EFFECT:
             continue
+        if names[0] in script.functions:
+            continue  # what is in it was read
         if names[0] in SETUP or (
             names[0] in ("cd", "eval", "export", "readonly", "declare", "xargs", "ssh") and something
         ):

@@ -207,7 +207,7 @@ def _launch(
     if row is None:
         read = _plain(found.program, launch, request, read_file)
     else:
-        read = row.read(found.program, launch, Place(scope, request, step))
+        read = row.read(found.program, launch, Place(scope, request, step, _config(found, script, read_file)))
     launch = _with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
     launch, says_of = wrapped(launch, original, scope)
     launch, of_container = in_container(
@@ -239,6 +239,14 @@ def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, st
     names = ", ".join(host for host in hosts if host.startswith("NODE"))
     says = f"the script is started on each of {count} nodes; muster is started once: write their names for {names}"
     return launch._replace(hosts=hosts, nodes=None), says
+
+
+def _config(found: Found, script: Script, read_file: ReadFile) -> dict[str, str]:
+    """Return the plain values of the configuration file that accelerate is given."""
+    word = found.program.value("--config-file") if found.program.name == "accelerate" else None
+    path = word.text if word is not None else None
+    source = (_written_here(script, path) or read_file(path)) if path else None
+    return dict(re.findall(r"^(\w+):[ \t]*[\"']?([^\s\"'#]+)", source or "", re.MULTILINE))
 
 
 def _title(name: str) -> str:
@@ -368,7 +376,7 @@ def _through(
         )
         launch = _with_program(read.launch, (item.program.word, *_python_words(item.program)), within, False)
     else:
-        read = row.read(item.program, launch, Place(within, request, found.program))
+        read = row.read(item.program, launch, Place(within, request, found.program, _config(item, inner, read_file)))
         launch = _with_program(read.launch, read.program, within, row.python)
     launch, of_container = in_container(launch, found.program, scope)
     remarks += [Remark(line, "", says) for says in (*read.changed, *of_container)]

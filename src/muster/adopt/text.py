@@ -58,6 +58,7 @@ def _ranks(launch: Launch) -> str:
         by = {"": "as many ranks as it has slots", "gpu": "one rank for each GPU", "cpu": "one rank for each core"}
         each = by.get(launch.each, f"{launch.each} ranks")
         of = f" that {launch.include} selects" if launch.include else ""
+        each = f"{plural(launch.total, 'rank')}, at most {each}" if launch.total is not None else each
         return f"{each} on each host of {launch.hostfile}{of}"
     if launch.nodes:
         each = f", {launch.each} on each" if launch.each.isdigit() and launch.nodes > 1 else ""

@@ -35,11 +35,16 @@ def scope_of(
     values: Values = {name: word_of(value) for name, value in numbers.items()}
     values.update({str(number): word for number, word in enumerate(args, 1)})
     scope = Scope(values, hosts)
+    choices: dict[str, set[str]] = {}
+    for item in assigned:
+        if item.conditional and item.value is not None:
+            choices.setdefault(item.name, set()).add(item.value.shown)
     for item in assigned:
         if item.value is not None and not item.temporary and item.name not in numbers:
             value = resolved(item.value, scope)
             # `PATH=/opt/bin:$PATH`: what was there before is not known
-            values[item.name] = None if item.name in value.names else value
+            unsure = item.name in value.names or (item.conditional and len(choices[item.name]) > 1)
+            values[item.name] = None if unsure else value
     return scope
 
 

@@ -29,7 +29,18 @@ from muster.lint.model import (
     Word,
 )
 from muster.lint.programs import program_name, programs_of
-from muster.lint.values import Array, Mapped, Value, Values, add, assemble, expand, expand_whole
+from muster.lint.values import (
+    Array,
+    Mapped,
+    Value,
+    Values,
+    add,
+    assemble,
+    expand,
+    expand_whole,
+    is_argument,
+    with_arguments,
+)
 from muster.lint.words import Reader
 
 BATCH_NAMES = (".sbatch", ".slurm", ".slrm", ".sl", ".batch")
@@ -111,8 +122,8 @@ class CommandReader:
         """Visit the statements in a node."""
         raise NotImplementedError
 
-    def call(self, name: str, place: Place, apart: bool = False) -> None:
-        """Visit the body of a function."""
+    def call(self, name: str, place: Place, apart: bool = False, args: Sequence[Word] | None = None) -> None:
+        """Visit the body of a function; `args` are its arguments, if they are the same in all calls."""
         raise NotImplementedError
 
     # commands
@@ -189,8 +200,12 @@ class CommandReader:
         for part in (part for word in command.words for part in word.expansions):
             if part.kind == "default" and ":=" in part.source:
                 self.values[part.name] = None
+        if name == "shift" and isinstance(given := self.values.get("@"), Array):
+            count = int(texts[0]) if texts and texts[0].isdigit() else 1
+            self.values = with_arguments(self.values, given.items[count:])
         if name in self.bodies and name not in self.called:
-            self.call(name, place)
+            alone = len(re.findall(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", self.mapped.text)) == 2
+            self.call(name, place, args=command.argv[1:] if alone else None)
 
     def _declare(self, node: Node, place: Place, words: list[Word]) -> None:
         """`export X=1 Y`, `readonly`, `local`, `declare`."""
@@ -265,7 +280,7 @@ class CommandReader:
         if self.depth >= _DEPTH or not mapped.text.strip():
             return
         shell = Shell(kind, (*self.shell.launchers, *launchers), self.numbers.next())
-        values = {} if kind == "remote" else dict(self.values)
+        values = {} if kind == "remote" else {key: self.values[key] for key in self.values if not is_argument(key)}
         builder = type(self)(self.source, mapped, shell, values, self.numbers, self.depth + 1)
         builder.exported = self.exported
         self.nested.append(builder.script())

@@ -8,14 +8,15 @@ the script. Two optional packages do the parsing, so that this module is importe
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from tree_sitter import Node
 
 from muster.lint import nodes
 from muster.lint.commands import BATCH_NAMES, DIRECTIVE, CommandReader, Numbers, Place
 from muster.lint.directives import read_directives
-from muster.lint.model import Comment, Script, Shell, Source
-from muster.lint.values import Mapped, Values, merge
+from muster.lint.model import Comment, Script, Shell, Source, Word
+from muster.lint.values import Mapped, Values, is_argument, merge, with_arguments
 
 _LOOPS = {"while_statement": "while", "for_statement": "for", "c_style_for_statement": "for"}
 
@@ -168,9 +169,11 @@ class _Builder(CommandReader):
         if name is not None and body is not None:
             self.bodies[self.words.text(name)] = body
 
-    def call(self, name: str, place: Place, apart: bool = False) -> None:
+    def call(self, name: str, place: Place, apart: bool = False, args: Sequence[Word] | None = None) -> None:
         self.called.add(name)
         before = dict(self.values)
+        if args is not None:
+            self.values = with_arguments(self.values, args)
         shell = self.shell
         if name in self.exported:  # it runs where `srun bash -c NAME` is
             self.shell = self.words.shell = Shell("file", shell.launchers, self.numbers.next())
@@ -178,6 +181,9 @@ class _Builder(CommandReader):
         self.shell = self.words.shell = shell
         if apart:
             self.values = before
+        else:
+            own = {key: value for key, value in before.items() if is_argument(key)}
+            self.values = {**{key: value for key, value in self.values.items() if not is_argument(key)}, **own}
 
     def _on_redirected_statement(self, node: Node, place: Place) -> None:
         body = node.child_by_field_name("body")

@@ -234,6 +234,12 @@ def local_rank_argument(scene: Scene) -> Iterator[Finding]:
 
 def heredoc_literal_variable(scene: Scene) -> Iterator[Finding]:
     """A quoted heredoc with variables of the script, for a file that nobody expands."""
+    read = {
+        option.value.shown
+        for launch in scene.launches
+        for option in launch.program.options
+        if option.name in ("--config-file", "--hostfile") and option.value is not None
+    }
     for script in scene.script.scripts():
         own = {item.name for item in script.assignments}
         for heredoc in script.heredocs:
@@ -241,7 +247,7 @@ def heredoc_literal_variable(scene: Scene) -> Iterator[Finding]:
             if not heredoc.literal or not target.endswith(_DATA):
                 continue
             for match in re.finditer(r"\$\{?([A-Za-z_]\w*)\}?", heredoc.body.text or ""):
-                if match[1] in own or match[1].startswith("SLURM_"):
+                if match[1] in own or match[1].startswith("SLURM_") or target in read:
                     first = heredoc.body.parts[0]
                     start = first.at if not isinstance(first, Expansion) else first.span.start
                     at = start + match.start()

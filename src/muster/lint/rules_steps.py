@@ -205,10 +205,17 @@ def gpus_per_task_local_rank(scene: Scene) -> Iterator[Finding]:
             continue
         path = launch.program.operands[0].text if launch.program.operands else None
         text = scene.text_of(path) if path else None
-        if text and _BY_LOCAL_RANK.search(text):
+        if text and _takes_gpu_of_local_rank(text):
             yield Finding(
                 option.span, f"each task sees one GPU, number 0; {path} takes the GPU with the number of its local rank"
             )
+
+
+def _takes_gpu_of_local_rank(text: str) -> bool:
+    """Return whether a Python script uses its local rank as the number of a GPU, also by a variable of another name."""
+    names = re.findall(r"^\s*(\w+)\s*=[^=].*\b(?:SLURM_LOCALID|LOCAL_RANK)\b", text, re.MULTILINE)
+    used = (rf"(set_device|\.device|\.cuda)\([^)]*\b{name}\b|cuda:\{{\s*{name}\b" for name in names)
+    return bool(_BY_LOCAL_RANK.search(text)) or any(re.search(pattern, text) for pattern in used)
 
 
 def _value(option: Option | None) -> Word | None:

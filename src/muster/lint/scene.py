@@ -122,9 +122,33 @@ class Scene:
             around = list(command.shell.launchers)
             for at, program in enumerate(command.programs):
                 if program.name in LAUNCHERS or (program.name == "python" and is_training(program)):
-                    before = [*around, *command.programs[:at]]
+                    before = [*self.steps_of_files.get(command.shell.number, ()), *around, *command.programs[:at]]
                     step = next((item for item in before if item.name in ("srun", "mpirun")), None)
                     found.append(Launch(command, program, step))
+        return found
+
+    @cached_property
+    def steps_of_files(self) -> dict[int, tuple[Program, ...]]:
+        """The srun that starts a file which a heredoc writes, by the number of the file's shell."""
+        started: dict[str, Program] = {}
+        for command in self.script.everything():
+            step = command.program("srun")
+            if step is None:
+                continue
+            for program in command.programs:
+                first = program.operands[:1] if program.name in ("bash", "srun") else (program.word,)
+                for word in first:
+                    started.setdefault(_plain(word.shown), step)
+        found: dict[int, tuple[Program, ...]] = {}
+        for script in self.script.scripts():
+            for heredoc in script.heredocs:
+                step = started.get(_plain(heredoc.target or ""))
+                for inner in script.nested if step is not None else ():
+                    places = [item.span.start for item in inner.commands]
+                    places += [item.span.start for item in inner.assignments]
+                    inside = any(heredoc.span.start <= at < heredoc.span.end for at in places)
+                    if inner.shell.kind == "file" and inside and step is not None:
+                        found[inner.shell.number] = (step,)
         return found
 
     @cached_property
@@ -178,6 +202,8 @@ class Scene:
 
     def is_task(self, shell: Shell) -> bool:
         """True if each task has a shell of its own here."""
+        if shell.number in self.steps_of_files:
+            return True
         return shell.kind == "step" or (shell.kind == "script" and self.is_run_by_srun)
 
     def is_spread(self, command: Command) -> bool:
@@ -267,6 +293,10 @@ class Scene:
                 for word in passed(program)
             )
         )
+
+
+def _plain(path: str) -> str:
+    return path[2:] if path.startswith("./") else path
 
 
 def passed(program: Program) -> Iterator[Word]:

@@ -185,6 +185,8 @@ def known(part: Expansion, values: Values) -> Value:
             return value.items[int(index)] if int(index) < len(value.items) else None
         return value if index == "0" and isinstance(value, Word) else None
     if isinstance(value, Array):
+        if part.name in ("@", "*"):
+            return value
         return value.items[0] if value.items else None
     if part.kind == "default" and value.text == "" and part.fallback is not None:
         return Word((Literal(part.fallback, part.span.start),), part.span)
@@ -212,6 +214,18 @@ def _number(node: ast.expr) -> int:
     if isinstance(node, ast.BinOp):
         return _OPERATORS[type(node.op)](_number(node.left), _number(node.right))
     raise ValueError
+
+
+def with_arguments(values: Values, words: Sequence[Word]) -> Values:
+    """The values in a function, or after `shift`, with these arguments."""
+    found = {name: value for name, value in values.items() if not is_argument(name)}
+    found.update({str(number): word for number, word in enumerate(words, 1)})
+    return {**found, "@": Array(tuple(words)), "*": Array(tuple(words))}
+
+
+def is_argument(name: str) -> bool:
+    """True for the names of arguments of a script or function: `1`, `@`."""
+    return name.isdigit() or name in ("@", "*")
 
 
 def add(old: Value, new: Value) -> Value:
