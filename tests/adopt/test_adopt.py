@@ -219,6 +219,17 @@ done
             "if nvidia-smi; then GPUS=$(nvidia-smi -L | wc -l); else GPUS=2; fi\ntorchrun --nproc_per_node $GPUS t.py",
             "muster run -g gpu t.py",
         ),
+        (
+            """tmux send-keys -t a 'source v/bin/activate' C-m
+tmux send-keys -t b 'source w/bin/activate' C-m
+tmux send-keys -t a 'torchrun --nproc_per_node 2 t.py' C-m
+""",
+            "muster run -g 2 --setup 'source v/bin/activate' t.py",
+        ),
+        (
+            "#!/bin/bash\n#SBATCH -N 1 --array=0-7%2\ntorchrun --nproc_per_node 2 t.py $SLURM_ARRAY_TASK_ID",
+            "muster run --slurm -N 1 -g 2 --array 0-7%2 -- bash -c 'exec python t.py $SLURM_ARRAY_TASK_ID'",
+        ),
         ("pdsh -w n[1-4] torchrun --nnodes 4 --nproc_per_node 8 t.py", "muster run --hosts 'n[1-4]' -g 8 t.py"),
     ],
 )
@@ -267,6 +278,11 @@ e.submit(work, ["--model", "b"])
         "muster run --slurm -N 2 -g 4 -- bash -c 'exec python t.py --model b \"$more\"'"
     )
     assert [remark.text for remark in found.changed] == ["more"]
+
+
+def test_an_array_of_the_script_is_told():
+    text = "#!/bin/bash\n#SBATCH -N 1 -a 0-1\nL=(1 2)\nX=${L[$SLURM_ARRAY_TASK_ID]}\ntorchrun t.py --lr $X"
+    assert ["$L is an array of the script" in remark.says for remark in adopted("x.sh", text).changed] == [True]
 
 
 def test_a_variable_of_tasks_in_a_variable_is_told():

@@ -73,7 +73,7 @@ def test_loops_functions_and_read_change_variables():
     text = "i=0\nfor h in a b; do i=$((i+1)); ssh $h run $i; done\nread x < f\nf() { y=$1; }\ny=0; f 2; echo $x $y $i"
     found = script(text)
     assert shown(only(found, "ssh")) == ["ssh", "$h", "run", "$((i+1))"]
-    assert shown(only(found, "echo")) == ["echo", "$x", "$1", "$i"], "the value of i is not known after the loop"
+    assert shown(only(found, "echo")) == ["echo", "$x", "2", "$i"], "the value of i is not known after the loop"
 
 
 def test_arithmetic_with_known_numbers():
@@ -163,6 +163,7 @@ def test_text_that_is_no_shell_is_an_error_with_a_place():
 def test_the_arguments_of_a_function_that_is_called_once():
     body = 'run() {\n  local s=$1; shift 2\n  torchrun "$s" "$@" $1\n  bash -c "echo" x\n}\n'
     assert shown(only(script(body + 'run t.py no "a b"\n'), "torchrun")) == ["torchrun", "t.py", "a b", "a", "b"]
+    assert shown(only(script(body.replace("shift", "echo run it; shift") + "run t.py no a\n"), "torchrun"))[1] == "t.py"
     # other calls have other arguments
     assert shown(only(script(body + "run t.py x a\nrun u.py x b\n"), "torchrun"))[2:] == ["$@", "$1"]
     # the function's own arguments are not those of what it starts

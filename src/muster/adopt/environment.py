@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from muster.adopt.adoption import Remark
-from muster.adopt.found import Found
+from muster.adopt.found import Found, shells
 from muster.adopt.launchers import MEETING
 from muster.adopt.values import SECRET, Scope, argument, exported, passed_on, resolved, text
 from muster.core.env_forwarding import is_secret
@@ -55,7 +55,7 @@ def environment(
         else:
             env[name] = value_of
     inside = directory(found.script, found, scope)
-    commands = {command.span: command for inner in (script, found.script) for command in inner.commands}
+    commands = {command.span: command for inner in shells(script, found) for command in inner.commands}
     lines += [
         (command.span.start, _line(command, scope, inside if command.shell.kind == "remote" else ""))
         for command in commands.values()
@@ -87,7 +87,7 @@ def _tmux_env(found: Found) -> list[Word]:
 
 def directory(script: Script, found: Found, scope: Scope) -> str:
     """Return the directory of a `cd` before the launch, in the same shell; empty for the one where it starts."""
-    for inner in (found.script, script):
+    for inner in shells(script, found)[::-1]:
         entered = [
             command
             for command in inner.commands

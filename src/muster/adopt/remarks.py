@@ -125,7 +125,7 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
         if names[0] in script.functions:
             continue  # what is in it was read
         if names[0] in SETUP or (
-            names[0] in ("cd", "eval", "export", "readonly", "declare", "xargs", "ssh") and something
+            names[0] in ("cd", "eval", "export", "readonly", "declare", "xargs", "ssh", "tmux", "screen") and something
         ):
             continue
         if names[0] == "srun" and names[-1] in NO_EFFECT:

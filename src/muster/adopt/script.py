@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from muster.adopt.adoption import Adoption, Launch, Remark
 from muster.adopt.environment import directory, environment
-from muster.adopt.found import SHELLS, Found, ReadFile
+from muster.adopt.found import SHELLS, Found, ReadFile, shells
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
 from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
 from muster.adopt.python_scripts import adopt_python, launcher_of
 from muster.adopt.remarks import NO_EFFECT, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request
 from muster.adopt.values import Scope, argument, resolved, scope_of, text
-from muster.adopt.wrappers import in_container, wrapped
+from muster.adopt.wrappers import arrays_in, in_container, wrapped
 from muster.export._shell import quote
 from muster.lint.model import Command, Program, Script, Source, Word
 from muster.lint.parse import read_script
@@ -180,7 +180,7 @@ def _launch(
     """Return a launch, remarks about it, and the offsets of commands that were understood with it."""
     source = script.source
     line = source.place(found.command.span.start)[0]
-    assigned = [item for inner in (script, found.script) for item in inner.assignments]
+    assigned = [item for inner in shells(script, found) for item in inner.assignments]
     assigned = list({item.span: item for item in assigned}.values())
     hosts = hosts_of_files(script, read_file)
     scope = scope_of(request.variables() if request else {}, assigned, args, hosts)
@@ -213,7 +213,7 @@ def _launch(
     launch, of_container = in_container(
         launch, step or (found.program if found.program.name == "srun" else None), scope
     )
-    remarks += [Remark(line, "", says) for says in (*says_of, *of_container)]
+    remarks += [Remark(line, "", says) for says in (*says_of, *of_container, *arrays_in(launch))]
     launch = with_hosts(written_hosts(launch, script), found, script, scope, hosts, request)
     if launch.nodes and launch.nodes > 1 and not (launch.scheduled or launch.hosts or launch.hostfile):
         launch, says = _by_hand(launch, found.program, scope)

@@ -11,7 +11,7 @@ from muster.schedulers.slurm_batch import OURS
 
 _SAME = (
     *("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment", "reservation", "dependency"),
-    *("mail-type", "mail-user", "gpus-per-node", "gres", "output", "error", "gpus"),
+    *("mail-type", "mail-user", "gpus-per-node", "gres", "output", "error", "gpus", "array"),
 )
 _NAMES = {"job-name": "name", "chdir": "cwd"}
 _MUSTER = ("nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-task", "signal", "requeue", "exclusive")
@@ -111,7 +111,6 @@ _SIGNALS = {"10": "USR1", "12": "USR2", "15": "TERM", "2": "INT", "1": "HUP"}
 _WHY = {
     "export": "name variables with `--env`",
     "open-mode": "muster appends to files of a requeued job by itself",
-    "array": "a run is one job; start one run for each task of the array",
     "wait": "`muster run --slurm` waits by itself",
     "no-requeue": "it is the default",
 }

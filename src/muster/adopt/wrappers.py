@@ -62,3 +62,10 @@ def in_container(launch: Launch, step: Program | None, scope: Scope) -> tuple[La
             f"the same path, and starts the ranks there; `--cwd {where}` changes that"
         )
     return launch._replace(options=tuple(options)), says
+
+
+def arrays_in(launch: Launch) -> list[str]:
+    """Return a sentence if arguments are elements of an array of the script, which the ranks do not have."""
+    names = dict.fromkeys(name for word in launch.program for name in re.findall(r"\$\{(\w+)\[", word.shell))
+    says = "is an array of the script, which the ranks do not have: write its values, or `--sweep NAME=VALUE,VALUE`"
+    return [f"${name} {says}" for name in names]

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import tree_sitter_bash
@@ -204,7 +205,7 @@ class CommandReader:
             count = int(texts[0]) if texts and texts[0].isdigit() else 1
             self.values = with_arguments(self.values, given.items[count:])
         if name in self.bodies and name not in self.called:
-            alone = len(re.findall(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", self.mapped.text)) == 2
+            alone = name not in self.exported and self.calls[name] == 1
             self.call(name, place, args=command.argv[1:] if alone else None)
 
     def _declare(self, node: Node, place: Place, words: list[Word]) -> None:
@@ -343,6 +344,18 @@ class CommandReader:
             name = node.child_by_field_name("name")
             return program_name(self.words.bare(name)) if name is not None else ""
         return {"while_statement": "while", "for_statement": "for"}.get(node.type, "")
+
+    @cached_property
+    def calls(self) -> Counter[str]:
+        """How often each program or function is called, in this shell and in `$(…)`."""
+        found: Counter[str] = Counter()
+        waiting = [self.root]
+        while waiting:
+            inner = waiting.pop()
+            if inner.type == "command":
+                found[self.head(inner)] += 1
+            waiting += inner.named_children
+        return found
 
     def set_in(self, node: Node) -> Iterator[str]:
         """The variables that are assigned anywhere in a node."""
