@@ -115,7 +115,7 @@ def test_an_object_with_checkpoint_continues_after_a_preemption(there: LabCluste
     said = (there.folder / "said").read_text
     until(
         lambda: (
-            list(there.home.glob("runs/*/attempt_0/rank_00001.out"))
+            2 == len(list(there.home.glob("runs/*/attempt_0/rank_0000[01].out")))
             and all("step 20" in there.log(rank) for rank in (0, 1))
         ),
         "it works",

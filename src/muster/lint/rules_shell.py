@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from muster.lint.model import Command, Expansion, Script, Span
-from muster.lint.rule import ERROR, SCRIPT, WARNING, Edit, Finding, Rule
+from muster.lint.rule import ERROR, NOTE, SCRIPT, WARNING, Edit, Finding, Rule
 from muster.lint.scene import TORCHRUN, Scene
 
 _NODELISTS = frozenset({"SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_STEP_NODELIST"})
@@ -20,6 +20,15 @@ _CONDA = re.compile(r"conda|mamba|python|forge", re.IGNORECASE)
 
 def unquoted_variable(scene: Scene) -> Iterator[Finding]:
     """Variables that are split or expanded as a pattern where that is wrong."""
+    return _unquoted(scene, _why_quote)
+
+
+def unquoted_nodelist(scene: Scene) -> Iterator[Finding]:
+    """Node lists that are expanded as a pattern."""
+    return _unquoted(scene, _why_quote_nodelist)
+
+
+def _unquoted(scene: Scene, why: Callable[[Command, str, Expansion], str]) -> Iterator[Finding]:
     for command in scene.commands:
         text = scene.script.source.text[command.span.start : command.span.end]
         unknown = {part.span for word in command.argv for part in word.expansions}
@@ -31,7 +40,7 @@ def unquoted_variable(scene: Scene) -> Iterator[Finding]:
                     continue
                 if part.kind == "variable" and part.span not in unknown:
                     continue  # its value is known
-                message = _why_quote(command, text, part)
+                message = why(command, text, part)
                 if message:
                     begin, end = part.span
                     alone = len(word.parts) == 1
@@ -53,9 +62,13 @@ def _is_plain(scene: Scene, array: str) -> bool:
     )
 
 
-def _why_quote(command: Command, text: str, part: Expansion) -> str:
+def _why_quote_nodelist(command: Command, text: str, part: Expansion) -> str:
     if part.kind == "variable" and part.name in _NODELISTS:
-        return f"${part.name} is a pattern such as n[1-4]: a file of that name in the directory changes it"
+        return f"${part.name} is a pattern such as n[1-4]: a file named n1 in the directory replaces it"
+    return ""
+
+
+def _why_quote(command: Command, text: str, part: Expansion) -> str:
     if part.kind == "array" or (part.kind == "variable" and part.name in ("@", "*") and command.name != "shift"):
         return f"{part.source} without quotes splits arguments at spaces"
     if command.name == "[" and part.kind == "variable" and not command.shell.number:
@@ -331,7 +344,19 @@ RULES = (
         unquoted_variable,
         "a variable without quotes where its value is split or matches files",
         "The shell splits the value at spaces and replaces `[1-4]`, `*` and `?` by names of files in the directory.",
-        'Write `"$@"`, `"${ARGS[@]}"`, `"$SLURM_JOB_NODELIST"`.',
+        'Write `"$@"`, `"${ARGS[@]}"`.',
+        f"{_ONE}python train.py $@\n",
+        f'{_ONE}python train.py "$@"\n',
+        True,
+    ),
+    Rule(
+        "unquoted-nodelist",
+        NOTE,
+        SCRIPT,
+        unquoted_nodelist,
+        "a node list without quotes",
+        "The shell takes `n[1-4]` as a pattern: it replaces it by the files n1 to n4 if the directory has them.",
+        'Write `"$SLURM_JOB_NODELIST"`.',
         f"{_ONE}scontrol show hostnames $SLURM_JOB_NODELIST\n",
         f'{_ONE}scontrol show hostnames "$SLURM_JOB_NODELIST"\n',
         True,
