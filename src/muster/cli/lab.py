@@ -70,6 +70,7 @@ def _up(asked: Asked) -> int:
         shared_home=not options.no_shared_home,
         folder=asked.folder,
         scheduler=options.scheduler,
+        accounting=options.accounting,
         shared=[os.path.expanduser(path) for path in (options.share or "").split(",") if path],
     )
     there = made.state() == "up" if os.geteuid() == 0 else False
@@ -232,7 +233,7 @@ def _clear(made: Lab, words: list[str]) -> None:
 def _install(asked: Asked) -> int:
     _none(asked, "install")
     assert isinstance(asked.options, LabInstallOptions)
-    packages = requirements.install(asked.options.scheduler)
+    packages = requirements.install(asked.options.scheduler, asked.options.accounting)
     print(f"installed: {', '.join(packages)}" if packages else "everything the lab needs is already installed")
     return 0
 

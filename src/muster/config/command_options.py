@@ -441,6 +441,7 @@ class LabUpOptions(LabOptions):
     share = optional(
         ("--share",), "directories in /tmp that all hosts share, `/tmp/a,/tmp/b`", "PATHS", values.text, group=RANKS
     )
+    accounting = flag(("--accounting",), "record jobs in a database, as sacct reads them; takes longer", group=RANKS)
 
 
 class LabStatusOptions(LabOptions):
@@ -459,6 +460,7 @@ class LabInstallOptions(Options):
     """Options of `muster lab install`."""
 
     scheduler = LAB_SCHEDULER
+    accounting = flag(("--accounting",), "also install what `muster lab up --accounting` needs", group=RANKS)
     help = HELP
 
 

@@ -22,6 +22,13 @@ PARTITIONS = (
 )
 
 
+DATABASE_SOCKET = "/run/mysqld/mysqld.sock"
+"""Where MariaDB's clients expect its socket. /run is each host's own, so no server of the machine is touched."""
+
+ACCOUNTING_PORT = 6819
+"""Port of slurmdbd."""
+
+
 def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str]) -> str:
     """Return slurm.conf; `tracks` is its ProctrackType, `more` are keys to override."""
     keys = {
@@ -52,6 +59,7 @@ def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str
         "JobAcctGatherType": "jobacct_gather/none",
         "AccountingStorageType": "accounting_storage/none",
         **({"GresTypes": "gpu"} if shape.gpus else {}),
+        **(_accounting(shape, folder) if shape.accounting else {}),
         **more,
     }
     gres = f" Gres=gpu:toy:{shape.gpus}" if shape.gpus else ""
@@ -60,6 +68,18 @@ def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str
     lines += [f"NodeName={node} NodeAddr={address(node)} {each}" for node in shape.node_names]
     lines += [f"{partition} Nodes=ALL MaxTime=INFINITE DefaultTime=60" for partition in PARTITIONS]
     return "\n".join(lines) + "\n"
+
+
+def _accounting(shape: Shape, folder: Folder) -> dict[str, str]:
+    """Return keys of slurm.conf."""
+    return {
+        "AccountingStorageType": "accounting_storage/slurmdbd",
+        "AccountingStorageHost": address(HEAD),
+        "AccountingStoragePass": f"{folder.munge}/socket",
+        **({"AccountingStorageTRES": "gres/gpu"} if shape.gpus else {}),
+        "JobAcctGatherType": "jobacct_gather/linux",
+        "JobAcctGatherFrequency": "2",  # practice jobs are short
+    }
 
 
 def gres_conf(shape: Shape) -> str:
@@ -75,6 +95,25 @@ def cgroup_conf() -> str:
 def variables(shape: Shape, folder: Folder) -> dict[str, str]:
     """Return the environment variables with which the scheduler's programs find the lab's cluster."""
     return {"SLURM_CONF": folder.slurm_conf} if shape.scheduler == "slurm" else sge.variables(folder)
+
+
+def slurmdbd_conf(folder: Folder) -> str:
+    """Return slurmdbd.conf. The database knows root by its socket, so there is no password."""
+    keys = {
+        "AuthType": "auth/munge",
+        "AuthInfo": f"socket={folder.munge}/socket",
+        "DbdHost": HEAD,
+        "DbdAddr": address(HEAD),
+        "DbdPort": str(ACCOUNTING_PORT),
+        "SlurmUser": "root",
+        "StorageType": "accounting_storage/mysql",
+        "StorageHost": "localhost",
+        "StorageUser": "root",
+        "StorageLoc": "slurm_acct_db",
+        "PidFile": f"{folder.slurm}/slurmdbd.pid",
+        "CommitDelay": "1",
+    }
+    return "".join(f"{key}={value}\n" for key, value in keys.items())
 
 
 def sshd_config(folder: Folder, shape: Shape) -> str:

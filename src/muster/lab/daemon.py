@@ -183,6 +183,8 @@ class LabDaemon:
                 self.ask(name, "share")
 
     def _start_slurm(self, head: bool, nodes: list[str]) -> None:
+        if head and self.shape.accounting:
+            self._start_accounting()
         if head:
             self.ask(HEAD, "start", name="slurmctld", argv=files.slurmctld(self.folder))
         for name in nodes:
@@ -203,6 +205,15 @@ class LabDaemon:
                 Path(self.folder.sge, "set-up").touch()
         for name in nodes:
             self.ask(name, "start", name="execd", argv=sge.daemon(self.folder, "execd"))
+
+    def _start_accounting(self) -> None:
+        """Start MariaDB and slurmdbd. slurmctld comes after them: it asks slurmdbd for its cluster when it starts."""
+        root = f"/proc/{self.hosts[HEAD].pid}/root"
+        self.ask(HEAD, "start", name="mariadbd", argv=files.mariadbd(self.folder))
+        self._until(lambda: os.path.exists(root + config_files.DATABASE_SOCKET), HEAD, "mariadbd", PATIENCE)
+        self.ask(HEAD, "start", name="slurmdbd", argv=files.slurmdbd())
+        self._until(lambda: _accepts(address(HEAD), config_files.ACCOUNTING_PORT), HEAD, "slurmdbd", PATIENCE)
+        files.in_host(self.folder, self.hosts[HEAD].pid, files.new_cluster())
 
     def kill_service(self, host: str, service: str, program: str) -> None:
         """Kill all processes of a service on a host, and wait until it has exited."""
@@ -435,6 +446,14 @@ def _greets(host: str) -> bool:
     try:
         with socket.create_connection((host, SSH_PORT), timeout=2) as connection:
             return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _accepts(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
     except OSError:
         return False
 

@@ -43,6 +43,38 @@ def slurmd(folder: Folder, node: str) -> list[str]:
     return ["slurmd", "-D", "-f", folder.slurm_conf, "-N", node]
 
 
+def mariadbd(folder: Folder) -> list[str]:
+    """Return the command of MariaDB, without a port, and small. Each commit reaches the kernel, but not the disk."""
+    words = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={folder.database}"]
+    words += [f"--socket={config_files.DATABASE_SOCKET}", "--skip-networking", "--performance-schema=OFF"]
+    words += ["--innodb-flush-log-at-trx-commit=2", "--innodb-use-native-aio=OFF"]
+    return [*words, "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M"]
+
+
+def slurmdbd() -> list[str]:
+    """Return the command of slurmdbd, which finds its configuration beside slurm.conf."""
+    return ["slurmdbd", "-D"]
+
+
+def new_cluster() -> list[str]:
+    """Return the command that makes the lab known to slurmdbd; it fails if it is known already."""
+    return ["sacctmgr", "--immediate", "add", "cluster", "lab"]
+
+
+def make_database(folder: Folder) -> None:
+    """Create the files of MariaDB. Raises `ControlError`."""
+    from muster.lab.host_init import PATH
+
+    words = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={folder.database}"]
+    words += ["--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={"PATH": PATH, "LANG": "C.UTF-8"}
+    )
+    if done.returncode != 0:
+        last = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-6:])
+        raise ControlError("mariadb-install-db failed to create a database", f"its last output:\n{last}")
+
+
 def _full(program: str) -> str:
     from muster.lab.host_init import PATH
 
@@ -87,6 +119,9 @@ def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -
         (f"{folder.slurm}/cgroup.conf", config_files.cgroup_conf()),
     ):
         Path(path).write_text(text)
+    if shape.accounting:
+        _private(folder.slurmdbd_conf, config_files.slurmdbd_conf(folder).encode())  # slurmdbd refuses a readable one
+        make_database(folder)
 
 
 def write_sge(folder: Folder) -> None:

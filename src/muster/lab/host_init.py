@@ -141,6 +141,7 @@ class HostInit:
         self._cover("/dev/shm", "1777")
         self._cover("/run", "755")
         os.mkdir("/run/sshd", 0o755)
+        os.mkdir(os.path.dirname(config_files.DATABASE_SOCKET), 0o755)
         self._gpus()
         self._etc()
         for path in (self.host.folder.scratch, *TEMPORARY):

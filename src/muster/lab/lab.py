@@ -42,7 +42,7 @@ class Lab:
 
     `folder`: the directory for its files (default: a new one). `slurm`: keys of slurm.conf to override. `shared`:
     directories that all hosts see even where each host has its own files, such as in /tmp; without a shared home only
-    the head sees them. `scheduler`: `slurm` or `sge`.
+    the head sees them. `scheduler`: `slurm` or `sge`. `accounting`: record jobs of Slurm in a database, for sacct.
     """
 
     def __init__(
@@ -55,8 +55,9 @@ class Lab:
         slurm: Mapping[str, str] | None = None,
         shared: Iterable[str | os.PathLike[str]] = (),
         scheduler: str = "slurm",
+        accounting: bool = False,
     ):
-        self.shape = Shape(nodes, gpus, cpus, shared_home, scheduler)
+        self.shape = Shape(nodes, gpus, cpus, shared_home, scheduler, accounting)
         self.slurm = dict(slurm or {})
         self.shared = [os.path.realpath(path) for path in shared]
         self._given = folder
@@ -79,7 +80,7 @@ class Lab:
         `owned`: take it down when this process exits, for whatever reason. Raises `InvalidRequest`, `ControlError`.
         """
         self.shape.check()
-        requirements.check(self.shape.scheduler)
+        requirements.check(self.shape.scheduler, self.shape.accounting)
         for path in self.shared:
             if not os.path.isdir(path):
                 raise InvalidRequest(f"--share: directory not found: {path}", "create it first")
@@ -441,6 +442,7 @@ def in_words(shape: Shape) -> str:
     gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPUs"
     home = "" if shape.shared_home else ", no shared home"
     by = "" if shape.scheduler == "slurm" else f", {SCHEDULERS[shape.scheduler]}"
+    by += ", with accounting" if shape.accounting else ""
     return f"{nodes}, each with {shape.cpus} core{'s' if shape.cpus != 1 else ''} and {gpus}{home}{by}"
 
 

@@ -42,6 +42,15 @@ OF_SCHEDULER: Mapping[str, Mapping[str, str]] = {
 }
 """Each program with its package that only a lab with this scheduler requires."""
 
+ACCOUNTING: Mapping[str, str] = {
+    "mariadbd": "mariadb-server-core",
+    "mariadb-install-db": "mariadb-server-core",
+    "my_print_defaults": "mariadb-client",  # mariadb-install-db calls it
+    "slurmdbd": "slurmdbd",
+}
+"""Programs that only a lab with accounting needs, with their packages. The package `mariadb-server` would also start a
+server of the machine's own."""
+
 FUSE_PACKAGE = "libfuse3-3"
 
 OPTIONAL = (FUSE_PACKAGE, PDSH_PACKAGE)
@@ -51,13 +60,17 @@ POLICY = "/usr/sbin/policy-rc.d"
 """Script that Debian's packages ask whether they may start their services."""
 
 
-def _required(scheduler: str) -> Mapping[str, str]:
-    return {**PROGRAMS, **OF_SCHEDULER.get(scheduler, {})}
+def _required(scheduler: str, accounting: bool) -> Mapping[str, str]:
+    return {**PROGRAMS, **OF_SCHEDULER.get(scheduler, {}), **(ACCOUNTING if accounting else {})}
 
 
-def missing(scheduler: str = "") -> list[str]:
-    """Return the packages that are not installed; with a `scheduler` also those that only it requires."""
-    found = [package for program, package in _required(scheduler).items() if shutil.which(program, path=PATH) is None]
+def missing(scheduler: str = "", accounting: bool = False) -> list[str]:
+    """Return the packages that are not installed.
+
+    With a `scheduler`, or with `accounting`, also those that only a lab with these requires.
+    """
+    required = _required(scheduler, accounting)
+    found = [package for program, package in required.items() if shutil.which(program, path=PATH) is None]
     if not (glob(f"/usr/lib/*/{FUSE_LIBRARY}") or glob(f"/usr/lib*/{FUSE_LIBRARY}") or glob(f"/lib/*/{FUSE_LIBRARY}")):
         found.append(FUSE_PACKAGE)
     return list(dict.fromkeys(found))
@@ -72,19 +85,20 @@ def check_root() -> None:
         )
 
 
-def check(scheduler: str = "") -> None:
-    """Raise `InvalidRequest` if a lab cannot run here, as far as can be checked without starting one."""
+def check(scheduler: str = "", accounting: bool = False) -> None:
+    """Raise `InvalidRequest` if such a lab cannot run here, as far as can be checked without starting one."""
     if sys.platform != "linux":
         raise InvalidRequest(
             f"the lab requires Linux namespaces, and this is {sys.platform}", "run it on a Linux machine"
         )
     check_root()
-    packages = [package for package in missing(scheduler) if package not in OPTIONAL]
+    packages = [package for package in missing(scheduler, accounting) if package not in OPTIONAL]
     if packages:
-        option = f" --scheduler {scheduler}" if scheduler in OF_SCHEDULER else ""
+        options = f" --scheduler {scheduler}" if scheduler in OF_SCHEDULER else ""
+        options += " --accounting" if accounting else ""
         raise InvalidRequest(
             f"the lab requires packages that are not installed: {', '.join(packages)}",
-            f"run `muster lab install{option}`" if _is_debian() else "install the programs " + _programs(packages),
+            f"run `muster lab install{options}`" if _is_debian() else "install the programs " + _programs(packages),
         )
 
 
@@ -109,7 +123,7 @@ def notes() -> list[str]:
 
 
 def _programs(packages: list[str]) -> str:
-    known = [PROGRAMS, *OF_SCHEDULER.values()]
+    known = [PROGRAMS, *OF_SCHEDULER.values(), ACCOUNTING]
     return ", ".join(program for table in known for program, package in table.items() if package in packages)
 
 
@@ -117,10 +131,10 @@ def _is_debian() -> bool:
     return shutil.which("apt-get", path=PATH) is not None
 
 
-def install(scheduler: str = "") -> list[str]:
+def install(scheduler: str = "", accounting: bool = False) -> list[str]:
     """Install the missing packages without starting their services, and return their names."""
     check_root()
-    packages = missing(scheduler)
+    packages = missing(scheduler, accounting)
     if not packages:
         return []
     if not _is_debian():
@@ -152,8 +166,8 @@ def install(scheduler: str = "") -> list[str]:
 
 def _stay_off(packages: list[str], env: Mapping[str, str]) -> None:
     """Disable the services of newly installed packages at boot: the lab starts its own."""
-    units = {"openssh-server": "ssh", "munge": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd"}
-    units.update({"gridengine-master": "gridengine-master", "gridengine-exec": "gridengine-exec"})
+    same = ("munge", "slurmctld", "slurmd", "slurmdbd", "gridengine-master", "gridengine-exec")
+    units = {"openssh-server": "ssh", **{name: name for name in same}}
     new = [units[package] for package in packages if package in units]
     if new and os.path.isdir("/run/systemd/system"):
         subprocess.run(["systemctl", "disable", "--quiet", *new], env=dict(env), capture_output=True)

@@ -47,6 +47,8 @@ class Shape(NamedTuple):
     """False gives each node its own home and /home, initially empty. /tmp and /var/tmp are always its own."""
     scheduler: str = "slurm"
     """The scheduler: one of `SCHEDULERS`."""
+    accounting: bool = False
+    """True adds the accounting of jobs: slurmdbd and MariaDB on the head."""
 
     def check(self) -> None:
         """Raise `InvalidRequest` if such a lab is not possible."""
@@ -54,6 +56,8 @@ class Shape(NamedTuple):
             raise InvalidRequest(
                 f"--scheduler {self.scheduler}: the lab has no such scheduler", f"use {' or '.join(SCHEDULERS)}"
             )
+        if self.accounting and self.scheduler != "slurm":
+            raise InvalidRequest("--accounting: only a lab with Slurm has it", "leave out --accounting or --scheduler")
         if not 1 <= self.nodes <= MOST:
             raise InvalidRequest(f"--nodes {self.nodes}: a lab has 1 to {MOST} nodes", "choose another --nodes")
         if not 0 <= self.gpus <= 16:
@@ -127,6 +131,16 @@ class Folder(NamedTuple):
     def sge(self) -> str:
         """Directory of Grid Engine's files, the value of SGE_ROOT."""
         return f"{self.path}/sge"
+
+    @property
+    def slurmdbd_conf(self) -> str:
+        """The configuration of slurmdbd, which looks for it beside slurm.conf."""
+        return f"{self.slurm}/slurmdbd.conf"
+
+    @property
+    def database(self) -> str:
+        """Directory of the files of MariaDB."""
+        return f"{self.path}/database"
 
     @property
     def homes(self) -> str:
