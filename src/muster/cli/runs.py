@@ -19,6 +19,7 @@ from muster.cli.common import (
 )
 from muster.cli.confirm import agreed
 from muster.client import pruning, usage
+from muster.client.accounting import used
 from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.queue import job_facts
 from muster.client.reconcile import last_answer, reconcile, statuses
@@ -253,7 +254,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     if options.json:
         record = {**_record(run, status), "job": run.job.get("job"), "python": facts_of(events), "events": events}
         record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
-        use = _use(run, outcome)
+        use = used(run, _use(run, outcome)) if outcome is not None else None
         record.update(used={**as_json(use), "advice": advice_in_words(use)} if use is not None else None)
         record.update(scheduler_job=facts._asdict() if facts is not None else None)
         print(json.dumps(record, indent=1))
@@ -266,7 +267,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     where = _where_in_words(run, status.state, facts)
     print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses, notes, where))
     print(f"run dir  {run.path}")
-    if use := _use(run, outcome):
+    if outcome is not None and (use := used(run, _use(run, outcome))):
         print("\n".join(use_in_words(use)))
     if told := told_in_words(run):
         print(told)
@@ -274,7 +275,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _use(run: Run, outcome: RunResult | None) -> RunUse | None:
-    """Return what a run that has ended used; None if that is unknown."""
+    """Return what muster measured of a run that has ended; None if that is unknown."""
     try:
         return use_of(run, outcome) if outcome is not None else None
     except Unreadable:

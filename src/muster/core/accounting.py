@@ -34,12 +34,33 @@ class NodeUse(NamedTuple):
     """True if a scheduler allocated the cores and the memory; otherwise they are those of the machine."""
 
 
+class Recorded(NamedTuple):
+    """What the accounting of a scheduler recorded of a job that has ended, over all its starts."""
+
+    seconds: float
+    """How long it had its nodes."""
+    hosts: tuple[str, ...]
+    cores: int
+    """Cores that it had in total; 0 if unknown."""
+    core_seconds: float
+    """CPU time of all its processes; 0 if accounting does not measure it."""
+    memory: int
+    """Memory that it had in total, in bytes; 0 if the scheduler does not allocate memory."""
+    peak: int
+    """Highest memory of a node, in bytes; 0 if unknown."""
+    peak_host: str
+    gpus: int
+    """GPUs that it had in total."""
+
+
 class RunUse(NamedTuple):
     """What a run used."""
 
     seconds: float
     """How long it ran."""
     nodes: tuple[NodeUse, ...]
+    source: str = ""
+    """Whose numbers they are, such as `Slurm accounting`; empty for muster's own measurements."""
 
     @property
     def core_hours(self) -> float:
@@ -65,6 +86,45 @@ class RunUse(NamedTuple):
     def cores_used(self, node: NodeUse) -> float:
         """Return how many cores were busy on a node, on average."""
         return node.core_seconds / self.seconds if self.seconds else 0.0
+
+
+def as_recorded(own: RunUse | None, job: Recorded, source: str) -> RunUse | None:
+    """Return what a run used with the numbers of the accounting in place of muster's own, as far as it has them.
+
+    `own` are the measurements of muster, None if there are none. They tell what accounting does not: how the CPU time
+    was distributed over the nodes, and how much GPUs were used. Returns `own` if accounting knows neither CPU time nor
+    memory, because it only records when jobs ran.
+    """
+    if not (job.core_seconds or job.peak):
+        return own
+    nodes = own.nodes if own is not None and own.nodes else _nodes_of(job)
+    if not nodes:
+        return own
+    total, most = sum(node.core_seconds for node in nodes), max(nodes, key=lambda node: node.peak)
+    factor = job.core_seconds / total if job.core_seconds and total else 1.0
+
+    def of(node: NodeUse) -> NodeUse:
+        peak = node.peak if not job.peak else job.peak if node is most else min(node.peak, job.peak)
+        return node._replace(core_seconds=node.core_seconds * factor, peak=peak)
+
+    return RunUse(job.seconds, tuple(map(of, nodes)), source)
+
+
+def _nodes_of(job: Recorded) -> tuple[NodeUse, ...]:
+    """Return the nodes of a job that muster did not measure, each with an equal share."""
+    count = len(job.hosts)
+    return tuple(
+        NodeUse(
+            host=host,
+            cores=job.cores // count,
+            core_seconds=job.core_seconds / count,
+            memory=job.memory // count,
+            peak=job.peak if host == job.peak_host else 0,
+            gpus=job.gpus // count,
+            allocated=bool(job.memory or job.cores),
+        )
+        for host in job.hosts
+    )
 
 
 ENOUGH = 60.0

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from muster.core.accounting import Granted
+from muster.core.accounting import Granted, Recorded
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
 from muster.rundir.run import Run
@@ -319,9 +319,17 @@ class SchedulerClient:
 
     def final(self, job: str) -> Final:
         """Return the final state of a job that is no longer listed; empty if there is no accounting."""
-        if self.scheduler.final is None or time.monotonic() - self._no_accounting_since < _SILENT_FOR:
-            return Final()
-        ask = self.scheduler.final(job)
+        return Final() if self.scheduler.final is None else self._of_accounting(self.scheduler.final(job), Final())
+
+    def recorded(self, job: str, since: float) -> Recorded | None:
+        """Return what accounting recorded of a job submitted at `since` (Unix time); None if it knows nothing yet."""
+        ask = self.scheduler.recorded
+        return None if ask is None else self._of_accounting(ask(job, since), None)
+
+    def _of_accounting(self, ask: Ask[T], otherwise: T) -> T:
+        """Return the answer to a question to accounting; `otherwise` without one."""
+        if time.monotonic() - self._no_accounting_since < _SILENT_FOR:
+            return otherwise
         try:
             answer = self._answer(ask.argv, _SOON)
             if answer.code == 0:
@@ -330,7 +338,7 @@ class SchedulerClient:
             pass
         # a list of many old runs must not wait for accounting that is off or unreachable once for each of them
         self._no_accounting_since = time.monotonic()
-        return Final()
+        return otherwise
 
     def restarts(self, job: str) -> int:
         """Return how often a job was requeued; 0 if unknown."""

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Callable, Generic, NamedTuple, TypeVar
 
 from muster.config.record import Options
-from muster.core.accounting import Granted
+from muster.core.accounting import Granted, Recorded
 from muster.core.model import Node, Rank, Text
 from muster.core.results import RunState
 
@@ -445,6 +445,9 @@ class Scheduler(NamedTuple):
     """Returns the command that starts a `delayed` job as soon as possible."""
     restarts: Callable[[str], Ask[int]] | None = None
     """Returns how often a job was requeued."""
+    recorded: Callable[[str, float], Ask[Recorded | None]] | None = None
+    """Returns what accounting recorded of a job, given the Unix time at which it was submitted; None unless it has
+    ended."""
     granted: Callable[[str], Ask[dict[str, Granted]]] | None = None
     """Returns what a running job has on each of its nodes."""
     record: Callable[[str], Ask[JobRecord | None]] | None = None

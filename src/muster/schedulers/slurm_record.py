@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Callable, TypeVar
 
 from muster.config.record import Options
-from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_request, slurm_step
+from muster.schedulers import (
+    slurm_accounting,
+    slurm_batch,
+    slurm_env,
+    slurm_jobs,
+    slurm_nodes,
+    slurm_patterns,
+    slurm_request,
+    slurm_step,
+)
 from muster.schedulers.scheduler import (
     Allocation,
     Answer,
@@ -138,6 +147,7 @@ SCHEDULER = Scheduler(
     refuses_requeue=slurm_batch.refuses_requeue,
     start_now=slurm_batch.start_now,
     restarts=lambda job: _ask(slurm_step.details(job), slurm_step.restarts),
+    recorded=lambda job, since: _ask(slurm_accounting.used(job, since), slurm_accounting.recorded),
     granted=lambda job: _ask(slurm_step.details(job), slurm_step.granted),
     record=_record,
     gpus=_gpus,

@@ -23,7 +23,8 @@ def use_in_words(use: RunUse) -> list[str]:
     if use.gpu_hours:
         how = "" if use.gpu_use is None else f", {use.gpu_use:.0%} of the time in use"
         parts.append(f"{_hours(use.gpu_hours)} GPU hours{how}")
-    lines = [f"used     {'; '.join(parts)}"]
+    source = f" ({safe(use.source)})" if use.source else ""
+    lines = [f"used     {'; '.join(parts)}{source}"]
     told = advice_in_words(use)
     return [*lines, f"advice   {told}"] if told else lines
 
