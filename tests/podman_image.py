@@ -8,7 +8,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+
+from waiting import until
+
+_COUNT = count()
 
 
 def places() -> list[str]:
@@ -30,8 +37,13 @@ def configured(folder: Path) -> dict[str, str]:
     return {"CONTAINERS_CONF": str(folder / "containers.conf")}
 
 
-def make_image(folder: Path, name: str) -> None:
-    """Make an image of a few empty directories."""
+@contextmanager
+def image(folder: Path) -> Iterator[str]:
+    """Make an image of a few empty directories; yield its name, and remove it with all of its containers at the end.
+
+    The name is this process's own: another run of the tests may use an image of its own at the same time.
+    """
+    name = f"localhost/muster-test-{os.getpid()}-{next(_COUNT)}"
     with tarfile.open(folder / "image.tar", "w") as tar:
         for path in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
             entry = tarfile.TarInfo(path)
@@ -43,3 +55,9 @@ def make_image(folder: Path, name: str) -> None:
             tar.addfile(entry)
     env = {**os.environ, **configured(folder)}
     subprocess.run(["podman", "import", "--quiet", str(folder / "image.tar"), name], env=env, check=True)
+    try:
+        yield name
+    finally:
+        # it fails while a container is removing itself
+        argv = ["podman", "rmi", "--force", name]
+        until(lambda: subprocess.run(argv, env=env, capture_output=True).returncode == 0, "the image is removed", 30)

@@ -9,15 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from podman_image import configured, make_image, places
+from podman_image import configured, image, places
 from program import Muster
 from waiting import until
-
-IMAGE = "localhost/muster-test-image"
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
@@ -27,34 +25,39 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment for podman, and the image."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """The name of the image, and the environment for podman."""
     folder = tmp_path_factory.mktemp("podman")
-    make_image(folder, IMAGE)
-    return configured(folder)
+    with image(folder) as name:
+        yield name, configured(folder)
 
 
 @pytest.fixture
-def inside(muster: Muster, engine: dict[str, str], tmp_path: Path) -> Iterator[Muster]:
+def inside(muster: Muster, engine: tuple[str, dict[str, str]], tmp_path: Path) -> Iterator[Muster]:
     """The program, in a directory whose muster.toml says that runs are in containers."""
-    muster.env.update(engine)
+    name, env = engine
+    muster.env.update(env)
     mounts = ", ".join(f'"{place}:{place}:ro"' for place in places())
-    how = f'container = "{IMAGE}"\ncontainer_runtime = "podman"\n'
+    how = f'container = "{name}"\ncontainer_runtime = "podman"\n'
     (tmp_path / "muster.toml").write_text(f'[run]\n{how}mount = [{mounts}]\npython = ["{sys.executable}"]\n')
     yield muster
     muster("kill", "--all")  # what a failed test has left
 
 
-def nothing_left(inside: Muster, marker: str) -> None:
-    """Wait until no container of the image is left, and no process with this on its command line."""
+@pytest.fixture
+def nothing_left(inside: Muster, engine: tuple[str, dict[str, str]]) -> Callable[[str], None]:
+    """Return a function that waits until no container of the image is left, and no process with this in its argv."""
+    argv = ["podman", "ps", "--all", "--quiet", "--filter", f"ancestor={engine[0]}"]
 
-    def containers() -> str:
-        argv = ["podman", "ps", "--all", "--quiet", "--filter", f"ancestor={IMAGE}"]
-        return subprocess.run(argv, env=inside.env, capture_output=True, text=True, check=True).stdout
+    def check(marker: str) -> None:
+        def containers() -> str:
+            return subprocess.run(argv, env=inside.env, capture_output=True, text=True, check=True).stdout
 
-    until(lambda: not containers(), "no container is left")
-    found = subprocess.run(["pgrep", "-f", marker], capture_output=True, text=True).stdout
-    assert not found
+        until(lambda: not containers(), "no container is left")
+        found = subprocess.run(["pgrep", "-f", marker], capture_output=True, text=True).stdout
+        assert not found
+
+    return check
 
 
 SCRIPT = """
@@ -72,7 +75,9 @@ time.sleep(600)
 """
 
 
-def test_ranks_are_forked_inside_and_leave_nothing(inside: Muster, tmp_path: Path) -> None:
+def test_ranks_are_forked_inside_and_leave_nothing(
+    inside: Muster, tmp_path: Path, nothing_left: Callable[[str], None]
+) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     done = inside("run", "-g", "2", "--prefix", "", "train.py", "60070")
     assert 7 == done.returncode, done.stderr
@@ -80,10 +85,12 @@ def test_ranks_are_forked_inside_and_leave_nothing(inside: Muster, tmp_path: Pat
     assert "launcher fork" in done.stderr
     assert "cannot fork" not in done.stderr
     assert "rank 1 failed first" in done.stderr
-    nothing_left(inside, "sleep 60070")
+    nothing_left("sleep 60070")
 
 
-def test_a_detached_run_goes_on_and_is_looked_at_and_killed(inside: Muster, tmp_path: Path) -> None:
+def test_a_detached_run_goes_on_and_is_looked_at_and_killed(
+    inside: Muster, tmp_path: Path, nothing_left: Callable[[str], None]
+) -> None:
     (tmp_path / "train.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60071)\n")
     started = inside("run", "-d", "-g", "2", "train.py")
     assert 0 == started.returncode, started.stderr
@@ -91,14 +98,14 @@ def test_a_detached_run_goes_on_and_is_looked_at_and_killed(inside: Muster, tmp_
     assert 'train.py", line 3 in <module>' in inside("stacks").stdout
     assert 0 == inside("kill", "last").returncode
     assert "killed" in inside("ps").stdout or "terminated" in inside("show").stdout
-    nothing_left(inside, "sleep 60071")
+    nothing_left("sleep 60071")
 
 
-def test_an_agent_that_is_killed_leaves_nothing(inside: Muster) -> None:
+def test_an_agent_that_is_killed_leaves_nothing(inside: Muster, nothing_left: Callable[[str], None]) -> None:
     program = ("--", "sh", "-c", "sleep 60072 & sleep 0.2; kill -9 $PPID; sleep 60072")
     done = inside("run", "-g", "1", *program)
     assert 125 == done.returncode, done.stderr
-    nothing_left(inside, "sleep 60072")
+    nothing_left("sleep 60072")
 
 
 def test_a_missing_image_is_reported_with_the_words_of_podman(inside: Muster) -> None:

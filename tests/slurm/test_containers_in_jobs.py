@@ -7,10 +7,8 @@ import sys
 
 import pytest
 from lab_cluster import LabCluster
-from podman_image import configured, make_image, places
+from podman_image import configured, image, places
 from waiting import until
-
-IMAGE = "localhost/muster-test-in-jobs"
 
 pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 
@@ -25,17 +23,17 @@ dist.destroy_process_group()
 
 
 def test_ranks_of_two_nodes(there: LabCluster) -> None:
-    make_image(there.folder, IMAGE)
     there.env.update(configured(there.folder))
-    line = ["--container", IMAGE, "--container-runtime", "podman", "--python", sys.executable]
-    line += [word for place in places() for word in ("--mount", f"{place}:{place}:ro")]
-    done = there.muster("run", "--slurm", "-N", "2", "-g", "1", "--prefix", "", *line, there.script(SCRIPT))
-    assert 0 == done.returncode, done.stderr
-    assert ["0 n1 2.0 False", "1 n2 2.0 False"] == sorted(done.stdout.splitlines())
-    argv = ["podman", "ps", "--quiet", "--filter", f"ancestor={IMAGE}"]
+    with image(there.folder) as name:
+        line = ["--container", name, "--container-runtime", "podman", "--python", sys.executable]
+        line += [word for place in places() for word in ("--mount", f"{place}:{place}:ro")]
+        done = there.muster("run", "--slurm", "-N", "2", "-g", "1", "--prefix", "", *line, there.script(SCRIPT))
+        assert 0 == done.returncode, done.stderr
+        assert ["0 n1 2.0 False", "1 n2 2.0 False"] == sorted(done.stdout.splitlines())
+        argv = ["podman", "ps", "--quiet", "--filter", f"ancestor={name}"]
 
-    def running() -> str:
-        env = {**there.lab.environment(), **there.env}
-        return str(there.lab.run("n1", argv, env=env).stdout)
+        def running() -> str:
+            env = {**there.lab.environment(), **there.env}
+            return str(there.lab.run("n1", argv, env=env).stdout)
 
-    until(lambda: not running(), "no container is left")
+        until(lambda: not running(), "no container is left")

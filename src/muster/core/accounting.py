@@ -60,7 +60,7 @@ class RunUse(NamedTuple):
     """How long it ran."""
     nodes: tuple[NodeUse, ...]
     source: str = ""
-    """Whose numbers they are, such as `Slurm accounting`; empty for muster's own measurements."""
+    """Whose numbers they are, for users; empty for muster's own measurements."""
 
     @property
     def core_hours(self) -> float:
