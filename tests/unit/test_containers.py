@@ -9,9 +9,12 @@ from typing import Any, Callable
 import pytest
 
 from muster.agent.bootstrap import shell_script
+from muster.config.command_options import HoldOptions
 from muster.config.options import RunOptions
 from muster.config.parse import from_table
+from muster.config.sessions import options_to_hold
 from muster.core.model import Host, Job, Program
+from muster.errors import InvalidRequest
 from muster.runtimes import BARE, RUNTIMES, Inside, Mount, chosen, mount, mounts_of_code, runtime
 from muster.transports.target import command_inside, target_of
 
@@ -118,3 +121,17 @@ def test_the_option_selects_the_row() -> None:
     assert ("container", "image") == chosen(options(container="image"))
     assert ("docker", "image") == chosen(options(container="image", container_runtime="docker"))
     assert set(RUNTIMES) > {"podman", "docker", "apptainer", "pyxis"}
+
+
+def test_a_session_in_a_container_is_refused_wherever_it_is_configured() -> None:
+    def hold(typed: dict[str, Any], configured: dict[str, Any]) -> HoldOptions:
+        given = [from_table(HoldOptions.table, of, "test") for of in (typed, configured)]
+        return options_to_hold(HoldOptions(("argv", given[0]), ("muster.toml", given[1])))
+
+    with pytest.raises(InvalidRequest, match="got the image one") as refused:
+        hold({"container": "one", "container_runtime": "podman"}, {})
+    assert str(refused.value.hint).startswith("leave it out")
+    with pytest.raises(InvalidRequest, match="got the image two") as refused:
+        hold({}, {"container": "two"})
+    assert "`muster hold --container ''`" in str(refused.value.hint)
+    assert (BARE, "") == chosen(hold({"container": ""}, {"container": "two"}))

@@ -206,7 +206,9 @@ def _check_container(options: RunOptions, in_what: str, named: bool) -> None:
             "share the directory, or copy it before",
         )
     if options.on is not None:
-        raise InvalidRequest("--on cannot be combined with a container", "leave out one of them")
+        raise InvalidRequest(
+            "--on cannot be combined with a container", "leave out one of them; `--container ''` overrides muster.toml"
+        )
     if runtimes.runtime(in_what).task_option and not options.scheduled:
         raise InvalidRequest(
             f"--container-runtime {in_what} requires a job of a scheduler", "choose one with `--scheduler`"

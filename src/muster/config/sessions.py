@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from muster import runtimes
 from muster.config.command_options import HoldOptions
 from muster.config.options import RunOptions
 from muster.config.record import Option
@@ -94,6 +95,25 @@ def options_to_hold(options: HoldOptions) -> HoldOptions:
             f"a session on {title(options.scheduled)} is not supported yet",
             "hold the hosts of a running job over ssh: `muster hold --hosts …`",
         )
+    _refuse_container(options)
     options = options.without(*NOT_HELD)
     given = [(options.source(option), {option.key: options.value(option)}) for option in options.all_given()]
     return HoldOptions(("argv", {RunOptions.detach.key: True}), *given)
+
+
+def _refuse_container(options: HoldOptions) -> None:
+    """Raise `InvalidRequest` for a container: it has only the directories that were mounted when it was started.
+
+    Scripts of later runs are in other directories, so a session in a container would not find them.
+    """
+    name, image = runtimes.chosen(options)
+    if not runtimes.runtime(name).has_image:
+        return
+    option = options.option(name) or options.option(runtimes.CONTAINER)
+    typed = option is not None and options.typed(option)
+    raise InvalidRequest(
+        f"a session in a container is not supported yet, got the image {image}",
+        "leave it out, or use `muster run --container` without a session"
+        if typed
+        else "muster.toml or the environment names it; hold without it: `muster hold --container ''`",
+    )
