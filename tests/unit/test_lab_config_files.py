@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Callable
 
 import pytest
 
 from muster.errors import InvalidRequest
-from muster.lab import config_files, sge
+from muster.lab import config_files, requirements, sge
 from muster.lab.spec import Folder, Shape, address, card
 
 FOLDER = Folder("/var/lib/muster-lab")
@@ -36,6 +37,24 @@ def test_the_texts_of_a_lab(golden: Callable[..., None], name: str) -> None:
         "shadow": config_files.shadow(users),
     }
     golden(f"lab/{name}.txt", "\n".join(f"---- {title}\n{text}" for title, text in found.items()))
+
+
+def test_the_texts_of_accounting(golden: Callable[..., None]) -> None:
+    text = config_files.slurm_conf(Shape(nodes=1, accounting=True), FOLDER, "proctrack/cgroup", {})
+    found = [line for line in text.splitlines() if "Account" in line or "JobAcct" in line]
+    golden("lab/accounting.txt", "\n".join([*found, "---- slurmdbd.conf", config_files.slurmdbd_conf(FOLDER)]))
+
+
+def test_the_packages_of_accounting_are_wanted_only_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "PATH", str(tmp_path))
+    usual, more = requirements.missing(), requirements.missing(accounting=True)
+    assert {"slurmdbd", "mariadb-server-core", "mariadb-client"} == set(more) - set(usual)
+    assert set(usual) < set(more)
+
+
+def test_only_slurm_has_accounting() -> None:
+    with pytest.raises(InvalidRequest, match="--accounting"):
+        Shape(scheduler="sge", accounting=True).check()
 
 
 def test_addresses_are_unique_and_stable() -> None:

@@ -100,12 +100,15 @@ def as_recorded(own: RunUse | None, job: Recorded, source: str) -> RunUse | None
     nodes = own.nodes if own is not None and own.nodes else _nodes_of(job)
     if not nodes:
         return own
-    total, most = sum(node.core_seconds for node in nodes), max(nodes, key=lambda node: node.peak)
-    factor = job.core_seconds / total if job.core_seconds and total else 1.0
+    total = sum(node.core_seconds for node in nodes)
+    most = max(nodes, key=lambda node: (node.peak, node.host == job.peak_host))
 
     def of(node: NodeUse) -> NodeUse:
+        share = node.core_seconds / total if total else 1 / len(nodes)
         peak = node.peak if not job.peak else job.peak if node is most else min(node.peak, job.peak)
-        return node._replace(core_seconds=node.core_seconds * factor, peak=peak)
+        return node._replace(
+            core_seconds=job.core_seconds * share if job.core_seconds else node.core_seconds, peak=peak
+        )
 
     return RunUse(job.seconds, tuple(map(of, nodes)), source)
 

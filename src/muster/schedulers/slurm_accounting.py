@@ -13,6 +13,8 @@ from muster.schedulers.slurm_values import SEPARATOR, number_of, unfold_nodes
 
 _FIELDS = "JobID,State,End,ElapsedRaw,NNodes,NTasks,TotalCPU,MaxRSS,MaxRSSNode,AllocTRES,NodeList"
 _DAY = 86400.0
+_LATEST = 4e9
+"""The latest Unix time that is passed to sacct: a damaged record may have any number."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 _APART = ("batch", "extern")
 """Steps without ranks: the controller of the run, and what Slurm itself has on each node."""
@@ -40,7 +42,7 @@ def used(job: str, since: float) -> tuple[str, ...]:
     A requeued job has a record for each start (`--duplicates`). So has an earlier job with the same id, long ago, as
     ids are reused: `since` is the Unix time at which this one was submitted.
     """
-    start = datetime.fromtimestamp(since - _DAY).strftime("%Y-%m-%dT%H:%M:%S")
+    start = datetime.fromtimestamp(min(max(since - _DAY, 0.0), _LATEST)).strftime("%Y-%m-%dT%H:%M:%S")
     words = ("sacct", "--noheader", "--parsable2", "--noconvert", "--duplicates", f"--jobs={job}")
     return (*words, f"--starttime={start}", f"--format={_FIELDS}")
 
@@ -48,8 +50,9 @@ def used(job: str, since: float) -> tuple[str, ...]:
 def recorded(out: str) -> Recorded | None:
     """Return what a job used over all its starts; None if it has not ended or accounting does not know it.
 
-    A step whose number of tasks is that of its nodes has one task on each, so that its MaxRSS is the memory of a whole
-    node. That holds for the step of muster's agents, of which all ranks are descendants.
+    MaxRSS is the memory of the largest task. The step of muster's agents has one task per node, of which all ranks are
+    descendants, so that this is the memory of a whole node. With steps of several tasks per node, as of `--launcher
+    srun`, the peak is unknown.
     """
     rows = [_Row(*cells) for line in out.splitlines() if len(cells := line.split(SEPARATOR)) == len(_Row._fields)]
     jobs = [row for row in rows if "." not in row.job]
@@ -59,8 +62,9 @@ def recorded(out: str) -> Recorded | None:
         (row for row in reversed(jobs) if row.resources), jobs[-1]
     )  # it may have been cancelled while it waited
     given = _resources(last.resources)
-    steps = [row for row in rows if row.job.partition(".")[2] not in ("", *_APART) and row.tasks == row.nodes]
-    peak, host = max(((_bytes(row.memory), row.memory_node) for row in steps), default=(0, ""))
+    steps = [row for row in rows if row.tasks and row.job.partition(".")[2] not in ("", *_APART)]
+    whole = all(row.tasks == row.nodes for row in steps)
+    peak, host = max(((_bytes(row.memory), row.memory_node) for row in steps if whole), default=(0, ""))
     return Recorded(
         seconds=float(sum(number_of(row.elapsed) for row in jobs)),
         hosts=_hosts(last.hosts),
