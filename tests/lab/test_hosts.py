@@ -363,7 +363,7 @@ def test_status_as_json(line: Any, lab: Lab) -> None:
     assert {
         "state": "up",
         "folder": lab.folder.path,
-        "shape": {"nodes": 3, "gpus": 4, "cpus": 8, "shared_home": True, "accounting": False},
+        "shape": {"nodes": 3, "gpus": 4, "cpus": 8, "shared_home": True, "scheduler": "slurm", "accounting": False},
         "notes": [],
         "hosts": {
             host: {"address": lab.address(host), "faults": ["crash"] if host == "n3" else []} for host in lab.hosts
