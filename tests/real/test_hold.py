@@ -126,6 +126,22 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert gone.returncode == 2 and "the session dev has ended" in gone.stderr
 
 
+def test_a_run_ends_when_its_program_is_killed(held: Muster, script: Callable[..., Path]) -> None:
+    """It does not wait for the lease, and the session is free again."""
+    path = script(SLEEPS)
+    running = held.start("run", "--on", "dev", "--lease", "1h", path.name)
+    until(lambda: held.newest() != session(held) and b"up" in held("logs").stdout.encode(), "the run is up")
+    running.kill()
+    running.communicate(timeout=60)
+    killed = held.newest()
+    until(lambda: (killed / "outcome.json").exists(), "the run has ended")
+    shown = held("show", killed.name)
+    assert "the program that started it has ended" in shown.stdout, shown.stdout
+    script("print('again')")
+    again = held("run", "--on", "dev", path.name)
+    assert again.returncode == 0, again.stderr
+
+
 def test_a_session_ends_by_itself(muster: Muster) -> None:
     started = muster("hold", "-g", "1", "--name", "brief", "--idle", "1s")
     assert started.returncode == 0, started.stderr

@@ -34,7 +34,7 @@ LEASE = 30.0
 class Controller:
     """Records requests of clients; it has two agents, of which the second has no connection."""
 
-    def __init__(self, folder: Path, attached: bool) -> None:
+    def __init__(self, folder: Path, attached: bool, near: bool = False) -> None:
         self.loop, self.lease, self.draining = ManualLoop(), LEASE, False
         self.held = None
         job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
@@ -47,7 +47,7 @@ class Controller:
         self.done: list[tuple[Any, ...]] = []
         self.snapshots = Snapshots(self)
         self.sockets = Sockets("20261127-000000-abcdef", new_token())
-        self.viewers = Sessions(self, attached)
+        self.viewers = Sessions(self, attached, near)
         self.viewers.listen(self.sockets.listen(SUPERVISOR).detach())
         self.clients: list[Client] = []
 
@@ -78,8 +78,8 @@ class Controller:
     def pass_on(self, number: int) -> None:
         self.done.append(("pass", number))
 
-    def on_owner_lost(self) -> None:
-        self.done.append(("forsaken",))
+    def on_owner_lost(self, seconds: float) -> None:
+        self.done.append(("forsaken", seconds))
 
     def refused(self, text: str) -> None:
         self.done.append(("refused", text))
@@ -228,21 +228,49 @@ def test_a_run_ends_when_its_owner_is_gone_for_the_lease(attached: Controller) -
     other.next("event")
     owner.sock.close()
     beat(attached, LEASE - 5, other)
-    assert ("forsaken",) not in attached.done
+    assert ("forsaken", LEASE) not in attached.done
     back = attached.client(owner=True)
     back.next("event")
     beat(attached, 2 * LEASE, back, other)
     back.sock.close()
     beat(attached, LEASE + 5, other)
     beat(attached, 2 * LEASE, other)
-    assert 1 == attached.done.count(("forsaken",))
+    assert 1 == attached.done.count(("forsaken", LEASE))
 
 
 def test_a_run_whose_owner_never_comes_ends_after_the_lease(attached: Controller) -> None:
     attached.loop.advance(LEASE - 2)
     assert [] == attached.done
     attached.loop.advance(4)
-    assert [("forsaken",)] == attached.done
+    assert [("forsaken", LEASE)] == attached.done
+
+
+def test_a_run_ends_with_the_program_of_its_owner_on_this_machine(tmp_path: Path) -> None:
+    """The end of its connection is the end of the program, unless it connects again at once."""
+    near = Controller(tmp_path, attached=True, near=True)
+    other, owner = near.client(want=False), near.client(owner=True)
+    for client in (other, owner):
+        client.next("event")
+    owner.sock.close()
+    near.heard("unsubscribe", {"reader": "viewer 2"})
+    back = near.client(owner=True)
+    back.next("event")
+    beat(near, 10, back, other)
+    assert "forsaken" not in [done[0] for done in near.done]
+    back.sock.close()
+    beat(near, 5, other)
+    assert ("forsaken", 0.0) in near.done
+    near.close()
+
+
+def test_a_silent_owner_on_this_machine_is_there(tmp_path: Path) -> None:
+    """A program that is stopped sends no heartbeats; its connection ends with it."""
+    near = Controller(tmp_path, attached=True, near=True)
+    owner = near.client(owner=True)
+    owner.next("event")
+    near.loop.advance(20 * LEASE, 1.0)
+    assert not owner.hear() and near.done == [done for done in near.done if done[0] == "subscribe"]
+    near.close()
 
 
 def test_a_detached_run_needs_no_owner(tmp_path: Path) -> None:
@@ -261,12 +289,12 @@ def test_a_silent_client_is_gone_and_a_stopped_one_is_not(attached: Controller) 
     attached.loop.advance(20.0)
     attached.loop.until(silent.hear, "its connection is closed")
     attached.loop.advance(20 * LEASE, 1.0)
-    assert not owner.hear() and ("forsaken",) not in attached.done
+    assert not owner.hear() and ("forsaken", LEASE) not in attached.done
     owner.say("heartbeat")
     attached.loop.advance(20.0)
     attached.loop.until(owner.hear, "it is awake, and silent")
     attached.loop.advance(LEASE + 2)
-    assert ("forsaken",) in attached.done
+    assert ("forsaken", LEASE) in attached.done
 
 
 def test_a_request_to_end_the_run_is_answered(attached: Controller) -> None:

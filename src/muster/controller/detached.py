@@ -106,7 +106,7 @@ class DetachedController(Controller):
         self.scribe.do(lambda: run.reserve(plan.world_size))
         self.copies = LogCopies(self, self.scribe)
         self.outputs = outputs
-        self.viewers = Sessions(self, config.owned)
+        self.viewers = Sessions(self, config.owned, plan.job.transport == "local")
         self.hurry = False
         """True if the user does not want to wait for the rest of the logs."""
         self.draining = False
@@ -428,9 +428,16 @@ class DetachedController(Controller):
             return
         self.handle(StopRequested(self.now(), number, by))
 
-    def on_owner_lost(self) -> None:
-        """Stop a run that was to end with its terminal, and which nobody watches any more."""
-        self.handle(StopRequested(self.now(), SIGHUP, gone_for=self.lease))
+    def on_owner_lost(self, seconds: float) -> None:
+        """Stop a run that was to end with its owner, who has been gone for so long; 0: the program has ended."""
+
+        def stop() -> None:
+            self.handle(StopRequested(self.now(), SIGHUP, gone_for=seconds))
+
+        if self.held is not None:
+            self.held.stop(stop, "the session")
+        else:
+            stop()
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ from muster.ui.text import outcome_as_json
 
 _SILENCE = 3 * BEAT
 """Seconds without a heartbeat after which a client's connection counts as broken."""
+_NEAR_COMES_BACK = 2.0
+"""Seconds for an owner on this machine to connect again after its connection ended, which no network can break."""
 _ANSWERS_WITHIN = 4.0
 """Seconds for agents to answer a client's question."""
 _FAREWELL = 10.0
@@ -71,8 +73,8 @@ class SessionsController(Protocol):
     def pass_on(self, number: int) -> None:
         """Forward a signal to the ranks."""
 
-    def on_owner_lost(self) -> None:
-        """Stop a run that was to end with its terminal, and which nobody watches any more."""
+    def on_owner_lost(self, seconds: float) -> None:
+        """Stop a run that was to end with its owner, who has been gone for so long; 0: the program has ended."""
 
     def refused(self, text: str) -> None:
         """Record that a connection was refused, or closed because of what it sent."""
@@ -103,16 +105,21 @@ class _Question:
 
 
 class Sessions:
-    """All sessions of a run. `attached`: the run is stopped when its owner has been gone for as long as a lease."""
+    """All sessions of a run. `attached`: the run is stopped when its owner has been gone for as long as a lease.
+
+    `near`: the owner is a program on this machine: it has ended when its connection has, and needs no heartbeats.
+    """
 
     listener: LocalListener
     """The listening socket, set by `listen`."""
 
-    def __init__(self, world: SessionsController, attached: bool):
-        self.world, self.attached = world, attached
+    def __init__(self, world: SessionsController, attached: bool, near: bool):
+        self.world, self.attached, self._near = world, attached, near
         self.sessions: list[Session] = []
         self._count, self._note = 0, FirstFew(world.refused)
         self._forsaken_at: float | None = world.now() if attached else None
+        self._ended = False
+        """Whether the program of the owner has ended, as far as that can be seen."""
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
             lambda kind, fields: FROM_CLIENT[kind].fitting(fields),  # agents trust it
@@ -144,15 +151,16 @@ class Sessions:
         now = self.world.now()
         for viewer in list(self.sessions):
             silent = now - viewer.heard_at > _SILENCE
-            if viewer.watches and silent and (not viewer.paused or self.world.draining):
+            may_be_silent = viewer.paused or (self._near and viewer.is_owner)
+            if viewer.watches and silent and (not may_be_silent or self.world.draining):
                 viewer.peer.close()
         if any(viewer.is_owner for viewer in self.sessions) or not self.attached:
-            self._forsaken_at = None
+            self._forsaken_at, self._ended = None, False
         elif self._forsaken_at is None:
             self._forsaken_at = now
-        elif now - self._forsaken_at >= self.world.lease:
+        elif now - self._forsaken_at >= (_NEAR_COMES_BACK if self._ended else self.world.lease):
             self.attached = False  # reported once
-            self.world.on_owner_lost()
+            self.world.on_owner_lost(0.0 if self._ended else self.world.lease)
         self.world.loop.call_later(1.0, self._expire)
 
     # ---- out --------------------------------------------------------------------------------------------------------
@@ -209,6 +217,7 @@ class Sessions:
 
     def _left(self, viewer: Session) -> None:
         self.sessions.remove(viewer)
+        self._ended = self._ended or (self._near and viewer.is_owner and not self.world.draining)
         self.world.broadcast("unsubscribe", reader=viewer.name)
 
     def _on_attach(

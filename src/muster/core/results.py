@@ -329,7 +329,7 @@ class StopKind(TextEnum):
     KILL = "kill"
     """`muster kill`."""
     OWNER_GONE = "owner gone"
-    """The terminal that started it was not heard of for as long as the lease."""
+    """The program that started it has ended, or was not heard of for as long as the lease."""
     TIMEOUT = "timeout"
     STORE = "store"
     """The store process exited."""

@@ -66,6 +66,8 @@ def _reason(reason: StopReason) -> str:
         return f"received {signal_name(number or 0)}"
     if kind is StopKind.KILL:
         return "`muster kill`" + (f" by {safe(reason.by)}" if reason.by else "")
+    if kind is StopKind.OWNER_GONE and not reason.seconds:
+        return "the program that started it has ended"
     if kind is StopKind.OWNER_GONE:
         return f"the terminal that started the run was gone for {reason.seconds:g}s (--lease)"
     if kind is StopKind.RELEASED and reason.seconds:
