@@ -195,3 +195,31 @@ def test_functions_on_hosts_that_are_held(muster: Muster, script: Callable[..., 
     assert said[:3] == ["[9, 10] [16, 17]", "raised 'of rank 1'", "[25, 26]"], called.stderr
     assert said[3].endswith("has ended")
     assert [run["state"] for run in listed(muster)] == ["succeeded", "failed", "succeeded", "succeeded", "succeeded"]
+
+
+OWNS = """
+import time
+import muster
+
+def sleeps():
+    print("up", flush=True)
+    time.sleep(600)
+
+cluster = muster.hold(nproc_per_node=1, lease="1h")
+cluster.run(sleeps, lease="1h")
+"""
+
+
+def test_a_session_of_a_program_ends_when_it_is_killed(muster: Muster, script: Callable[..., Path]) -> None:
+    """Neither the session nor the run on it waits for its lease."""
+    program = subprocess.Popen(
+        [sys.executable, script(OWNS)], env=muster.env, cwd=muster.cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert program.stdout is not None
+    said = iter(program.stdout.readline, b"")
+    assert next((line for line in said if line == b"up\n"), None), "the run is up"
+    program.kill()
+    program.communicate(timeout=60)
+    until(lambda: {run["state"] for run in listed(muster)} == {"interrupted"}, "the session and its run have ended")
+    shown = muster("show", session(muster).name)
+    assert "the program that started it has ended" in shown.stdout, shown.stdout

@@ -19,6 +19,7 @@ from muster.python.output import tell
 from muster.python.run import Run
 from muster.rundir.store import store_at
 from muster.runner.context import resolve
+from muster.runner.handle import RunHandle
 from muster.ui.view import Silent
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class Cluster:
     One run at a time. As a context manager it is released at the end of the block, with the run that is on it.
     """
 
-    def __init__(self, session: Any, run_dir: str | None) -> None:
-        self._session, self._run_dir = session, run_dir
+    def __init__(self, handle: RunHandle, run_dir: str | None) -> None:
+        self._handle, self._session, self._run_dir = handle, handle.run, run_dir
 
     def __repr__(self) -> str:
         return f"<muster.Cluster {self.id}>"
@@ -65,6 +66,7 @@ class Cluster:
         """Release the hosts, and wait until everything there has ended; with `force` also the run that is there."""
         if self._session.outcome is None:
             release_session(self._session, f"pid {os.getpid()}", force)
+        self._handle.wait()
 
     def __enter__(self) -> Cluster:
         return self
@@ -83,23 +85,26 @@ def hold(*, idle: float | str | None = None, **options: Unpack[RunKeywords]) -> 
             first = cluster.run(train, lr=0.1)
             second = cluster.run(train, lr=0.01)
 
-    `idle`: the time without a run after which they are released, e.g. "2h" (default: 30m). A program that is killed
-    releases nothing: its hosts are released by that.
+    `idle`: the time without a run after which they are released, e.g. "2h" (default: 30m). They are also released when
+    this program ends, in whatever way: on this machine at once, over ssh after `lease` at the latest.
 
     Raises `muster.errors.MusterError` if they cannot be held; then nothing is left there.
     """
     began, env = time.monotonic(), dict(os.environ)
     given = {**options, **({} if idle is None else {"idle": idle})}
     record = options_to_hold(HoldOptions(("argv", from_table(HoldOptions.table, given, "options of the session"))))
+    if not record.scheduled:
+        record = record.without(HoldOptions.detach)  # this program owns the session
     store = store_at(record.run_dir, env)
     parsed = ParsedArgs({}, [f"{BUNDLED}hold.py"], False)
     context = resolve(
         *(["hold"], parsed, record, env, began, store, lambda *_: Silent(False), tell, tell), brought="pass\n"
     )
-    run = api.begin(context.with_job(context.asked.job._replace(hold=record.idle))).run
+    job = context.asked.job._replace(hold=record.idle, lease=record.lease)
+    cluster = Cluster(api.start(context.with_job(job)), record.run_dir)
     try:
-        await_ready(run, began)
+        await_ready(cluster._session, began)
     except BaseException:
-        Cluster(run, record.run_dir).release(force=True)
+        cluster.release(force=True)
         raise
-    return Cluster(run, record.run_dir)
+    return cluster
