@@ -167,7 +167,10 @@ def _lives(run: Run) -> bool:
 
 
 def tell_of_others(context: RunContext) -> None:
-    """Report a temporary MUSTER_HOME, and warn of unfinished runs of the same name: `muster kill NAME` matches both."""
+    """Report a temporary MUSTER_HOME, and warn of unfinished runs of the same name: `muster kill NAME` matches both.
+
+    Raises `InvalidRequest` for a second session of one name: `--on NAME` could mean both.
+    """
     store = context.store
     temporary = homes.why_temporary(context.env)
     if temporary and store.root == store.homes[0]:
@@ -179,4 +182,9 @@ def tell_of_others(context: RunContext) -> None:
 
     for other in namesakes(context.store, name):
         if has_not_ended(other):
+            if context.asked.job.hold is not None and (other.job.get("job") or {}).get("hold") is not None:
+                raise InvalidRequest(
+                    f"there is a session {name}: {other.id}",
+                    f"use it: muster run --on {name}; end it: muster release {name}; or give another --name",
+                )
             context.warn(f"warning: {other.id} has the same name, {name}, and has not ended")

@@ -69,6 +69,10 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert out[1] == "by run None 1"
     assert [run["state"] for run in listed(held)] == ["succeeded", "held"]
 
+    second = held("hold", "-g", "1", "--name", "dev")
+    assert second.returncode == 2, second.stderr
+    assert f"error: there is a session dev: {session(held).name}\nhint: use it: " in second.stderr
+
     # what belongs to the session
     for words, error in (
         (("--hosts", "n1"), "--hosts cannot be combined with --on: it belongs to the session"),
@@ -95,9 +99,13 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
 
     # what is not the same as in the session's interpreter
     held.env["TORCH_SHOW_CPP_STACKTRACES"] = "1"
+    held.env["OMP_NUM_THREADS"] = "2"
     anew = held("run", "--on", "dev", "-m", "platform")
     assert anew.returncode == 0, anew.stderr
-    assert "starting a new preloaded interpreter: TORCH_SHOW_CPP_STACKTRACES changed" in anew.stderr
+    assert "OMP_NUM_THREADS as set" in anew.stderr
+    del held.env["OMP_NUM_THREADS"]
+    changed = "OMP_NUM_THREADS, TORCH_SHOW_CPP_STACKTRACES changed"
+    assert f"starting a new preloaded interpreter: {changed}" in anew.stderr
 
     # one that runs, a second one, and Ctrl-C
     script(SLEEPS)

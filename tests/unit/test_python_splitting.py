@@ -118,3 +118,12 @@ def test_the_signature_at_run_time_names_every_option() -> None:
         assert {*OPTIONS} <= {*names}
         assert {"nproc_per_node", "slurm", "time", "hosts", "detach"} <= {*names}
         assert not {"json", "tty", "help", "rdzv_id"} & {*names}
+
+
+def test_options_for_which_a_program_has_loops_are_refused_with_what_it_has() -> None:
+    for name in ("sweep", "array", "chain", "after", "max_parallel", "resubmit"):
+        for program, more in ((train, {}), (train, {"args": [1]}), ("train.py", {})):
+            with pytest.raises(InvalidRequest, match=f"^{name}= is not supported from Python") as refused:
+                split(program, [], {name: "x", **more})
+            assert refused.value.hint
+    assert split(anything, [], {"sweep": "x"}).kwargs == {"sweep": "x"}, "an argument of the function"

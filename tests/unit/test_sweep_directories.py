@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from muster.cli.sweeps import follow_sweep
+from muster.core.results import RunResult, RunState
 from muster.core.sweep import Ids, Parameter, Sweep, points_of
 from muster.rundir.finding import find_run
 from muster.rundir.run import Run
@@ -19,6 +21,7 @@ from muster.rundir.sweeps import (
     words_of,
     write_sweep,
 )
+from muster.ui.text import outcome_as_json
 
 ID = "20261128-010000-abcdef012-train"
 SWEEP = Sweep(points_of([Parameter("x", ("1", "2"))]), 2)
@@ -66,3 +69,16 @@ def test_names_of_points(tmp_path: Path) -> None:
     names = {"lrs": ID, "12": ID, "last": ID, ID[:20]: ID, "lrs.0": f"{ID}.0", "12_0": f"{ID}.0", "last.0": f"{ID}.0"}
     names |= {"lrs.1": f"{ID}.1.1", "12.1": f"{ID}.1.1", "12_1": f"{ID}.1", "15_1": f"{ID}.1.1", f"{ID}.1": f"{ID}.1"}
     assert names == {name: find_run(store, name).id for name in names}
+
+
+def test_who_follows_a_sweep_quietly_hears_of_points_that_failed(tmp_path: Path) -> None:
+    run = made(tmp_path, ID)
+    write_sweep(run, SWEEP, [])
+    for number, (state, code) in enumerate(((RunState.SUCCEEDED, 0), (RunState.FAILED, 3))):
+        point = made(tmp_path, f"{ID}.{number}")
+        point.write_outcome(outcome_as_json(RunResult(state, code, 1.0, 0)))
+    said: list[str] = []
+    failed: list[str] = []
+    assert follow_sweep(run, say=said.append, failed=failed.append) == 3
+    assert ["point 1 of 2 (x=2): failed in 1.0s, exit code 3"] == [line.split(";")[0] for line in failed]
+    assert said[-1].endswith("1 ok, 1 failed") and len(said) == 2

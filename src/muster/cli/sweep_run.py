@@ -209,7 +209,7 @@ def _follow(run: Run, options: RunOptions) -> int:
         print(run.id)
         return 0
     try:
-        return follow_sweep(run, say=lambda text: tell_progress(text, options.quiet))
+        return follow_sweep(run, say=lambda text: tell_progress(text, options.quiet), failed=tell_progress)
     except KeyboardInterrupt:
         print(f"\n{left_in_words(run)}", file=sys.stderr)
         return 0

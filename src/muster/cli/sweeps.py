@@ -120,11 +120,16 @@ def sweep_record(run: Run, points: list[PointStatus], rows: list[PointRow]) -> d
 
 
 def follow_sweep(
-    run: Run, timeout: float | None = None, say: Callable[[str], object] = print, left: Callable[[], bool] = bool
+    run: Run,
+    timeout: float | None = None,
+    say: Callable[[str], object] = print,
+    left: Callable[[], bool] = bool,
+    failed: Callable[[str], object] | None = None,
 ) -> int:
     """Wait for all points, saying how each has ended; return the exit code of the sweep, 124 after `timeout` seconds.
 
-    `left` returns whether to stop waiting. Raises `Unreachable` if the state of a point is unknown for a minute.
+    `left` returns whether to stop waiting; `failed` is called instead of `say` for a point that has failed.
+    Raises `Unreachable` if the state of a point is unknown for a minute.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, RunStatus] = {}
@@ -135,7 +140,10 @@ def follow_sweep(
         for one in points:
             if one.run is not None and one.status.state.ended and one.run.id not in ended:
                 ended[one.run.id] = one.status
-                say(end_of_point(row_of(one, metrics=False), len(points), one.run.operand, noun))
+                row = row_of(one, metrics=False)
+                (failed if failed is not None and row.code else say)(
+                    end_of_point(row, len(points), one.run.operand, noun)
+                )
         words = counts_in_words(counts(points))
         state = whole(points).state
         silent = [one for one in points if one.status.state is RunState.UNKNOWN]

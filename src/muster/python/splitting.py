@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from muster.config.options import RUN
@@ -14,12 +14,14 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.python.entry import entry
 
-_OF_TERMINALS = frozenset(
-    (
-        *("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin"),
-        *("sweep", "array", "max_parallel", "chain", "after", "resubmit"),  # a program has loops for that
-    )
-)
+_OF_SEVERAL: Mapping[str, str] = {
+    **dict.fromkeys(("sweep", "array", "resubmit"), "start a run for each value: muster.Executor(…).map_array"),
+    "max_parallel": "muster.Executor(max_workers=…)",
+    **dict.fromkeys(("chain", "after"), "start the next run when run.results() has returned"),
+}
+"""Options of the command line for which a program has loops, and what it uses instead."""
+
+_OF_TERMINALS = frozenset(("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin", *_OF_SEVERAL))
 """Options that make sense only on a command line."""
 
 OPTIONS: Mapping[str, Option[Any]] = {
@@ -71,6 +73,8 @@ def split(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     given = {name: value for name, value in keywords.items() if name not in OWN}
     options = {name: value for name, value in given.items() if name in OPTIONS and value is not None}
     others = {name: value for name, value in given.items() if name not in OPTIONS}
+    if not callable(program) or explicit:
+        refuse_of_several(others)
     if not callable(program):
         _check_script(program, others, explicit)
         return Split(tuple(map(str, arguments)), {}, _as_text(options), show)
@@ -86,6 +90,13 @@ def split(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     kwargs = {**others, **(keywords.get("kwargs") or {})}
     _check_call(program, args, kwargs)
     return Split(args, kwargs, _as_text(options), show)
+
+
+def refuse_of_several(names: Iterable[str]) -> None:
+    """Raise `InvalidRequest` if one of these is an option of `muster run` for which a program has loops."""
+    for name in names:
+        if name in _OF_SEVERAL:
+            raise InvalidRequest(f"{name}= is not supported from Python", _OF_SEVERAL[name])
 
 
 def _check_script(program: Any, others: Mapping[str, Any], explicit: bool) -> None:
@@ -154,6 +165,7 @@ def _check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
+        refuse_of_several(set(kwargs) - _parameters(function))
         unknown = [name for name in kwargs if name not in _parameters(function)]
         near = next(filter(None, (did_you_mean(name, OPTIONS) for name in unknown)), None)
         raise InvalidRequest(f"cannot call {what}{signature}: {error}", near) from None

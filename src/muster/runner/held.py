@@ -18,7 +18,7 @@ from muster.controller.bootstrap import Bootstrap, Remedies, RunPlace, need_of
 from muster.controller.connections import TcpConnection, captured_signals
 from muster.core.controller_config import ControllerConfig, config_as_json
 from muster.core.env_forwarding import redact
-from muster.core.model import Job, Plan, as_json
+from muster.core.model import Job, Node, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.rendezvous import Rendezvous
 from muster.errors import InvalidRequest
@@ -92,7 +92,8 @@ def start(context: RunContext) -> RunHandle:
     if options.sync:
         raise InvalidRequest("--sync cannot be combined with --on yet", "share the directory of the script")
     job = context.asked.job._replace(lease=options.lease, session=held.id)
-    plan = make_plan(job, known.nodes, context.run_id)
+    nodes = _with_threads(known.nodes, record, context.asked.threads_chosen)
+    plan = make_plan(job, nodes, context.run_id)
     run = context.new_directory()
     facts.write_marker(str(run.path))
     resources: ExitStack[None] = ExitStack()
@@ -132,6 +133,16 @@ def start(context: RunContext) -> RunHandle:
             stdin=foreground.stdin,
         )
         return HostsRun(run, views, link, attached, resources.pop_all())
+
+
+def _with_threads(nodes: Sequence[Node], session: SessionRecord, chosen: bool) -> tuple[Node, ...]:
+    """Return the nodes with the OpenMP threads of this run; 0 if the user has `chosen` them, not the session."""
+    found = []
+    for node in nodes:
+        cores = int(session.facts[node.number]["cores"])
+        threads = 0 if chosen else max(1, cores // max(1, len(node.ranks)))
+        found.append(node._replace(host=node.host._replace(threads=threads)))
+    return tuple(found)
 
 
 def _interrupted(numbers: Sequence[int]) -> None:
