@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tree_sitter_bash")
 
-from muster.adopt.python_scripts import adopt_python, launcher_of
+from muster.adopt.files import adopt_file
 from muster.adopt.script import adopt_script
 from muster.adopt.text import as_json, in_words
 from muster.config.options import RunOptions
@@ -27,7 +27,7 @@ def read_file(name: str) -> str | None:
 
 def adopted(name: str, text: str = "", given: tuple[str, ...] = ()) -> Any:
     text = text or (CORPUS / name).read_text()
-    return adopt_python(name, text) if launcher_of(text) else adopt_script(name, text, read_file, given)
+    return adopt_file(name, text, read_file, given)
 
 
 def command(text: str, name: str = "x.sh", given: tuple[str, ...] = ()) -> str:
@@ -201,7 +201,7 @@ srun torchrun --nnodes 2 --nproc_per_node 4 t.py --seed $s
 EOF
 done
 """,
-            "muster run --slurm -N 2 -g 4 --name j t.py --seed $s",
+            "muster run --slurm -N 2 -g 4 --sweep s=1,2 --name j t.py --seed '{s}'",
         ),
         (
             "export A=ib0\nmpirun -np 2 -x A -x B -x MASTER_ADDR=a python t.py",

@@ -69,6 +69,8 @@ class Launch(NamedTuple):
     """True if the script leaves it to torchrun's c10d rendezvous which node comes first: the one that arrives first."""
     port: str = ""
     """The rendezvous port that the script chose."""
+    typed: str = ""
+    """The whole command line, where a file contains it."""
     ends: tuple[str, ...] = ()
     """What ends the run in the script, in sentences."""
 

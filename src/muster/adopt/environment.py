@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 
@@ -86,16 +87,51 @@ def _tmux_env(found: Found) -> list[Word]:
 
 
 def directory(script: Script, found: Found, scope: Scope) -> str:
-    """Return the directory of a `cd` before the launch, in the same shell; empty for the one where it starts."""
+    """Return the directory of `cd` before the launch, in the same shell; empty for the one where it starts."""
     for inner in shells(script, found)[::-1]:
-        entered = [
-            command
-            for command in inner.commands
-            if command.name == "cd" and command.span.start <= found.command.span.start and command.programs[0].operands
-        ]
-        if entered:
-            where = text(entered[-1].programs[0].operands[0], scope)
-            if where.startswith(("$(dirname", "`dirname", "${0%", "${BASH_SOURCE")):  # where the script is
-                where = script.source.path.rpartition("/")[0]
-            return "" if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|`pwd`|\.|", where) else where
+        path = ""
+        for command in inner.commands:
+            before = command.span.start <= found.command.span.start
+            apart = command.subshell and not found.command.subshell
+            if command.name in ("cd", "pushd") and before and not apart:
+                path = entered(path, _target(command, script, scope))
+        if path:
+            return "" if path == "." else path
     return ""
+
+
+def _target(command: Command, script: Script, scope: Scope) -> str:
+    """Return the directory that a `cd` enters, from the one where it is."""
+    words = [word for word in command.programs[0].operands if word.text not in ("--", "-P", "-L", "-e", "-n")]
+    if not words:
+        return "~"
+    where = text(words[0], scope)
+    if where == "-":
+        return "$OLDPWD"
+    head = _head(where)
+    if re.search(r"BASH_SOURCE|\$\{?0\b|dirname", head) and head:  # where the script is
+        return posixpath.join(script.source.path.rpartition("/")[0] or ".", where[len(head) :].lstrip("/"))
+    if re.fullmatch(r"\$\{?(SLURM_SUBMIT_DIR|PWD)\}?|\$\(pwd\)|`pwd`", where):
+        return "."
+    return where
+
+
+def _head(where: str) -> str:
+    """Return the `$(…)`, `${…}` or backquotes with which a path begins."""
+    if where.startswith("`"):
+        return where[: where.find("`", 1) + 1]
+    if where[:2] not in ("$(", "${"):
+        return ""
+    depth = 0
+    for at, letter in enumerate(where):
+        depth += (letter in "({") - (letter in ")}")
+        if at and not depth:
+            return where[: at + 1]
+    return ""
+
+
+def entered(start: str, path: str) -> str:
+    """Return where `cd path` leads from a directory; nothing is collapsed that a shell has to expand."""
+    apart = path.startswith(("/", "~", "$", "`")) or not start
+    whole = path if apart else posixpath.join(start, path)
+    return whole if set(whole) & set("$`~") else posixpath.normpath(whole)

@@ -110,7 +110,8 @@ def joined(launches: list[Launch]) -> list[Launch]:
     found: list[Launch] = []
     for launch in launches:
         last = found[-1] if found else None
-        same = last is not None and launch.hosts and len(launch.hosts) == 1
+        # `ssh n1 torchrun` without --nnodes is a run of its own
+        same = last is not None and launch.hosts and len(launch.hosts) == 1 and launch.nodes != 1
         if same and last is not None and last._replace(hosts=(), line=0) == launch._replace(hosts=(), line=0):
             found[-1] = last._replace(hosts=(*last.hosts, *launch.hosts))
         else:

@@ -87,7 +87,7 @@ _DROPPED_BY_TORCHRUN = (
         "--redirects",
         "--tee",
     ),
-    *("--module", "--no-python", "--monitor-interval", "--start-method", "--use-env", "--local-addr", "--run-path"),
+    *("--module", "--no-python", "--monitor-interval", "--start-method", "--use-env", "--local-addr"),
     "--local-ranks-filter",
 )
 
@@ -122,18 +122,19 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
             )
         elif word is not None:
             more.append((name, value))
+    changed += _dropped(program, ("--rdzv-conf", "--local-addr"), place.scope)
+    if program.has("--redirects", "--tee"):
+        changed.append(
+            "--redirects, --tee: `muster logs` shows the output of each rank, `--ranks` chooses what is printed"
+        )
     if program.has("--local-ranks-filter"):
         changed.append("--local-ranks-filter counts local ranks; `--ranks 0` of muster shows one rank of all")
     kind = "module" if program.has("--module") else "command" if program.has("--no-python") else "script"
     launcher = "launch" if program.name == "torch.distributed.launch" and not program.has("--use-env") else ""
     if place.step is not None and place.request:
         tasks = number(place.step.value("--ntasks"), place.scope) or place.request.task_count
-        if (
-            place.request.tasks_per_node
-            and place.request.tasks_per_node > 1
-            and not place.step.has("--ntasks-per-node")
-        ):
-            tasks = place.request.tasks_per_node
+        tasks = place.request.tasks_per_node or tasks // place.request.node_count
+        if tasks > 1:
             changed.append(
                 f"srun starts torchrun {tasks} times per node, so there would be {tasks} times as many ranks; "
                 "muster starts the ranks once"
@@ -156,6 +157,16 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
         program.operands,
         tuple(changed),
     )
+
+
+def _dropped(program: Program, names: tuple[str, ...], scope: Scope) -> list[str]:
+    """Return a sentence for each of these options that is given."""
+    given = [program.option(name) for name in names]
+    return [
+        f"{option.name} {text(option.value, scope)}".rstrip() + ": not taken over"
+        for option in given
+        if option is not None
+    ]
 
 
 def _unread(program: Program, read: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,7 +205,12 @@ def accelerate(program: Program, launch: Launch, place: Place) -> Read:
         "--main-process-ip",
         "--main-process-port",
     )
-    read = (*read, "--multi-gpu", "--rdzv-backend", "--same-network", "--module", "--no-python", "--rdzv-conf", "--cpu")
+    read = (*read, "--multi-gpu", "--rdzv-backend", "--same-network", "--module", "--no-python", "--rdzv-conf")
+    changed += _dropped(program, ("--rdzv-conf",), place.scope)
+    config = program.value("--config-file")
+    if config is not None and not place.config and None in (machines, total):
+        says = "is not here to be read; its numbers of machines and processes are not in the line"
+        changed.append(f"--config_file {text(config, place.scope)} {says}")
     left = _unread(program, (*read, "--max-restarts"))
     plain = all(word in ("--mixed-precision=no", "--dynamo-backend=no") for word in left)
     left = () if plain else tuple(_underscored(word) for word in left)
@@ -251,6 +267,7 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
         changed.append(
             f"deepspeed passes only variables that begin with {names} to other hosts; muster passes all of --env"
         )
+    changed += _dropped(program, ("--ssh-port", "--launcher"), scope)
     if program.has("--enable-each-rank-log"):
         changed.append("--enable_each_rank_log: muster always writes the output of each rank to files of its own")
     if place.request:
@@ -287,6 +304,8 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
     for option in program.options:
         if option.name in ("--x", "-x", "--genv", "--env") and option.value is not None:
             name, value = passed_on(option.value, scope)
+            if name == "PATH":
+                changed.append("-x PATH: not taken over; ranks have the PATH of their node, and the Python of --python")
             if name in (*MEETING, "PATH"):
                 continue
             if value == SECRET and name in dict(env):
@@ -327,6 +346,10 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
         "--report-bindings",
         "--rank-by",
     )
+    listed = text(program.value("--genvlist"), scope)
+    env += [(name, SECRET) for name in listed.split(",") if name and name not in (*MEETING, *dict(env))]
+    dropped = ("--rank-by", *(() if text(program.value("--bind-to"), scope) == "none" else ("--bind-to",)))
+    changed += _dropped(program, dropped, scope)
     if program.has("--output-filename"):
         changed.append("--output-filename: muster always writes the output of each rank to files of its own")
     if program.has("--map-by") and not ppr and text(program.value("--map-by"), scope) not in ("slot", ":OVERSUBSCRIBE"):

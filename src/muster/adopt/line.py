@@ -35,6 +35,8 @@ def _option(name: str, value: str) -> str:
 
 def command_line(launch: Launch) -> str:
     """Return the command line, over several lines if it is long."""
+    if launch.typed:
+        return launch.typed
     parts = [line for group in groups(launch)[:-1] for line in _lines(group)]
     parts.append(" ".join(groups(launch)[-1]))
     whole = " ".join(parts)
@@ -43,7 +45,9 @@ def command_line(launch: Launch) -> str:
 
 def _path(text: str) -> str:
     """Return a path as it is typed; the shell expands `~` and variables."""
-    return text if re.fullmatch(r"[~$][\w./{}-]*", text) else quote(text)
+    if re.fullmatch(r"[~$][\w./{}-]*", text):
+        return text
+    return f'"{text}"' if "$" in text or "`" in text else quote(text)
 
 
 def _lines(group: list[str]) -> list[str]:
@@ -98,7 +102,7 @@ def in_toml(launch: Launch) -> str:
             items = table[key]
             assert isinstance(items, list)
             items.append(value)
-        elif name not in ("name", "output", "error", "comment"):
+        elif name not in ("name", "output", "error", "comment", "sweep", "detach"):
             table[key] = value or True
     setup = list(launch.setup)
     if setup:

@@ -92,6 +92,9 @@ _RUNS = ("os.system", "subprocess.run", "subprocess.call", "subprocess.check_cal
 
 def _commands(tree: ast.AST) -> Iterator[tuple[ast.Call, ast.FunctionDef | None]]:
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name(node.func).endswith("CommandFunction") and node.args:
+            yield node, None
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Call) and _name(inner.func) in _RUNS and inner.args:

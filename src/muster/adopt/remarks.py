@@ -51,9 +51,14 @@ def ends_of(script: Script, found: Found, step: Program | None) -> tuple[str, ..
         ends.append("the time limit of the job")
     if any(command.name == "trap" for command in script.commands):
         ends.append("a trap in the script")
-    if found.command.background and not any(command.name == "wait" for command in script.commands):
+    if detached(script, found) and script.is_batch:
         ends.append("the end of the script, which does not wait for it")
     return tuple(ends)
+
+
+def detached(script: Script, found: Found) -> bool:
+    """Return whether a launch goes on in the background when the script has ended."""
+    return found.command.background and not any(command.name == "wait" for command in script.everything())
 
 
 def expanded_here(found: Found, script: Script, line: int) -> list[Remark]:
@@ -89,7 +94,8 @@ def of_directives(script: Script, request: Request | None, given: Sequence[str])
             remarks.append(Remark(line, comment.text, "sbatch ignores it: there is a space after #"))
     if request:
         for option, why in request.left:
-            line = script.source.place(option.span.start)[0]
+            typed = not any(item.option is option for item in script.directives)
+            line = 0 if typed else script.source.place(option.span.start)[0]
             remarks.append(Remark(line, option.name, why))
         requeues = any(command.name == "scontrol" and "requeue" in _texts(command) for command in script.everything())
         if requeues:
@@ -107,6 +113,18 @@ def _texts(command: Command) -> list[str]:
     return [word.text or "" for word in command.argv]
 
 
+_SILENT = frozenset(
+    (
+        *("echo", "printf", "[", "[[", "test", "read", ":", "scontrol", "head", "grep", "trap", "wait", "expr", "tail"),
+        *("export", "readonly", "declare", "local", "typeset", "true", "false", "time"),
+        *("sleep", "date", "pwd", "exit", "return", "seq"),
+    )
+)
+"""Those of them that are not listed."""
+_BEFORE = "not a part of the launch; run it before, or as a line of `--setup`"
+_AFTER = "not a part of the launch; it comes after it"
+
+
 def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remark], list[Remark]]:
     """Return (lines without effect on the ranks, lines that were not understood)."""
     unused, unknown = [], []
@@ -114,53 +132,79 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
     for span in script.errors:
         line = source.place(span.start)[0]
         unknown.append(Remark(line, source.line(line).strip()[:80], "not valid shell"))
+    last = max(used, default=len(source.text))
+    launched = {source.place(at)[0] for at in used}
     for command in script.commands:
         line = source.place(command.span.start)[0]
         shown = source.line(line).strip()[:80]
         names = [program.name for program in command.programs]
-        if command.span.start in used or not names or (command.function and names[0] in (*NO_EFFECT, *SETUP)):
-            continue
-        if command.subshell and names[0] in NO_EFFECT:
-            continue
+        if not names or any(command.span.start <= at < command.span.end for at in used):
+            continue  # what starts a launch
+        if something and (line in launched and (command.piped_from or command.piped_to or names[0] == "sleep")):
+            continue  # its pipe was told
         if names[0] in script.functions:
             continue  # what is in it was read
-        if names[0] in SETUP or (
-            names[0] in ("cd", "eval", "export", "readonly", "declare", "xargs", "ssh", "tmux", "screen") and something
-        ):
+        if something and names[-1] == "bash" and len(names) > 1:
+            continue  # the way to a launch in its text
+        if names[0] in ("cd", "pushd", "popd"):
+            continue
+        if names[0] in SETUP or names[0] == "eval":
+            if command.span.start > last:
+                unused.append(Remark(line, shown, "it comes after the launch"))
+            elif something and command.function:
+                unknown.append(Remark(line, shown, "it is in a function; `--setup` can have it"))
+            elif something and command.blocks:
+                unused.append(Remark(line, shown, "only on a condition in the script; the line of `--setup` has none"))
             continue
         if names[0] == "srun" and names[-1] in NO_EFFECT:
             continue
-        if something and len(names) > 1 and names[-1] == "bash":
-            continue  # the way to a launch in its text
-        if names[0] in NO_EFFECT:
-            if names[0] in ("env", "printenv", "set") and len(command.argv) == 1:
-                unused.append(
-                    Remark(line, shown, "it would write secrets into the log; `muster plan --show-env` hides them")
-                )
-            elif names[0] != "echo" and names[0] not in (
-                "[",
-                "[[",
-                "test",
-                "read",
-                ":",
-                "scontrol",
-                "head",
-                "grep",
-                "trap",
-                "wait",
-                "expr",
-                "tail",
-            ):
-                unused.append(Remark(line, shown, "no effect on the ranks"))
+        remark = _without_effect(command, names, script, used)
+        if remark is not None:
+            if remark:
+                unused.append(Remark(line, shown, remark))
             continue
         if names[0] == "python" and something and is_helper(Found(command, script, command.programs[0], ())):
             continue
-        if "ray" in names:
-            unused.append(Remark(line, shown, "muster starts the ranks without a Ray cluster"))
-            continue
-        unknown.append(Remark(line, shown, "not a part of the launch; run it before, or as a line of `--setup`"))
+        unknown.append(Remark(line, shown, (_AFTER if command.span.start > last else _BEFORE) if something else _ALONE))
     lines = {remark.line for remark in unknown}
     return [remark for remark in _once(unused) if remark.line not in lines], _once(unknown)
+
+
+_ALONE = "nothing in it that was understood starts ranks"
+
+
+def _without_effect(command: Command, names: list[str], script: Script, used: set[int]) -> str | None:
+    """Return why a command changes nothing for the ranks; empty if that needs no word, None if it may change them."""
+    name = names[0]
+    if "ray" in names:
+        return "muster starts the ranks without a Ray cluster"
+    if name in ("tmux", "screen") and names[-1] == name:
+        return "muster needs no tmux" if name == "tmux" else "muster needs no screen"
+    if name not in NO_EFFECT:
+        return None
+    if name == "xargs" and names[-1] not in NO_EFFECT:
+        return None
+    if command.subshell or command.function:
+        return ""
+    if name in ("env", "printenv", "set") and len(command.argv) == 1:
+        return "it would write secrets into the log; `muster plan --show-env` hides them"
+    written = next((item.target.shown for item in command.redirects if ">" in item.operator and item.target), "")
+    if name in ("cat", "tee", "echo", "printf") and written and not written.startswith(("/dev/", "&")) and used:
+        return "" if _read_here(script, written) else f"it writes {written}: run it before, if the ranks read that"
+    if name == "mkdir":
+        return "run it before, if the ranks need the directory"
+    return "" if name in _SILENT or command.piped_from or command.piped_to else "no effect on the ranks"
+
+
+def _read_here(script: Script, path: str) -> bool:
+    """Return whether a file is one that `adopt` has read: a host file or a script."""
+    for command in script.everything():
+        for program in command.programs:
+            hostfile = program.value("--hostfile", "--machinefile")
+            shown = [word.shown for word in (*program.operands, *([hostfile] if hostfile else []))]
+            if path in [re.sub(r"\$\{(\w+)\}", r"$\1", text) for text in shown] and program.name != "cat":
+                return True
+    return False
 
 
 def _once(remarks: list[Remark]) -> list[Remark]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from muster.adopt.adoption import Adoption, Launch, Remark
-from muster.adopt.environment import directory, environment
+from muster.adopt.environment import directory, entered, environment
 from muster.adopt.found import SHELLS, Found, ReadFile, shells
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
 from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
-from muster.adopt.python_scripts import adopt_python, launcher_of
-from muster.adopt.remarks import NO_EFFECT, ends_of, expanded_here, is_helper, of_directives, rest_of
-from muster.adopt.slurm import Request, read_request
-from muster.adopt.values import Scope, argument, resolved, scope_of, text
+from muster.adopt.line import command_line
+from muster.adopt.omitted import STEP, names_of_script, omitted
+from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_sweep, swept
+from muster.adopt.python_program import of_driver, plain, python_words, with_program
+from muster.adopt.remarks import NO_EFFECT, detached, ends_of, expanded_here, is_helper, of_directives, rest_of
+from muster.adopt.slurm import Request, read_request, with_step
+from muster.adopt.values import Scope, number, resolved, scope_of, text
 from muster.adopt.wrappers import arrays_in, in_container, wrapped
 from muster.export._shell import quote
 from muster.lint.model import Command, Program, Script, Source, Word
@@ -42,7 +46,8 @@ def adopt_script(
         return submitted
     launches = joined(launches)
     if len(launches) > 1:
-        says = "the script makes several launches, one after the other, or chooses one of them"
+        places = ", ".join(str(launch.line) for launch in launches)
+        says = f"the script makes several launches (lines {places}), one after the other, or chooses one of them"
         changed.append(Remark(launches[-1].line, "", says))
     remarks = of_directives(script, request, given)
     empty = [launch for launch in launches if not launch.program]
@@ -79,6 +84,8 @@ def _written_job(job: Script) -> list[Remark]:
 
 def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
     """Return what a script launches that this one submits, with the options that it gives; None if it submits none."""
+    found: Adoption | None = None
+    again: list[Remark] = []
     for command in script.everything():
         program = command.program("sbatch")
         path = program.operands[0].text if program is not None and program.operands else None
@@ -89,8 +96,19 @@ def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
             option.name if option.value is None else f"{option.name}={quote(option.value.shown)}"
             for option in program.options
         ]
-        return adopt_script(path, source, read_file, given, program.operands[1:])
-    return None
+        line = script.source.place(command.span.start)[0]
+        if found is not None:
+            says = "the script submits several jobs; the line is for the first"
+            again.append(Remark(0, f"{script.source.path}, line {line}", says))
+            continue
+        item = Found(command, script, program, ())
+        found = adopt_script(path, source, read_file, given, program.operands[1:])
+        shown = " ".join(command_line(launch) for launch in found.launches)
+        again += [
+            remark._replace(line=0, text=f"{script.source.path}, line {remark.line}: {remark.text}")
+            for remark in said_of_blocks(item, shown, script)
+        ]
+    return found._replace(changed=(*found.changed, *again)) if found is not None else None
 
 
 _PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w ]*\w)?)>(?=[\s:,@/\\]|$)")
@@ -121,14 +139,14 @@ def _launches(script: Script) -> list[Found]:
             chosen = _chosen(programs)
             if chosen is not None:
                 found.append(Found(command, inner, programs[chosen], (*outer, *programs[:chosen])))
-    plain = [item for item in found if item.program.name == "python" and not is_helper(item)]
+    pythons = [item for item in found if item.program.name == "python" and not is_helper(item)]
     # srun that starts `bash -c` is only the way to what is in its text
     shells = [item for item in found if item.program.name == "srun" and _is_shell(item.program)]
     strong = [item for item in found if item.program.name != "python" and item not in shells]
     # srun that starts another program, such as a script that is not here
     others = [item for item in strong if item.program.name == "srun" and not _is_python(item.program)]
     strong = [item for item in strong if item not in others]
-    return strong or (plain[-1:] if any(item.outer for item in plain) else []) or shells or others or plain[-1:]
+    return strong or (pythons[-1:] if any(item.outer for item in pythons) else []) or shells or others or pythons[-1:]
 
 
 def _is_python(program: Program) -> bool:
@@ -177,14 +195,43 @@ def _chosen(programs: Sequence[Program]) -> int | None:
 def _launch(
     found: Found, script: Script, request: Request | None, read_file: ReadFile, args: Sequence[Word] = ()
 ) -> tuple[Launch, list[Remark], set[int]]:
-    """Return a launch, remarks about it, and the offsets of commands that were understood with it."""
+    """Return a launch, remarks about it, and the offsets of commands that were understood with it.
+
+    A loop around it becomes a sweep if that gives the same ranks the same arguments; otherwise a remark.
+    """
+    block = swept(found)
+    if block is not None:
+        known = {block.variable: mark(block)}
+        launch, remarks, used = _one_pass(found, script, request, read_file, args, known)
+        sweep = as_sweep(launch, block)
+        if sweep is not None:
+            remarks += [said_of_sweep(sweep, block, script), *said_of_blocks(found, "", script, block)]
+            return sweep, remarks, used
+    launch, remarks, used = _one_pass(found, script, request, read_file, args)
+    return launch, [*remarks, *said_of_blocks(found, command_line(launch), script)], used
+
+
+def _one_pass(
+    found: Found,
+    script: Script,
+    request: Request | None,
+    read_file: ReadFile,
+    args: Sequence[Word] = (),
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Launch, list[Remark], set[int]]:
+    """Return one launch as `_launch` does, without the loops around it; `known` are values of variables."""
     source = script.source
     line = source.place(found.command.span.start)[0]
     assigned = [item for inner in shells(script, found) for item in inner.assignments]
     assigned = list({item.span: item for item in assigned}.values())
     hosts = hosts_of_files(script, read_file)
-    scope = scope_of(request.variables() if request else {}, assigned, args, hosts)
-    step = next((program for program in found.outer if program.name == "srun"), None)
+    scope = scope_of({**(request.variables() if request else {}), **known}, assigned, args, hosts)
+    step = next((program for program in (*found.outer, found.program) if program.name == "srun"), None)
+    job, request = request, _of_step(found, step, request, scope)
+    if request is not job and request is not None:  # the tasks of the step know its own numbers
+        scope = scope_of({**request.variables(), **known}, assigned, args, hosts)
+    if step is found.program:
+        step = None
     called = _called(found, read_file)
     if called is not None:
         inner_path, inner_text, args = called
@@ -192,7 +239,7 @@ def _launch(
     row, original = LAUNCHERS.get(found.program.name), found
     if row is None and step is not None:  # `srun bash -c "python …"`
         row = LAUNCHERS["srun"]
-        found = found._replace(program=step._replace(operands=(found.program.word, *_python_words(found.program))))
+        found = found._replace(program=step._replace(operands=(found.program.word, *python_words(found.program))))
     names = [program.name for program in (*found.outer, found.program) if program.name in (*LAUNCHERS, *SHELLS, "tmux")]
     by = ", which starts ".join(_title(name) for name in dict.fromkeys(names)) or "the script itself"
     launch = Launch(by, line, scheduled=request is not None)
@@ -201,25 +248,33 @@ def _launch(
     )
     env, setup, remarks = environment(script, found, assigned, scope)
     launch = launch._replace(env=env, setup=tuple(setup), cwd=directory(script, found, scope))
-    driver = _of_driver(found, launch, request, read_file) if row is None else None
+    launch = _asked_of_srun(launch, step or found.program, job)
+    launch = _in_one_directory(launch)
+    if detached(script, found) and not launch.scheduled:
+        launch = launch._replace(options=(*launch.options, ("detach", "")))
+    driver = of_driver(found, launch, request, read_file) if row is None else None
     if driver is not None:
-        return _cores(driver.launches[0], request), [*remarks, *driver.changed], {found.command.span.start}
+        return _cores(driver.launches[0], job), [*remarks, *driver.changed], {found.command.span.start}
     if row is None:
-        read = _plain(found.program, launch, request, read_file)
+        read = plain(found.program, launch, request, read_file)
     else:
         read = row.read(found.program, launch, Place(scope, request, step, _config(found, script, read_file)))
-    launch = _with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
+    launch = with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
     launch, says_of = wrapped(launch, original, scope)
     launch, of_container = in_container(
         launch, step or (found.program if found.program.name == "srun" else None), scope
     )
     remarks += [Remark(line, "", says) for says in (*says_of, *of_container, *arrays_in(launch))]
+    alone = launch.nodes == 1 and found.program.name in ("torchrun", "torch.distributed.launch")
     launch = with_hosts(written_hosts(launch, script), found, script, scope, hosts, request)
+    if alone and not request and (len(launch.hosts) > 1 or launch.hostfile):
+        says = "torchrun makes a run of its own on each host, without --nnodes; the line is one run on all of them"
+        remarks.append(Remark(line, "", says))
     if launch.nodes and launch.nodes > 1 and not (launch.scheduled or launch.hosts or launch.hostfile):
         launch, says = _by_hand(launch, found.program, scope)
         remarks.append(Remark(line, "", says))
-    known = bool(launch.hosts or launch.hostfile)
-    remarks += [Remark(line, "", says) for says in read.changed if not (known and says.endswith(HOSTS_UNKNOWN))]
+    named = bool(launch.hosts or launch.hostfile)
+    remarks += [Remark(line, "", says) for says in read.changed if not (named and says.endswith(HOSTS_UNKNOWN))]
     remarks += expanded_here(found, script, line)
     port = [item.value for item in assigned if item.name == "MASTER_PORT" and item.value is not None]
     if not launch.port and port:
@@ -227,8 +282,44 @@ def _launch(
     if row is None and any("ray" in [program.name for program in command.programs] for command in script.commands):
         says = "the driver of a Ray cluster, which is not here to be read: write what its tasks start, and their number"
         remarks.append(Remark(line, "", says))
-    launch = _cores(launch, request)
+    launch = _cores(launch, job)
+    remarks += [Remark(line, "", says) for says in omitted(original, script, launch, job, scope)]
+    remarks += [Remark(line, "", says) for says in names_of_script(launch, assigned)]
     return launch, remarks, {found.command.span.start}
+
+
+def _of_step(found: Found, step: Program | None, request: Request | None, scope: Scope) -> Request | None:
+    """Return the request of the job with the numbers of a step of its own: `srun -N1 -n1` is one task.
+
+    A step that is chosen by node, or whose launcher is told a larger number of nodes, is one of several that the
+    script starts for one launch.
+    """
+    if step is None or request is None or step.has("--nodelist", "--relative", "--multi-prog"):
+        return request
+    told = [number(found.program.value(name), scope) for name in ("--nnodes", "--num-machines")]
+    own = number(step.value("--nodes"), scope)
+    if any(count is not None and own is not None and count > own for count in told):
+        return request
+    return with_step(
+        request, own, number(step.value("--ntasks"), scope), number(step.value("--ntasks-per-node"), scope)
+    )
+
+
+def _asked_of_srun(launch: Launch, step: Program | None, job: Request | None) -> Launch:
+    """Return the launch with what srun itself asks for, outside of a batch script."""
+    if step is None or step.name != "srun" or job is not None:
+        return launch
+    asked = read_request(option for option in step.options if option.name not in STEP or option.name == "--job-name")
+    return launch._replace(options=(*launch.options, *asked.options))
+
+
+def _in_one_directory(launch: Launch) -> Launch:
+    """Return the launch with one `--cwd`: that of the job, and the `cd` from there."""
+    given = dict(launch.options).get("cwd")
+    if given is None or not launch.cwd:
+        return launch
+    options = tuple((name, value) for name, value in launch.options if name != "cwd")
+    return launch._replace(cwd=entered(given, launch.cwd), options=options)
 
 
 def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, str]:
@@ -251,69 +342,6 @@ def _config(found: Found, script: Script, read_file: ReadFile) -> dict[str, str]
 
 def _title(name: str) -> str:
     return LAUNCHERS[name].title if name in LAUNCHERS else name
-
-
-def _plain(program: Program, launch: Launch, request: Request | None, read_file: ReadFile) -> Read:
-    """Read a Python that no launcher starts: it may start its ranks by itself."""
-    words = (program.word, *_python_words(program))
-    path = program.operands[0].text if program.operands else None
-    source = read_file(path) if path else None
-    each = str((request.gpus_per_node if request else None) or "gpu")
-    launch = launch._replace(nodes=request.node_count if request else None, each="1", by="python")
-    if source and re.search(r"\b(mp|multiprocessing)\.(spawn|start_processes)\(", source):
-        says = "the script spawns its ranks by itself: muster starts it once per node"
-        return Read(launch._replace(each=each, launcher="spawn"), words, (says,))
-    says = "one process per node, unless the script starts others by itself: then add `--launcher spawn -g RANKS`"
-    return Read(launch, words, (says,))
-
-
-def _of_driver(found: Found, launch: Launch, request: Request | None, read_file: ReadFile) -> Adoption | None:
-    """Return what a Python program launches with Ray or submitit, with the nodes and tasks of the job."""
-    path = found.program.operands[0].text if found.program.operands else None
-    source = read_file(path) if path else None
-    if path is None or source is None or not launcher_of(source):
-        return None
-    adoption = adopt_python(path, source)
-    if not adoption.launches:
-        return None
-    inner = adoption.launches[0]
-    sized = launch._replace(by=f"python, which starts {inner.by}", kind=inner.kind, program=inner.program)
-    if request:
-        each = request.tasks_per_node or request.gpus_per_node or 1
-        sized = sized._replace(nodes=request.node_count, each=str(each))
-    else:
-        sized = sized._replace(each=inner.each, total=inner.total)
-    return adoption._replace(launches=(sized,))
-
-
-def _python_words(program: Program) -> tuple[Word, ...]:
-    module = program.option("-m")
-    if module is not None and module.value is not None:
-        flag = Word((module.value.parts[0]._replace(text="-m"),), module.span)  # type: ignore[call-arg]
-        return (flag, module.value, *program.operands)
-    return program.operands
-
-
-def _with_program(launch: Launch, words: Sequence[Word], scope: Scope, python: bool) -> Launch:
-    """Return the launch with its program: a script or module of Python where it is one."""
-    rest = list(words)
-    kind, interpreter = launch.kind, ""
-    if not python and rest:
-        programs = programs_of(rest).programs
-        if programs and programs[0].name == "python":
-            first = programs[0]
-            interpreter = text(first.word, scope) if first.word.text and "/" in first.word.text else ""
-            module = first.option("-m")
-            if module is not None and module.value is not None:
-                kind, rest = "module", [module.value, *first.operands]
-            elif first.has("-c"):
-                kind = "command"
-            else:
-                kind, rest = "script", list(first.operands)
-        else:
-            kind = "command"
-    arguments = tuple(argument(word, scope) for word in rest)
-    return launch._replace(kind=kind, program=arguments, python=interpreter or launch.python)
 
 
 def _called(found: Found, read_file: ReadFile) -> tuple[str, str, tuple[Word, ...]] | None:
@@ -374,10 +402,10 @@ def _through(
             LAUNCHERS["srun"].read(found.program, launch, Place(scope, request, found.program)).launch,
             item.program.operands,
         )
-        launch = _with_program(read.launch, (item.program.word, *_python_words(item.program)), within, False)
+        launch = with_program(read.launch, (item.program.word, *python_words(item.program)), within, False)
     else:
         read = row.read(item.program, launch, Place(within, request, found.program, _config(item, inner, read_file)))
-        launch = _with_program(read.launch, read.program, within, row.python)
+        launch = with_program(read.launch, read.program, within, row.python)
     launch, of_container = in_container(launch, found.program, scope)
     remarks += [Remark(line, "", says) for says in (*read.changed, *of_container)]
     remarks += [Remark(0, "", f"{path}: {remark.says}") for remark in more]

@@ -79,7 +79,11 @@ def read_request(options: Iterable[Option]) -> Request:
     for name, value in given.items():
         if name in _MUSTER:
             continue
-        if name in _SAME:
+        if name == "export":
+            words += [("env", item) for item in value.split(",") if item not in ("ALL", "NONE", "")]
+            if "ALL" not in value:
+                left.append((last[name], "muster passes on the environment in which it is started"))
+        elif name in _SAME:
             words.append((name, value))
         elif name == "chdir" and value in ("", "."):
             continue
@@ -101,15 +105,30 @@ def read_request(options: Iterable[Option]) -> Request:
         words.append(("exclusive", ""))
     if "requeue" in given:
         words.append(("requeue", "10"))
+        left.append((last["requeue"], "Slurm has no limit; `--requeue` of muster is a number of times, here 10"))
     before = re.fullmatch(r"(?:[BR]:)?(?:SIG)?([A-Z0-9]+)@(\d+)", given.get("signal", ""))
     if before:
         words.append(("signal-before", f"{_signal(before[1])}@{before[2]}"))
     return found._replace(options=tuple(words), left=tuple(left))
 
 
+def with_step(request: Request, nodes: int | None, tasks: int | None, each: int | None) -> Request:
+    """Return the request with the numbers that a step gives, as srun reads them: `-n 1` is one task on one node."""
+    if nodes is None and tasks is None and each is None:
+        return request
+    if tasks is None:
+        return request._replace(nodes=nodes or request.nodes, tasks=None, tasks_per_node=each or request.tasks_per_node)
+    if nodes is None:
+        most = each or request.tasks_per_node
+        least = -(-tasks // most) if most else 1
+        nodes = max(min(request.node_count, tasks), least)
+    if each is None and tasks % nodes == 0:
+        each = tasks // nodes
+    return request._replace(nodes=nodes, tasks=tasks, tasks_per_node=each)
+
+
 _SIGNALS = {"10": "USR1", "12": "USR2", "15": "TERM", "2": "INT", "1": "HUP"}
 _WHY = {
-    "export": "name variables with `--env`",
     "open-mode": "muster appends to files of a requeued job by itself",
     "wait": "`muster run --slurm` waits by itself",
     "no-requeue": "it is the default",

@@ -15,6 +15,8 @@ from muster.errors import InvalidRequest
 
 def facts(launch: Launch) -> list[tuple[str, str]]:
     """Return what was understood of a launch: (topic, sentence)."""
+    if launch.typed:
+        return [("written", f"by {launch.by} (line {launch.line})")]
     found = [("starts", f"{launch.by} (line {launch.line})"), ("ranks", _ranks(launch)), ("rank 0", _first(launch))]
     if launch.by_arrival:
         found[-1] = ("rank 0", f"{_first(launch)}; in the script on the node that arrives first (--rdzv_backend)")

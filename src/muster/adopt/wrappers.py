@@ -31,7 +31,7 @@ def wrapped(launch: Launch, found: Found, scope: Scope) -> tuple[Launch, list[st
     python = {"script": [Argument("python")], "module": [Argument("python"), Argument("-m")]}.get(launch.kind, [])
     says = []
     if any(program.name in _CONTAINERS for program in wrappers):
-        names = ", ".join(program.name for program in wrappers if program.name in _CONTAINERS)
+        names = ", ".join(text(program.word, scope) for program in wrappers if program.name in _CONTAINERS)
         says.append(
             f"{names}: each rank is in a container of its own; `--container IMAGE` starts those of a node in one"
         )

@@ -32,8 +32,7 @@ def adopt(words: list[str], env: Mapping[str, str], began: float) -> int:
     path = parsed.operands[0]
     if not all(find_spec(name) for name in _NEEDS):
         raise InvalidRequest("muster adopt needs a parser of shell scripts", "pip install 'torchmuster[lint]'")
-    from muster.adopt.python_scripts import adopt_python, launcher_of
-    from muster.adopt.script import adopt_script
+    from muster.adopt.files import adopt_file
     from muster.adopt.text import as_json, in_words
 
     source = read_text(path, "adopt")
@@ -47,6 +46,6 @@ def adopt(words: list[str], env: Mapping[str, str], began: float) -> int:
                 continue
         return None
 
-    found = adopt_python(path, source) if launcher_of(source) else adopt_script(path, source, read_file, options.sbatch)
+    found = adopt_file(path, source, read_file, options.sbatch)
     print(json.dumps(as_json(found), indent=1) if options.json else in_words(found))
     return 0 if found.launches else 1

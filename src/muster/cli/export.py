@@ -54,7 +54,7 @@ def export(words: list[str], env: Mapping[str, str], began: float) -> int:
     check_target(options.write, "-o")
     notes = dropped(row, options)
     context = context_of(["export", *words], parsed, options, env, began, "export")
-    command = " ".join(map(quote, ["muster", "export", kind, *_without_secrets(rest)]))
+    command = " ".join(map(quote, ["muster", "export", kind, *_without_secrets(_without_target(rest, options.write))]))
     text = text_of(kind, _wanted(context, options, command, notes, env))
     for note in notes:
         print(f"warning: not in this form: {note}", file=sys.stderr)
@@ -76,6 +76,16 @@ def _operand(words: list[str], env: Mapping[str, str]) -> int:
     if not parsed.operands or parsed.after_dashes:
         raise InvalidRequest("`muster export` requires a kind", f"the kinds are {', '.join(EXPORTS)}")
     return len(words) - len(parsed.operands)
+
+
+def _without_target(words: list[str], target: str | None) -> list[str]:
+    """Return the command line without `-o`, so that it is the one of the run."""
+    for at, word in enumerate(words):
+        if target is not None and word in ("-o", "--write") and words[at + 1 : at + 2] == [target]:
+            return words[:at] + words[at + 2 :]
+        if target is not None and word in (f"-o{target}", f"-o={target}", f"--write={target}"):
+            return words[:at] + words[at + 1 :]
+    return words
 
 
 def _without_secrets(words: list[str]) -> list[str]:

@@ -94,7 +94,8 @@ def make_job(
     reject_nested_launch(options, env)
     _check_scheduler(options)
     cwd = absolute(options.cwd or ".")
-    if not os.path.isdir(cwd):
+    # as it is typed: `missing/..` is no directory, though it collapses to one
+    if not os.path.isdir(options.cwd or cwd):
         raise InvalidRequest(f"--cwd {options.cwd}: directory not found", "create it first")
     what = choose_program(parsed, options, verb, cwd, brought)
     if what.path:

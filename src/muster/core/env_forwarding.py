@@ -227,6 +227,27 @@ def without_secrets(text: str, values: Iterable[str] = ()) -> str:
     return _ASSIGNED.sub(assigned, _OPTION.sub(option, text))
 
 
+_LOGIN = re.compile(r"\blogin\s+(?:-\S+\s+)*([A-Za-z0-9_-]{20,})")
+"""Pattern of `wandb login KEY`."""
+
+
+def secrets_in(text: str) -> tuple[str, ...]:
+    """Return the values in a script that must not be shown, the longest first.
+
+    They are tokens that are known by form, and the known values of variables and options with a secret name.
+    """
+    found = {match[0] for match in _TOKEN.finditer(text)} | {match[1] for match in _LOGIN.finditer(text)}
+    for match in _ASSIGNED.finditer(text):
+        value = match["value"].strip("\"'")
+        if is_secret(match["name"]) and (match["name"].isupper() or len(value) >= 2 * _SHORTEST):
+            found.add(value)
+    found |= {
+        match["value"].strip("\"'") for match in _OPTION.finditer(text) if _SECRET_OPTION.fullmatch(match["option"])
+    }
+    known = (value for value in found if len(value) >= _SHORTEST and not set(value) & set("$`{}(/"))
+    return tuple(sorted(known, key=len, reverse=True))
+
+
 def select(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
     """Return the variables selected by `--env`: NAME=VALUE, NAME from `env`, or PREFIX*. Raises `InvalidRequest`."""
     found: dict[str, str] = {}

@@ -48,7 +48,10 @@ def command(*groups: Sequence[str], indent: str = "") -> str:
 
 def comment(text: str, indent: str = "") -> list[str]:
     """Return a comment, wrapped."""
-    return [f"{indent}# {line}" for line in textwrap.wrap(text, 118 - len(indent), break_on_hyphens=False)]
+    lines = textwrap.wrap(text, 118 - len(indent), break_on_hyphens=False, break_long_words=False)
+    if " ".join(lines) != text:  # `muster adopt` reads the command line in it
+        lines = [text]
+    return [f"{indent}# {line}" for line in lines]
 
 
 def header(wanted: Wanted, how: str) -> list[str]:

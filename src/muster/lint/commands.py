@@ -17,6 +17,7 @@ from tree_sitter import Language, Node, Parser
 from muster.lint import nodes
 from muster.lint.model import (
     Assignment,
+    Block,
     Command,
     Comment,
     Heredoc,
@@ -68,6 +69,7 @@ class Place(NamedTuple):
     subshell: bool = False
     piped_from: str = ""
     piped_to: str = ""
+    blocks: tuple[Block, ...] = ()
 
 
 class Numbers:
@@ -170,12 +172,13 @@ class CommandReader:
             place.function,
             place.conditional,
             place.subshell,
+            place.blocks,
         )
         self.commands.append(command)
         self._effects(command, place)
         if split.inner is not None:
             kind = self.shell.kind if split.inner.kind == "local" else split.inner.kind
-            self.inside(kind, split.programs, assemble(split.inner.words))
+            self.inside(kind, split.programs, assemble(split.inner.words), place)
         self.read_heredocs(redirects, command, place, split.reads_stdin)
 
     def _effects(self, command: Command, place: Place) -> None:
@@ -276,7 +279,7 @@ class CommandReader:
 
     # scripts in the script
 
-    def inside(self, kind: str, launchers: Sequence[Program], mapped: Mapped) -> None:
+    def inside(self, kind: str, launchers: Sequence[Program], mapped: Mapped, place: Place) -> None:
         """Add the script inside of a command."""
         if self.depth >= _DEPTH or not mapped.text.strip():
             return
@@ -284,6 +287,7 @@ class CommandReader:
         values = {} if kind == "remote" else {key: self.values[key] for key in self.values if not is_argument(key)}
         builder = type(self)(self.source, mapped, shell, values, self.numbers, self.depth + 1)
         builder.exported = self.exported
+        builder.place = Place(blocks=place.blocks)
         self.nested.append(builder.script())
         if launchers and launchers[-1].name == "eval":
             for name in {item.name for item in self.nested[-1].assignments}:
@@ -295,7 +299,7 @@ class CommandReader:
         """Read the heredocs of a command, and what the grammar puts into them."""
         for node in redirects:
             if node.type == "heredoc_redirect":
-                self._heredoc(node, command, reads_stdin)
+                self._heredoc(node, command, reads_stdin, place)
                 for child in node.named_children:
                     if child.type in ("pipeline", "list", "command"):
                         piped = place._replace(piped_from=command.name if command else "")
@@ -303,9 +307,9 @@ class CommandReader:
             elif node.type == "herestring_redirect" and reads_stdin and node.named_children:
                 word = expand_whole(self.words.word(node.named_children[-1]), self.values)
                 kind = self.shell.kind if reads_stdin == "local" else reads_stdin
-                self.inside(kind, command.programs if command else (), assemble([word]))
+                self.inside(kind, command.programs if command else (), assemble([word]), place)
 
-    def _heredoc(self, node: Node, command: Command | None, reads_stdin: str) -> None:
+    def _heredoc(self, node: Node, command: Command | None, reads_stdin: str, place: Place) -> None:
         body = next((child for child in node.named_children if child.type == "heredoc_body"), None)
         start = next((child for child in node.named_children if child.type == "heredoc_start"), None)
         if body is None or start is None or command is None:
@@ -322,9 +326,9 @@ class CommandReader:
         )
         mapped = assemble([word])
         if reads_stdin:
-            self.inside(self.shell.kind if reads_stdin == "local" else reads_stdin, command.programs, mapped)
+            self.inside(self.shell.kind if reads_stdin == "local" else reads_stdin, command.programs, mapped, place)
         elif command.name in ("cat", "tee") and (is_script or DIRECTIVE.search(text)):
-            self.inside("batch" if DIRECTIVE.search(text) else "file", (), mapped)
+            self.inside("batch" if DIRECTIVE.search(text) else "file", (), mapped, place)
 
     def _substituted(self, node: Node, background: bool = False) -> tuple[Command, ...]:
         """Visit `$(…)` or `<(…)` and return its commands."""

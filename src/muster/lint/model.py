@@ -239,6 +239,20 @@ class Redirect(NamedTuple):
     """None for a heredoc."""
 
 
+class Block(NamedTuple):
+    """A loop or a choice around commands."""
+
+    kind: str
+    """for, while, until, if or case; test for `[ … ] && command`."""
+    span: Span
+    variable: str = ""
+    """The variable of a `for` loop."""
+    items: tuple[Word, ...] = ()
+    """What a `for` loop goes through."""
+    names: frozenset[str] = frozenset()
+    """The variables that a loop sets."""
+
+
 class Command(NamedTuple):
     """A simple command. Prefix assignments (`A=1 cmd`) are in `assignments`."""
 
@@ -268,6 +282,9 @@ class Command(NamedTuple):
     """True if it may not be executed: in `if`, `case`, a loop, a function, or after `&&` and `||`."""
     subshell: bool = False
     """True in `( … )` and `$(…)`, where assignments are lost at the end."""
+    blocks: tuple[Block, ...] = ()
+    """The loops and choices around it, outermost first; also those around the call of its function, and around the
+    command whose script it is in."""
 
     @property
     def name(self) -> str:

@@ -15,8 +15,8 @@ from tree_sitter import Node
 from muster.lint import nodes
 from muster.lint.commands import BATCH_NAMES, DIRECTIVE, CommandReader, Numbers, Place
 from muster.lint.directives import read_directives
-from muster.lint.model import Comment, Script, Shell, Source, Word
-from muster.lint.values import Mapped, Values, is_argument, merge, with_arguments
+from muster.lint.model import Block, Comment, Script, Shell, Source, Word
+from muster.lint.values import Mapped, Values, expand, is_argument, merge, with_arguments
 
 _LOOPS = {"while_statement": "while", "for_statement": "for", "c_style_for_statement": "for"}
 
@@ -88,8 +88,17 @@ class _Builder(CommandReader):
         self.visit(left, place)
         for child in others:
             before = dict(self.values)
-            self.visit(child, place._replace(conditional=True))
+            inner = self._within(place, "test", node) if self._is_test(left) else place
+            self.visit(child, inner._replace(conditional=True))
             self.values = merge([before, self.values])
+
+    def _within(self, place: Place, kind: str, node: Node) -> Place:
+        """Return the place of commands in an `if`, a `case`, or behind a test."""
+        return place._replace(blocks=(*place.blocks, Block(kind, self.words.span(node))))
+
+    def _is_test(self, node: Node) -> bool:
+        """Return whether a list decides with this whether it goes on: `[ -f x ] && …`, but not `cd x && …`."""
+        return node.type == "test_command" or self.head(node) in ("test", "grep", "command", "which")
 
     def _on_pipeline(self, node: Node, place: Place) -> None:
         children = [child for child in node.children if child.is_named]
@@ -109,7 +118,7 @@ class _Builder(CommandReader):
         self.values = before
 
     def _on_if_statement(self, node: Node, place: Place) -> None:
-        inner = place._replace(conditional=True)
+        inner = self._within(place, "if", node)._replace(conditional=True)
         branches: list[Values] = []
         has_else = False
         start: Values | None = None
@@ -133,10 +142,11 @@ class _Builder(CommandReader):
     def _on_case_statement(self, node: Node, place: Place) -> None:
         start = dict(self.values)
         branches = [start]
+        inner = self._within(place, "case", node)._replace(conditional=True)
         for child in node.named_children:
             if child.type == "case_item":
                 self.values = dict(start)
-                self.visit_all(child, place._replace(conditional=True))
+                self.visit_all(child, inner)
                 branches.append(self.values)
         self.values = merge(branches)
 
@@ -153,7 +163,13 @@ class _Builder(CommandReader):
         variable = node.child_by_field_name("variable")
         if variable is not None:
             self.values[self.words.text(variable)] = None
-        inner = place._replace(loop=kind, loop_stdin=stdin or (place.loop_stdin and kind != "while"), conditional=True)
+        block = self._loop_block(node, kind)
+        inner = place._replace(
+            loop=kind,
+            loop_stdin=stdin or (place.loop_stdin and kind != "while"),
+            conditional=True,
+            blocks=(*place.blocks, block),
+        )
         before = dict(self.values)
         for child in node.named_children:
             if child.type == "do_group":
@@ -163,6 +179,18 @@ class _Builder(CommandReader):
             elif child != variable:
                 self.words.word(child)
         self.values = merge([before, self.values])
+
+    def _loop_block(self, node: Node, kind: str) -> Block:
+        variable = node.child_by_field_name("variable")
+        name = self.words.text(variable) if variable is not None else ""
+        names = {*self.set_in(node), *([name] if name else [])}
+        items: tuple[Word, ...] = ()
+        if node.type == "for_statement":
+            written = [child for child in node.named_children if child.type not in ("do_group", "comment")]
+            items = tuple(
+                item for child in written if child != variable for item in expand(self.words.word(child), self.values)
+            )
+        return Block(kind, self.words.span(node), name, items, frozenset(names))
 
     def _on_function_definition(self, node: Node, place: Place) -> None:
         name, body = node.child_by_field_name("name"), node.child_by_field_name("body")
