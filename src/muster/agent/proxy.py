@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 
 from muster.protocol import local_sockets, paths
@@ -47,45 +46,46 @@ def carry(link: socket.socket) -> None:
             return  # one side is closed
 
 
-def send(kind: str, payload: bytes = b"", **fields: object) -> None:
-    """Send one frame to stdout."""
-    write_all(1, encode_frame(kind, payload, **fields))
+def send(kind: str, payload: bytes = b"", to: int = 1, /, **fields: object) -> None:
+    """Send one frame, to stdout unless `to` says otherwise."""
+    write_all(to, encode_frame(kind, payload, **fields))
 
 
-def visit(run_dir: str) -> None:
+def visit(run_dir: str, source: int = 0, sink: int = 1, errors: int = 2) -> None:
     """Relay to the controller of the run in this directory, and send its files, until the client leaves.
 
     If there is no controller, that is reported, and whether the run's files exist. It ends with the connection to the
-    controller: the client asks for files before, or connects again.
+    controller: the client asks for files before, or connects again. The descriptors are those of the client: stdin,
+    stdout and stderr, or pipes in the same process (`client/direct.py`).
     """
     try:
         link = local_sockets.find(run_dir, local_sockets.SUPERVISOR)
     except TimeoutError:
-        print("its controller accepts no connections", file=sys.stderr)
+        write_all(errors, b"its controller accepts no connections\n")
         return
     if link is None:
-        send("no_controller", there=os.path.exists(os.path.join(run_dir, "job.json")))
-    os.set_blocking(0, True)
+        send("no_controller", b"", sink, there=os.path.exists(os.path.join(run_dir, "job.json")))
+    os.set_blocking(source, True)
     asked, told = FrameDecoder(), bytearray()
     try:
         while True:
-            readable, _, _ = select.select([0] if link is None else [0, link.fileno()], [], [])
+            readable = _readable(source) if link is None else _readable(source, link.fileno())
             moved = False
-            if 0 in readable:
-                data = os.read(0, 1 << 16)
+            if source in readable:
+                data = os.read(source, 1 << 16)
                 for fields, payload in asked.feed(data):
                     if fields["kind"] == "files":
                         if fields["last"] and link is not None:
                             link.close()  # the controller waits for its clients before it exits
                             link = None
-                        send_files(run_dir, fields["have"])
+                        send_files(run_dir, fields["have"], sink)
                     elif fields["kind"] == "visit_run":
                         if link is not None:
                             link.close()
                         run_dir, told, moved = fields["run_dir"], bytearray(), True
                         link = local_sockets.find(run_dir, local_sockets.SUPERVISOR)
                         if link is None:
-                            send("no_controller", there=os.path.exists(os.path.join(run_dir, "job.json")))
+                            send("no_controller", b"", sink, there=os.path.exists(os.path.join(run_dir, "job.json")))
                     elif link is not None:
                         link.sendall(encode_frame(payload=payload, **fields))
                 if not data:
@@ -96,10 +96,21 @@ def visit(run_dir: str) -> None:
                     return
                 told += data
                 end = whole_frames(told)  # files may be inserted between two frames, and nowhere else
-                write_all(1, told[:end])
+                write_all(sink, told[:end])
                 del told[:end]
     except (OSError, Refused):
         return  # one side is closed
+    finally:
+        if link is not None:
+            link.close()
+
+
+def _readable(*files: int) -> list[int]:
+    """Wait until some of these descriptors are readable, or closed, and return them: `select` takes none above 1023."""
+    watch = select.poll()
+    for fd in files:
+        watch.register(fd, select.POLLIN)
+    return [fd for fd, _ in watch.poll()]
 
 
 def find_runs(which: str) -> dict[str, str]:
@@ -136,7 +147,7 @@ def introduce(which: str) -> None:
     send("run_described", there=run_dir, files=files, fits=list(found)[::-1])
 
 
-def send_files(run_dir: str, have: Mapping[str, int]) -> None:
+def send_files(run_dir: str, have: Mapping[str, int], sink: int = 1) -> None:
     """Send what the run's files have beyond the given sizes, rewritten ones completely, and then `done`."""
     for folder, _, names in os.walk(run_dir):
         for file in sorted(names):
@@ -152,6 +163,6 @@ def send_files(run_dir: str, have: Mapping[str, int]) -> None:
                     data = opened.read(1 << 20)
                     if not data:
                         break
-                    send("file", data, name=name, offset=begin, whole=not grows)
+                    send("file", data, sink, name=name, offset=begin, whole=not grows)
                     begin += len(data)
-    send("done")
+    send("done", b"", sink)

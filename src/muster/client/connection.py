@@ -93,7 +93,7 @@ class Connection:
         self.link.drain_stderr()  # for its last error message
         self._loop.remove(self.link.stdout, self.link.stderr, self.link.stdin)
         if at_once or not self.arrived:
-            self.link.process.terminate()
+            self.link.terminate()
         end_links([self.link], _CLOSES_WITHIN)
 
     def _complained(self) -> None:

@@ -93,7 +93,9 @@ def connect(run: Run) -> ProcessConnection:
 
     Raises `InvalidRequest` for an invalid hostname.
     """
-    from muster.controller.connections import start_call  # imported late: `muster ps` of local runs does not need it
+    # imported late: `muster ps` of local runs does not need it
+    from muster.client import direct
+    from muster.controller.connections import start_call
     from muster.core.hostlist import parse_host
 
     job = run.job
@@ -116,7 +118,11 @@ def connect(run: Run) -> ProcessConnection:
     env: Mapping[str, str] = os.environ
     if way.transport == "step":
         env = get_scheduler(target.scheduler).clean(env)
-    link = start_call(target, dict(env), "visit", run_dir=job["there"])
+    link: ProcessConnection
+    if way.transport == "local":
+        link = direct.visit(job["there"], target.host)
+    else:
+        link = start_call(target, dict(env), "visit", run_dir=job["there"])
     # another user's directory is not written to
     link.channel.tracer = trace.tracer("" if is_anothers(run) else str(run.path), "client", "controller", target.host)
     return link

@@ -107,12 +107,20 @@ class ProcessConnection(AgentConnection):
             return False
         return True
 
+    def terminate(self) -> None:
+        """Send SIGTERM to the child process."""
+        self.process.terminate()
+
     def kill(self) -> None:
         """Kill the child process and its process group: a ProxyCommand outlives its ssh."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def reap(self) -> None:
+        """Wait for the child process, which was killed."""
+        self.process.wait()
 
     def kill_guarded(self) -> bool:
         """Kill only the agent, so that its parent cleans up; return False if there is no guarded agent."""
@@ -275,6 +283,6 @@ def end_links(links: Sequence[ProcessConnection], patience: float = 5.0) -> None
     for link in links:
         if not link.ends_within(deadline - time.monotonic()) and not (link.kill_guarded() and link.ends_within(_GUARD)):
             link.kill()
-            link.process.wait()
+            link.reap()
         link.stdout.close()
         link.stderr.close()
