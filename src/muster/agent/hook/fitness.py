@@ -24,7 +24,7 @@ def namesakes(before: set[str], hidden: Mapping[str, Any] | None = None) -> list
     """Return the files beside the script that have the name of a module that is loaded already.
 
     The script's `import json` means its own json.py, but a forked rank would find Python's. `hidden` are loaded modules
-    that are not in `sys.modules`.
+    that are not in `sys.modules`. Modules are looked up, not listed: in a fork that would copy the pages they are on.
     """
     import _imp
 
@@ -33,8 +33,7 @@ def namesakes(before: set[str], hidden: Mapping[str, Any] | None = None) -> list
     folder = os.getcwd()
     if sys.argv[0] != "-m":
         folder = sys.argv[0] if os.path.isdir(sys.argv[0]) else os.path.dirname(os.path.realpath(sys.argv[0]))
-    modules = {**sys.modules, **(hidden or {})}
-    loaded = {name for name in set(modules) - before if "." not in name}
+    hidden = hidden or {}
     try:
         names = sorted(os.listdir(folder or "."))
     except OSError:
@@ -42,12 +41,14 @@ def namesakes(before: set[str], hidden: Mapping[str, Any] | None = None) -> list
     found = []
     for name in names:
         module = name[:-3] if name.endswith(".py") else name
+        if module in before or "." in module or not (module in hidden or module in sys.modules):
+            continue
         # built-in and frozen modules come before any file
-        if module not in loaded or module in sys.builtin_module_names or _imp.is_frozen(module):
+        if module in sys.builtin_module_names or _imp.is_frozen(module):
             continue
         path = os.path.join(folder, name)
         package = os.path.exists(os.path.join(path, "__init__.py"))
-        theirs = getattr(modules[module], "__file__", None) or ""
+        theirs = getattr(hidden.get(module) or sys.modules.get(module), "__file__", None) or ""
         if (path.endswith(".py") or package) and not os.path.realpath(theirs).startswith(os.path.realpath(path)):
             found.append(name)
     return found

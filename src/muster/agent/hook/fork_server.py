@@ -8,7 +8,7 @@ import sys
 from .fitness import depends_on_rank, namesakes, traced, why_unfit
 from .footprint import Footprint
 from .messages import tell
-from .quick_exit import skip_destructors
+from .quick_exit import leave_registrations, skip_destructors
 from .rank import become_rank, outlast_full_disk
 from .store import keep_store
 from .torch_server import LOGGER
@@ -44,6 +44,10 @@ class ForkServer:
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.skip_teardown)
         self.leaving, self.skip_destructors = False, skip_destructors
+        self.mains: list[tuple[dict[str, Any], str]] = []
+        """Names of `__main__` in other modules: the module's names, and the one that is `__main__`."""
+        self.searched: set[str] = set()
+        """The modules that were searched for those."""
         self.before: set[str] = set()
         """The modules that were there before the imports for ranks."""
         self.told: dict[str, Any] = {}
@@ -94,17 +98,15 @@ class ForkServer:
         """Find the modules that keep a reference to `__main__` (dill, which torch imports if installed).
 
         They are found once here, because searching all values in each rank would copy the pages on which they are.
+        Modules that were searched before are not searched again.
         """
         main = sys.modules["__main__"]
-        self.mains = [
-            (names, name)
-            for names in [
-                getattr(module, "__dict__", None) for module in {**sys.modules, **self.ahead.modules}.values()
-            ]
-            if type(names) is dict
-            for name, value in list(names.items())
-            if value is main
-        ]
+        for modules in (sys.modules, self.ahead.modules):
+            for key in modules.keys() - self.searched:
+                names = getattr(modules[key], "__dict__", None)
+                if type(names) is dict:
+                    self.mains += [(names, name) for name, value in list(names.items()) if value is main]
+            self.searched.update(modules)
 
     def report(self, shadowed: list[str]) -> None:
         """Tell the agent about the imports; `shadowed` are files beside the script with the names of modules."""
@@ -162,6 +164,8 @@ class ForkServer:
         import tempfile
         import warnings
 
+        if self.ahead.has(module, names):
+            return
         key = f"from {module} import {', '.join(names)}" if names else f"import {module}"
         self.ahead.begin_unit(key)
         footprint, reads = Footprint(self.ahead.modules), EnvironmentReads()
@@ -290,6 +294,7 @@ class ForkServer:
 
     def become_rank(self, child: Mapping[str, Any]) -> None:
         """Undo what distinguishes this process from a new one."""
+        import atexit
         import types
 
         stdin = self.conf["stdin"]
@@ -299,6 +304,7 @@ class ForkServer:
                 _read_anew()
             os.close(stdin)
         os.environ.update(child["env"])
+        atexit.register(leave_registrations)  # before the script's own functions, so it runs after them
         # The old one is frozen with all the rest: what the script leaves in it would never be collected.
         main = types.ModuleType("__main__")
         vars(main).update(vars(sys.modules["__main__"]))
@@ -326,15 +332,19 @@ class ForkServer:
         if "numpy.random" in self.ahead.modules:
             self.ahead.modules["numpy.random"].seed()
         for package in ("multiprocessing", "multiprocess"):  # the second one is a copy of the first with dill
-            modules = {**sys.modules, **self.ahead.modules}
-            process = modules.get(f"{package}.process")
+            # looked up, not merged: a rank would copy the pages of all modules
+            process = self.loaded(f"{package}.process")
             if process:
                 process.current_process().authkey = os.urandom(32)
-            tracker = modules.get(f"{package}.resource_tracker")
+            tracker = self.loaded(f"{package}.resource_tracker")
             if tracker:
                 # The parent's would be shared by all ranks, and free nothing until the last of them exits.
                 tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
         become_rank(child["stack"], child["pipes"], True, self.ahead.modules.get(LOGGER))
+
+    def loaded(self, name: str) -> Any:
+        """Return a loaded module, which may be withheld; None if it is not loaded."""
+        return self.ahead.modules.get(name) or sys.modules.get(name)
 
     def skip_teardown(self) -> None:
         """Leave the imported modules alone at a rank's exit: tearing them down dirties every page they share.

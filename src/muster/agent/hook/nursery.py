@@ -71,11 +71,12 @@ class Nursery(ForkServer):
         become_program([sys.executable, *child["argv"]])
         show_as([sys.executable, *child["argv"]])
         self.serves_run = True
-        hidden = {name: module for modules in self.ahead.withheld.values() for name, module in modules.items()}
+        hidden = {top: modules[top] for top, modules in self.ahead.withheld.items() if top in modules}
         shadowed = namesakes(self.before, hidden)
-        if child["found"] and not shadowed:
+        found = [(module, names) for module, names in child["found"] if not self.ahead.has(module, names)]
+        if found and not shadowed:
             self.conf["own"] = child["own"]
-            for module, names in child["found"]:
+            for module, names in found:
                 self.import_found(module, names)
             self.note_mains()
             self.told["reads"] = sorted(self.reads.names)

@@ -39,6 +39,30 @@ def loaded_code(maps: str) -> set[str]:
     return {line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].startswith("/")}
 
 
+def leave_registrations() -> None:
+    """Have torch.library not take back what it has registered, if all native code here is known: see below.
+
+    It would do that in a finalizer for each of 134 libraries of torch, which writes to the pages of torch's tables, too.
+    Call it before those, and after the script.
+    """
+    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
+    if finalize is not None and _is_all_known():
+        for info in list(finalize._registry.values()):
+            if getattr(info.func, "__module__", "") == "torch.library":
+                info.atexit = False
+
+
+def _is_all_known() -> bool:
+    """Return whether nothing in this process does anything at the exit that anybody could notice."""
+    if "KINETO_USE_DAEMON" in os.environ or "git" in str(getattr(sys.modules.get("torch"), "__version__", "")):
+        return False  # the daemon gets a trace at the end; a torch that was built here may measure its own coverage
+    try:
+        with open("/proc/self/maps", errors="replace") as file:
+            return all(map(is_known, loaded_code(file.read())))
+    except OSError:
+        return False
+
+
 def skip_destructors() -> None:
     """Have this process end without destructors, if all native code in it is known to do nothing in them.
 
@@ -46,14 +70,11 @@ def skip_destructors() -> None:
     `exit` is called, after all of Python's teardown, the buffers of C are flushed, and the process ends. Anything else
     (an extension of the script, CUDA, MPI, a profiler, an LD_PRELOAD) may have to write, or to tell its peers.
     """
-    if "KINETO_USE_DAEMON" in os.environ or "git" in str(getattr(sys.modules.get("torch"), "__version__", "")):
-        return  # the daemon gets a trace at the end; a torch that was built here may measure its own coverage
+    if not _is_all_known():
+        return
     try:
         import ctypes
 
-        with open("/proc/self/maps", errors="replace") as file:
-            if not all(map(is_known, loaded_code(file.read()))):
-                return
         libc = ctypes.CDLL(None)
         flush, end, on_exit, at_exit = libc.fflush, libc._exit, libc.on_exit, libc.__cxa_atexit
     except (OSError, AttributeError, ImportError):  # on_exit is an extension of glibc

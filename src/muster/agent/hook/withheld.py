@@ -7,7 +7,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 
@@ -201,6 +201,12 @@ class Withheld:
         loader.__dict__.update(spec.loader.__dict__)
         spec.loader = loader
         return spec
+
+    def has(self, module: str, names: Sequence[str]) -> bool:
+        """Return whether `import module`, or `from module import names`, would load nothing that is not loaded."""
+        top = module.partition(".")[0]
+        there = self.withheld.get(top, {}).get(module) if top not in self.units else None
+        return there is not None and all(name in vars(there) for name in names)
 
     def begin_unit(self, key: str) -> None:
         """Prepare to import a unit: from now on, what it imports of other units is noted as what it needs."""
