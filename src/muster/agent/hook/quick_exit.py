@@ -42,7 +42,7 @@ def loaded_code(maps: str) -> set[str]:
 def leave_registrations() -> None:
     """Have torch.library not take back what it has registered, if all native code here is known: see below.
 
-    It would do that in a finalizer for each of 134 libraries of torch, which writes to the pages of torch's tables, too.
+    It would do that in finalizers of 134 libraries of torch, which write to the pages of its tables, too.
     Call it before those, and after the script.
     """
     finalize = getattr(sys.modules.get("weakref"), "finalize", None)
