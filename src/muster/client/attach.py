@@ -12,8 +12,8 @@ from typing import Any
 from muster.client.compat import HINT, UNTOLD, lacks, version_of
 from muster.client.connection import HEARD, Connection
 from muster.client.stdin import Stdin
+from muster.controller.agent_fields import terminal_fields
 from muster.controller.connections import SIGNALS, ProcessConnection
-from muster.controller.controller import terminal_fields
 from muster.core.json_checks import NOT_UNDERSTOOD, Malformed, table, whole
 from muster.core.json_records import outcome_from_json, plan_from_json
 from muster.core.model import Plan

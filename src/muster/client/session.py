@@ -10,10 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from muster.client.client import Client
 from muster.client.connection import Connection
-from muster.client.follow import Follower, wait
-from muster.client.reconcile import lives, reconcile
 from muster.client.remote import connect
 from muster.controller.connections import ProcessConnection
 from muster.core.json_checks import Malformed, table
@@ -23,7 +20,7 @@ from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import VERSION
 from muster.rundir.finding import find_run
-from muster.rundir.run import Run
+from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import SessionRecord, read_session
 from muster.rundir.store import Store
 from muster.ui.reason_text import reason_with_hint
@@ -39,7 +36,12 @@ def name_of_session(run: Run) -> str:
 
 def find_session(store: Store, name: str) -> tuple[Run, SessionRecord, Plan]:
     """Return the session of this name or id. Raises `InvalidRequest`."""
-    run = find_run(store, name, lives)
+    try:
+        run = find_run(store, name, _has_no_result)
+    except InvalidRequest:
+        from muster.client.reconcile import lives
+
+        run = find_run(store, name, lives)
     job = run.job.get("job", {})
     if job.get("hold") is None:
         raise InvalidRequest(f"{name} is not a session: {run.id} is a run", "start one: muster hold --name NAME")
@@ -53,6 +55,14 @@ def find_session(store: Store, name: str) -> tuple[Run, SessionRecord, Plan]:
             f"the session {name} was held from another machine", "start the run there, or hold a session here"
         )
     return run, record, plan
+
+
+def _has_no_result(run: Run) -> bool:
+    """Return whether a run has not ended, as far as its directory says: mostly enough to choose between namesakes."""
+    try:
+        return run.outcome is None
+    except Unreadable:
+        return False
 
 
 class SessionClient:
@@ -143,6 +153,9 @@ _ENDS_WITHIN = 10.0
 
 def await_ready(run: Run, began: float) -> None:
     """Wait until all nodes of a session are ready for runs. Raises `ControlError`."""
+    from muster.client.client import Client
+    from muster.client.reconcile import reconcile
+
     deadline = began + _READY_WITHIN
     with Client(run) as client:
         while time.monotonic() < deadline:
@@ -161,6 +174,10 @@ def await_ready(run: Run, began: float) -> None:
 
 def release_session(run: Run, by: str, force: bool) -> RunResult:
     """End a session, and wait until it has ended; with `force` also the run that is on it. Raises `MusterError`."""
+    # imported late: a run on a session does without
+    from muster.client.client import Client
+    from muster.client.follow import Follower, wait
+
     with EventLoop() as loop:
         client = SessionClient(loop, run)
         try:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from muster.agent import facts
 from muster.bundle import build_shim
+from muster.controller.agent_fields import TORCH_FLOOR, terminal_fields
 from muster.controller.connections import AgentConnection
-from muster.controller.controller import TORCH_FLOOR, terminal_fields
 from muster.core import rendezvous
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.fold import by_value

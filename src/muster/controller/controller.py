@@ -12,6 +12,7 @@ from functools import partial
 from signal import Signals
 from typing import Any
 
+from muster.controller.agent_fields import TORCH_FLOOR
 from muster.controller.connections import AgentConnection
 from muster.controller.hangs import Hangs
 from muster.controller.pace_watch import PaceWatch
@@ -52,7 +53,7 @@ from muster.core.json_records import (
     usage_from_json,
 )
 from muster.core.layout import named
-from muster.core.model import Plan, TerminalSize, as_json
+from muster.core.model import Plan, as_json
 from muster.core.pace import Pace
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
@@ -87,9 +88,6 @@ from muster.schedulers.scheduler import SignalRules
 from muster.ui.death_text import signal_name
 from muster.ui.reason_text import folded, notice_in_words, processes_in_words
 
-TORCH_FLOOR = "2.3"
-"""The oldest torch version whose store accepts an already listening socket (`master_listen_fd`)."""
-
 TOGETHER = 3.0
 """Seconds to wait after one node failed to start, so that other failures are reported in the same message."""
 
@@ -113,14 +111,6 @@ def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ..
         foreign=plan.rank_command is not None,
         first_attempt=first_attempt,
     )
-
-
-def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | None:
-    """Return the pseudo-terminal of each rank, narrowed by the prefix if there are several; None without one."""
-    if size is None:
-        return None
-    beside = len(f"[{plan.world_size - 1}] ") if plan.world_size > 1 else 0
-    return size._replace(columns=max(size.columns - beside, 1))._asdict()
 
 
 _AT_ONCE = 0.3

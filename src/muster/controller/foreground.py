@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from muster.controller.agent_fields import terminal_fields
 from muster.controller.bootstrap import Bootstrap, OwnMachine, RunPlace, need_of
 from muster.controller.connections import SIGNALS, AgentConnection, Agents, ProcessConnection, end_links
-from muster.controller.controller import Controller, terminal_fields
+from muster.controller.controller import Controller
 from muster.core import rendezvous
 from muster.core.events import CleanedUp, Configured, StartFailed, StopRequested
 from muster.core.model import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster import __version__
 from muster.config.options import RunOptions
@@ -21,6 +21,9 @@ from muster.rundir.store import Store, create_run, free_id
 from muster.runtimes import BARE
 from muster.schedulers.scheduler import After
 from muster.ui.view import View
+
+if TYPE_CHECKING:
+    from muster.rundir.session import SessionRecord
 
 Viewer = Callable[[Plan, str, str], View]
 """Makes the `View` of a plan, given the run id and the run's name in displayed commands (`operand`).
@@ -69,6 +72,8 @@ class RunContext(NamedTuple):
     """The scheduler's jobs that have to end first."""
     previous: str = ""
     """The id of the run of the previous part of a chain, in the same directory; the run ends at once if that failed."""
+    session: tuple[Run, SessionRecord, Plan] | None = None
+    """The session that the run is on; None for other runs."""
     function: bytes = b""
     """The pickled function that the ranks call, for the file `function` of the run; empty for other programs."""
 
@@ -125,15 +130,17 @@ def resolve(
     `verb` is the command named in messages; `brought` is the source of one of muster's own scripts. `run_id`: the id of
     an existing sweep, whose points are started again.
     """
+    session = None
     if options.on is not None:
         from muster.client.session import find_session
         from muster.config.sessions import with_session
 
-        _, record, plan = find_session(store, options.on)
+        session = find_session(store, options.on)
+        _, record, plan = session
         options = with_session(options, options.on, record.options, plan)
     asked = make_job(parsed, options, env, verb, brought, warn)
-    if options.on is not None:
-        of, job = plan.job, asked.job._replace(setup=plan.job.setup)
+    if session is not None:
+        of, job = session[2].job, asked.job._replace(setup=plan.job.setup)
         job = job._replace(python=of.python, python_source=of.python_source, python_named=of.python_named)
         asked = asked._replace(job=job)
     if not options.no_auto_preload:
@@ -144,7 +151,9 @@ def resolve(
     run_id = run_id or free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     if asked.job.runtime != BARE:
         asked = asked._replace(job=asked.job._replace(runs=str(store.root / "runs")))
-    context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)
+    context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)._replace(
+        session=session
+    )
     if options.snapshot:
         from muster import code_sync
 

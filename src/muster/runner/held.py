@@ -28,10 +28,9 @@ from muster.protocol.local_sockets import new_token
 from muster.rundir.run import Run
 from muster.rundir.session import SessionRecord
 from muster.rundir.store import remove_run
+from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
-from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
-from muster.runner.hosts import PATIENCE, HostsRun
 
 if TYPE_CHECKING:
     from muster.code_sync import Tree
@@ -88,7 +87,7 @@ def start(context: RunContext) -> RunHandle:
     """Start a run on a session. Raises `MusterError`; everything started so far is cleaned up then."""
     refuse_stdin(context)
     options = context.options
-    held, record, known = find_session(context.store, str(options.on))
+    held, record, known = context.session or find_session(context.store, str(options.on))
     if options.sync:
         raise InvalidRequest("--sync cannot be combined with --on yet", "share the directory of the script")
     job = context.asked.job._replace(lease=options.lease, session=held.id)
@@ -113,6 +112,8 @@ def start(context: RunContext) -> RunHandle:
             remove_run(context.store, run)
             raise
         if options.detach:
+            from muster.runner.detached import DetachedRun
+
             client.close()
             name = (options.name or run.operand) if run.operand == run.id else run.operand
             context.progress(f"starting {plural(plan.world_size, 'rank')} on {name_of_session(held)}")
@@ -132,7 +133,7 @@ def start(context: RunContext) -> RunHandle:
             files=lambda: run if sync_files(run) else None,
             stdin=foreground.stdin,
         )
-        return HostsRun(run, views, link, attached, resources.pop_all())
+        return AttachedRun(run, views, link, attached, resources.pop_all())
 
 
 def _with_threads(nodes: Sequence[Node], session: SessionRecord, chosen: bool) -> tuple[Node, ...]:

@@ -17,7 +17,7 @@ from muster.client.client import sync_files
 from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes, spares_of
 from muster.config.sessions import options_of_session
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
-from muster.controller.connections import ProcessConnection, captured_signals
+from muster.controller.connections import captured_signals
 from muster.controller.started_agents import StartedAgents
 from muster.core.controller_config import RECORD, config_as_json
 from muster.core.env_forwarding import redact
@@ -25,54 +25,23 @@ from muster.core.hostlist import fold_hostlist, fold_reasons
 from muster.core.model import Job, Node, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
-from muster.core.results import SIGTERM, Replaced, RunResult
+from muster.core.results import Replaced
 from muster.core.spares import arrange, unfit_hosts
 from muster.errors import InvalidRequest, Unreachable
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
-from muster.report import write_report
 from muster.rundir.run import FUNCTION, Run
 from muster.rundir.session import write_session
 from muster.rundir.store import remove_run
+from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
-from muster.runner.handle import RunHandle, Views
+from muster.runner.handle import Views
 from muster.transports.target import target_of
 
-PATIENCE = 30.0
-"""Seconds, in addition to the lease, to look for the controller after the connection to it broke."""
 
-
-class HostsRun(RunHandle):
-    """A run on hosts, owned by this process: it ends with this process."""
-
-    def __init__(
-        self,
-        run: Run,
-        views: Views,
-        link: ProcessConnection,
-        client: AttachedClient,
-        resources: ExitStack[None],
-    ):
-        """`link` leads to the controller."""
-        super().__init__(run, views)
-        self._link, self._resources = link, resources
-        self.client: AttachedClient = client
-
-    def _drive(self) -> RunResult | None:
-        with self._resources:
-            outcome = self.client.go(self._link)
-        if outcome is not None and self.client.keep is not None:  # otherwise the controller writes it
-            write_report(self.run, outcome, os.environ)
-        return outcome
-
-    def stop(self, number: int = SIGTERM) -> None:
-        """Stop the run gracefully."""
-        self.client.stop(number)
-
-
-def start(context: RunContext) -> HostsRun | DetachedRun:
+def start(context: RunContext) -> AttachedRun | DetachedRun:
     """Start agents on the hosts, make the plan from their facts, and give each agent its part.
 
     Raises `MusterError`; everything started so far is cleaned up then.
@@ -136,7 +105,7 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
             files=lambda: run if sync_files(run) else None,
             stdin=foreground.stdin,
         )
-        return HostsRun(run, views, gathering.take_connection(), client, resources.pop_all())
+        return AttachedRun(run, views, gathering.take_connection(), client, resources.pop_all())
 
 
 def _reach(
