@@ -63,12 +63,12 @@ class ControllerProcess:
         ours, theirs = socket.socketpair()
         if self._standby is not None and not self._standby.taken and not self.trace:
             doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
-            pid = self._standby.become(run_dir, self.secret, doors)
+            became = self._standby.become(run_dir, self.secret, doors)
             theirs.close()
-            if pid:
-                self._started(pid)
+            if became:
                 self._connected(Met(ours.detach(), FrameDecoder(), 0, None), False)
                 return
+            ours.close()
             ours, theirs = socket.socketpair()
         told, tell = os.pipe()
         os.write(tell, self.secret.encode())
@@ -111,40 +111,89 @@ class ControllerProcess:
 
 
 class Standby:
-    """A process that has imported the controller, and becomes that of the next run of a session.
+    """A process that has imported the controller, and forks one for each run of a session in advance.
 
-    `session_dir` has the archive; `started` is called with the pid.
+    `session_dir` has the archive; `started` is called with the pid of each process.
     """
 
     def __init__(self, loop: EventLoop, session_dir: str, started: Callable[[int], object]) -> None:
         self.archive = os.path.join(session_dir, ARCHIVE)
-        self.taken = False
-        self._sock, theirs = socket.socketpair()
+        self._loop, self._started = loop, started
+        self._sock: socket.socket | None = None
+        """Leads to the fork that waits for a run; None if it has one."""
+        self._pid = 0
+        """The pid of the last fork; 0 until it is known."""
+        self._parent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.dead = False
+        """True once it forks no more."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         log = os.open(os.path.join(session_dir, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         argv = [sys.executable, "-I", "-S", self.archive, "standby", str(theirs.fileno())]
         try:
-            self.pid = processes.spawn(argv, os.environ, "/", null, log, log, keep=(theirs.fileno(),), tied=False)
+            pid = processes.spawn(argv, os.environ, "/", null, log, log, keep=(theirs.fileno(),), tied=False)
+        except OSError:
+            self._parent.close()
+            raise
         finally:
             for fd in (null, log):
                 os.close(fd)
             theirs.close()
-        started(self.pid)
+        started(pid)
+        loop.add_reader(self._parent, self._heard)
 
-    def become(self, run_dir: str, secret: str, doors: list[int]) -> int:
-        """Have it serve this run; return its pid, 0 if it does not exist any more. `doors` are its sockets."""
-        self.taken = True
+    @property
+    def taken(self) -> bool:
+        """Whether no fork waits for a run."""
+        return self._sock is None
+
+    def refill(self) -> None:
+        """Have it fork, unless a fork waits already."""
+        if self._sock is None and not self.dead:
+            self._sock, theirs = socket.socketpair()
+            self._pid = 0
+            try:
+                socket.send_fds(self._parent, [b"fork"], [theirs.fileno()])
+            except OSError:
+                self._end()
+            theirs.close()
+
+    def _heard(self) -> None:
+        """Take in the pid of a fork."""
+        try:
+            text = self._parent.recv(32)
+        except OSError:
+            text = b""
+        if not text:
+            self._end()
+            return
+        self._pid = int(text)
+        self._started(self._pid)
+
+    def _end(self) -> None:
+        if not self.dead:
+            self.dead = True
+            self._loop.remove_reader(self._parent)
+            self._parent.close()
+
+    def become(self, run_dir: str, secret: str, doors: list[int]) -> bool:
+        """Have the fork serve this run; return False if there is none. `doors` are its sockets."""
+        sock, self._sock = self._sock, None
         data = json.dumps({"run_dir": run_dir, "secret": secret}).encode()
         data = len(data).to_bytes(4, "big") + data
+        if sock is None:
+            return False
         try:
             # short enough for the buffer; the other end closes its socket as soon as it has everything
-            socket.send_fds(self._sock, [data], doors)
+            socket.send_fds(sock, [data], doors)
         except OSError:
-            return 0
+            return False
         finally:
-            self._sock.close()
-        return self.pid
+            sock.close()
+        return True
 
     def close(self) -> None:
-        """Have it exit, unless it has a run."""
-        self._sock.close()
+        """Have it exit, and the fork that waits."""
+        self._end()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None

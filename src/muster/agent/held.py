@@ -31,7 +31,7 @@ class Held:
         self.hosted: HostedAgent | None = None
         """The run that is here."""
         self.standby: Standby | None = None
-        """A controller that waits for the next run; only on node 0."""
+        """What forks the controllers of runs; only on node 0."""
         self._told = False
 
     def prepare(self) -> None:
@@ -50,12 +50,14 @@ class Held:
 
     def refill(self) -> None:
         """Start a controller that waits for the next run, where the controllers of runs are."""
-        if self.agent.controller is not None and (self.standby is None or self.standby.taken):
-            try:
+        if self.agent.controller is None:
+            return
+        try:
+            if self.standby is None or self.standby.dead:
                 self.standby = Standby(self.agent.loop, self.agent.run_dir, self.agent.supervisor_started)
-            except OSError as error:
-                self.agent.complain(f"cannot start a controller in advance: {processes.reason_at(error)}")
-                self.standby = None
+            self.standby.refill()
+        except OSError as error:
+            self.agent.complain(f"cannot start a controller in advance: {processes.reason_at(error)}")
 
     def start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
         """Host a run. The reply is `run_hosted`, with why that failed or with the port of its controller."""

@@ -44,6 +44,9 @@ _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _SOON = 0.02
 """Seconds after which a node is described: by then the fork server, or the ranks, have been started."""
 
+_SOON_ON_SESSION = 0.15
+"""The same on a session, where ranks start sooner, and a call of a function may have ended by then."""
+
 _LATER = 1.0
 """Seconds after which an agent looks for what others left: short runs are not delayed by it."""
 
@@ -165,7 +168,7 @@ class RankProcesses:
         else:
             self.emit("ready", fork=False, why="")
         self.sockets = RankSockets(self.run.run_id, "" if self.external is None else self.external.workdir)
-        self.loop.call_later(_SOON, self.record)
+        self.loop.call_later(_SOON if self.hosting is None else _SOON_ON_SESSION, self.record)
         self.loop.call_later(_LATER, self.sweep)
 
     def use_warm(self, warm: PreloadedInterpreter) -> None:

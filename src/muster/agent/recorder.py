@@ -41,6 +41,8 @@ class Recorder:
             part = "part" if self.run.node else "whole"
             words = [sys.executable, "-", script, cwd, part, str(theirs)]
             self.pid = processes.spawn(words, env, cwd, source, null, null, keep=(theirs,))
+            # it does the same, but only after Python has started beside the ranks
+            os.setpriority(os.PRIO_PROCESS, self.pid, 19)
         except OSError as error:
             self.run.complain(f"cannot record what runs here: {processes.reason_at(error)}")
             os.close(answer)

@@ -7,6 +7,7 @@ agents what it missed. Agents of other nodes connect over TCP (`agent/dialer.py`
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -505,11 +506,44 @@ def _serve(run_dir: str, secret: str, own: int, visitors: int, door: int = -1) -
 
 
 def standby(words: list[str]) -> int:
-    """Run the program `standby SOCKET`: wait for a run on a session, and be its controller.
+    """Run the program `standby SOCKET`: fork a controller on each request, and send its pid.
 
-    The socket brings {run_dir, secret} and the descriptors of `serve`. Everything is imported by then.
+    A request brings a socket, on which the fork waits for a run of the session. Everything is imported by then.
     """
-    sock = socket.socket(fileno=int(words[0]))
+    parent = socket.socket(fileno=int(words[0]))
+    gc.freeze()  # or the first collection in a fork would copy the pages of all modules
+    while True:
+        asked, fds, _, _ = socket.recv_fds(parent, 32, 1)
+        if not asked:
+            return 0  # the session has ended
+        told, tell = os.pipe()
+        middle = os.fork()
+        if middle == 0:  # its child becomes that of the agent, which reaps it
+            pid = os.fork()
+            if pid:
+                os.write(tell, str(pid).encode())
+                os._exit(0)
+            for fd in (told, tell):
+                os.close(fd)
+            parent.close()
+            os.setsid()
+            return _stand_by(fds[0])
+        os.waitpid(middle, 0)
+        os.close(tell)
+        with open(told, "rb") as pipe:
+            pid_there = pipe.read()
+        for fd in fds:
+            os.close(fd)
+        if pid_there:
+            parent.send(pid_there)
+
+
+def _stand_by(descriptor: int) -> int:
+    """Wait for a run on a session, and be its controller.
+
+    The socket brings {run_dir, secret} and the descriptors of `serve`.
+    """
+    sock = socket.socket(fileno=descriptor)
     data = b""
     doors: list[int] = []
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
