@@ -389,7 +389,8 @@ class Agent:
             self.put_first_on_path(os.path.dirname(sys.executable))
         self.folder = self.logs.node_folder = processes.node_folder(run_dir, host)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        processes.try_to_write(self.folder)
+        if self.hosting is None or own_run_dir:  # the client of a run on a session has just written to it
+            processes.try_to_write(self.folder)
         self.open_log()
         self.logs.with_results = own_run_dir and os.path.exists(os.path.join(run_dir, "function"))
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))

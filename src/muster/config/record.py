@@ -44,6 +44,10 @@ class Option(Generic[Value]):
     ):
         self.names = names
         """All names, as typed; the first long one gives the key. Underscores are accepted for hyphens."""
+        self.long_name = next((name for name in names if name.startswith("--")), names[0])
+        """The name that messages use."""
+        self.key = self.long_name.lstrip("-").replace("-", "_")
+        """Key in muster.toml, name of the attribute, and, in capitals after MUSTER_, the environment variable."""
         self.help = help
         """What it does: a noun phrase or an imperative, without the default. Empty for options of torchrun that have
         no effect."""
@@ -63,16 +67,6 @@ class Option(Generic[Value]):
         """Environment variables of other programs that set it when none of muster's variables does."""
         self.group = group
         """Heading in `--help`; empty hides the option (options of torchrun that have no effect)."""
-
-    @property
-    def key(self) -> str:
-        """Key in muster.toml, name of the attribute, and, in capitals after MUSTER_, the environment variable."""
-        return self.long_name.lstrip("-").replace("-", "_")
-
-    @property
-    def long_name(self) -> str:
-        """The name that messages use."""
-        return next((name for name in self.names if name.startswith("--")), self.names[0])
 
     @property
     def is_path(self) -> bool:

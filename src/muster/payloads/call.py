@@ -246,3 +246,4 @@ def _fail(pickles: Any, target: str, error: Exception) -> None:
 
 if __name__ == "__main__":
     _main()
+    muster_function_returned = True  # the hook may end this process sooner (agent/hook/quick_exit.py)
