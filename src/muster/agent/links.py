@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -45,6 +44,8 @@ def unlink_all(run_dir: str) -> None:
 
 def put_files_there(run_dir: str) -> None:
     """Move the files to the place of their links, because this run directory is about to be deleted."""
+    import shutil  # imported late, as it loads all compression libraries
+
     for name in _into(run_dir):
         target = os.readlink(name)
         _try(os.unlink, name)  # otherwise a copy to another file system would follow it

@@ -19,7 +19,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from muster.agent import facts
-from muster.bundle import build_shim
 from muster.controller.agent_fields import TORCH_FLOOR, terminal_fields
 from muster.controller.connections import AgentConnection
 from muster.core import rendezvous
@@ -309,6 +308,8 @@ def _rank_command(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str
     """Return what an agent needs to run ranks started by an external launcher; None without one."""
     if plan.rank_command is None:
         return None
+    from muster.bundle import build_shim  # imported late: only external launchers need it
+
     return {
         **as_json(plan.rank_command),
         "run_id": run.run_id,

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 
@@ -123,12 +122,18 @@ def own_folder(name: str, env: Mapping[str, str]) -> str:
     return next((path for base in bases(env) if not os.path.lexists(path := os.path.join(base, name))), "")
 
 
+def _remove_tree(path: str) -> None:
+    import shutil  # imported late: it loads all compression libraries, and most commands remove nothing
+
+    shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
+
+
 def remove(path: str) -> None:
     """Remove the directory of a run with its contents, if it belongs to this user."""
     folder = _open_own(path)
     if folder is not None:
         os.close(folder)
-        shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
+        _remove_tree(path)
 
 
 def remove_dead(path: str) -> bool:
@@ -141,7 +146,7 @@ def remove_dead(path: str) -> bool:
         lock = _lock_exclusively(folder)
         if lock is None:
             return False
-        shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
+        _remove_tree(path)
     finally:
         os.close(folder)
         if lock is not None and lock >= 0:
