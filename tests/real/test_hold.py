@@ -180,8 +180,17 @@ def fails():
     import time
     time.sleep(600)
 
+def leaves(name):
+    global kept
+    import atexit
+    kept = open(name + os.environ["RANK"], "w")
+    kept.write("not flushed")
+    atexit.register(lambda: open(name + os.environ["RANK"] + ".exit", "w").close())
+
 with muster.hold(nproc_per_node=2) as cluster:
     print(cluster.run(square, 3), cluster.run(square, 4))
+    cluster.run(leaves, "left.")
+    print([open(f"left.{rank}").read() for rank in (0, 1) if os.path.exists(f"left.{rank}.exit")])
     try:
         cluster.run(fails)
     except KeyError as error:
@@ -200,9 +209,10 @@ def test_functions_on_hosts_that_are_held(muster: Muster, script: Callable[..., 
     )
     assert called.returncode == 0, called.stderr
     said = called.stdout.splitlines()
-    assert said[:3] == ["[9, 10] [16, 17]", "raised 'of rank 1'", "[25, 26]"], called.stderr
-    assert said[3].endswith("has ended")
-    assert [run["state"] for run in listed(muster)] == ["succeeded", "failed", "succeeded", "succeeded", "succeeded"]
+    left = "['not flushed', 'not flushed']"
+    assert said[:4] == ["[9, 10] [16, 17]", left, "raised 'of rank 1'", "[25, 26]"], called.stderr
+    assert said[4].endswith("has ended")
+    assert [run["state"] for run in listed(muster)] == ["succeeded", "failed", *["succeeded"] * 4]
 
 
 OWNS = """
