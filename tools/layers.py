@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
         Part("protocol", "what travels between processes; standard library, sent to nodes", WORLDLY),
     ),
     (
+        Part("lint.bash", "asks bash whether it can parse a script", frozenset({"os", "subprocess"})),
         Part("config.values", "how the value of an option is read; pure"),
         Part("config.record", "what an option is, and the frozen record of a command's options; pure"),
     ),

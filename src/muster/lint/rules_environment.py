@@ -114,15 +114,18 @@ def omp_threads_of_node(scene: Scene) -> Iterator[Finding]:
     ]
     if not several:
         return
-    cpus = scene.requested("--cpus-per-task")
+    own = [launch.step.option("--cpus-per-task") if launch.step is not None else None for launch in several]
+    cores = {number(option.value) if option else scene.requested("--cpus-per-task") for option in own}
     for _name, value, span in scene.settings("OMP_NUM_THREADS"):
         only = value.only
         names = (
             only is not None
             and only.kind in ("variable", "default")
             and only.name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
+            # the batch shell expands it to the number of the job, and srun may have one of its own
+            and not (only.name == "SLURM_CPUS_PER_TASK" and all(own) and scene.is_batch(only.shell))
         )
-        if names or (cpus is not None and cpus > 1 and number(value) == cpus):
+        if names or ((number(value) or 1) > 1 and number(value) in cores):
             yield Finding(
                 span, f"OMP_NUM_THREADS={value.shown} is for all ranks of a task, and each rank takes as many threads"
             )

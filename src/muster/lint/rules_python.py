@@ -21,10 +21,14 @@ class PythonFile:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.error: tuple[int, str] | None = None
+        """The line and the message of a syntax error."""
         try:
             self.tree: ast.Module | None = ast.parse(source.text)
-        except (SyntaxError, ValueError):  # of another version, or no Python
-            self.tree = None
+        except SyntaxError as error:
+            self.tree, self.error = None, (error.lineno or 1, error.msg)
+        except ValueError:  # null bytes
+            self.tree, self.error = None, (1, "it contains null bytes")
         self.nodes = list(ast.walk(self.tree)) if self.tree is not None else []
 
     def span(self, node: ast.expr) -> Span:

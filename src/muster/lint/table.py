@@ -15,6 +15,7 @@ from muster.lint import (
     rules_sbatch,
     rules_shell,
     rules_steps,
+    rules_syntax,
 )
 from muster.lint.rule import Rule
 
@@ -28,6 +29,7 @@ RULES: Mapping[str, Rule] = {
         rules_mpi,
         rules_steps,
         rules_shell,
+        rules_syntax,
         rules_python,
         rules_config,
         rules_hosts,
