@@ -86,9 +86,9 @@ def test_it_runs_in_a_fresh_environment(fresh: Path, tmp_path: Path):
     assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
     assert "launcher fork" in done.stderr
     page = subprocess.run(
-        [str(fresh), "docs", "hangs"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [str(fresh), "docs", "recover"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert (0, (ROOT / "docs" / "hangs.md").read_text(), "") == (page.returncode, page.stdout, page.stderr)
+    assert (0, (ROOT / "docs" / "recover.md").read_text(), "") == (page.returncode, page.stdout, page.stderr)
     assert str(fresh.parent) in done.stderr, "the ranks have the Python of the environment"
     line = [str(fresh.with_name("python")), "-c", "import muster; print(muster.__file__)"]
     found = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
