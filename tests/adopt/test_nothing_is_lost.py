@@ -55,6 +55,9 @@ def said(text: str, **files: str) -> list[tuple[int, str]]:
             ),
             "muster run --slurm -N 2 -g 2 --sweep s=1,2 t.py '{s}'",
         ),
+        (f"for s in $(seq 3); do {RUN} $s; done", "muster run -g 2 --sweep s=1,2,3 t.py '{s}'"),
+        (f"for s in {{2..3}}; do {RUN} $s; done", "muster run -g 2 --sweep s=2,3 t.py '{s}'"),
+        (f'L=(1 2)\nfor s in "${{L[@]}}"; do {RUN} $s; done', "muster run -g 2 --sweep s=1,2 t.py '{s}'"),
         (f"exec {RUN} --a b", "muster run -g 2 t.py --a b"),
         (JOB + "srun bash -c 'RANK=$SLURM_PROCID exec python t.py'", "muster run --slurm -N 2 -g 4 t.py"),
         (JOB + "srun -N1 -n1 python t.py", "muster run --slurm -N 1 -g 1 t.py"),
@@ -95,7 +98,7 @@ def test_the_line_is_the_launch(text: str, expected: str):
     ("text", "line", "words"),
     [
         (
-            f"for lr in $(seq 3); do\n{RUN} $lr\ndone",
+            f"for lr in $(cat lrs); do\n{RUN} $lr\ndone",
             1,
             "in a loop, one after the other; the line is one pass of it: write",
         ),
@@ -136,6 +139,13 @@ def test_the_line_is_the_launch(text: str, expected: str):
         (f"cat > conf.yaml <<EOF\nx\nEOF\n{RUN}", 1, "it writes conf.yaml: run it before"),
         (f"setup() {{\n module load cuda\n}}\nsetup\n{RUN}", 2, "it is in a function"),
         ("if x; then\nsource a.sh\nfi\n" + RUN, 2, "only on a condition in the script"),
+        (f"go() {{\n{RUN} $1\n}}\ngo a\ngo b", 2, "go is called 2 times (lines 4, 5); the line is one call"),
+        (f"go() {{\n{RUN} $1\n}}\ngo a\ngo b", 2, '"$1": the arguments of go'),
+        (f"until {RUN}; do\nsleep 9\ndone", 1, "in a loop"),
+        ("for r in 0 1; do\nRANK=$r python t.py &\ndone\nwait", 1, "each pass of the loop is one rank of a run"),
+        (f"seq 3 | xargs -I{{}} {RUN} {{}}", 1, "xargs starts it once for each item"),
+        (f"parallel {RUN} ::: 1 2\n{RUN}", 1, "it seems to start ranks, and is not in the line"),
+        (f"screen -dmS job bash -c 'cd /x && {RUN}'", 1, "it seems to start ranks, and is not in the line"),
         (f"{RUN}\n{RUN}", 2, "several launches (lines 1, 2)"),
     ],
 )
@@ -167,6 +177,20 @@ def test_a_loop_that_submits_jobs_is_told():
     says = [(remark.text, remark.says) for remark in found.changed]
     assert any("line 1" in text and "in a loop" in words for text, words in says), says
     assert any("line 4" in text and "several jobs" in words for text, words in says), says
+
+
+def test_a_script_that_srun_starts_is_read_as_closely():
+    inner = "#!/bin/bash\ncd /data\nfor s in $(cat f); do\npython t.py --s $s $1 > log\ndone\n"
+    text = JOB + "srun -N1 -n1 task.sh $2 >> all\n"
+    assert line_of(text, task=inner) == "muster run --slurm -N 1 -g 1 --cwd /data t.py --s $s $2"
+    says = [(remark.text, remark.says) for remark in adopted(text, task=inner).changed]
+    for text, words in [
+        ("task.sh, line 3", "write a value in place of $s"),
+        ("task.sh, line 4", "> log: not taken over"),
+        ("", '"$2": the arguments of the script'),
+        ("", ">> all: not taken over"),
+    ]:
+        assert any(one.startswith(text) and words in what for one, what in says), (words, says)
 
 
 def test_a_python_program_without_a_launcher_says_how_it_is_started():

@@ -13,7 +13,7 @@ from muster.adopt.values import SECRET, Scope, argument, exported, passed_on, re
 from muster.core.env_forwarding import is_secret
 from muster.lint.model import Assignment, Command, Script, Word
 
-_LAUNCH = re.compile(r"\b(torchrun|torch\.distributed|accelerate launch|deepspeed|srun|mpirun|mpiexec)\b")
+STARTS_RANKS = re.compile(r"\b(torchrun|torch\.distributed|accelerate launch|deepspeed|srun|mpirun|mpiexec)\b")
 SETUP = frozenset({"source", ".", "module", "ml", "conda", "mamba", "micromamba", "spack", "ulimit", "unset", "umask"})
 """Commands that change the shell in which ranks are started."""
 
@@ -44,7 +44,7 @@ def environment(
         elif value.text is not None:
             remarks.append(Remark(number_of, item.name, "a secret: set it where you start muster; --env passes it on"))
             env[item.name] = SECRET
-        elif not _LAUNCH.search(value.shown):  # otherwise it is a part of the launch, and not for the ranks
+        elif not STARTS_RANKS.search(value.shown):  # otherwise it is a part of the launch, and not for the ranks
             lines.append((item.span.start, f"export {item.name}={argument(value, scope).shell}"))
     for word in _tmux_env(found):
         name, value_of = passed_on(word, scope)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from muster.adopt.adoption import Launch
-from muster.adopt.found import Found
+from muster.adopt.found import SHELLS, Found
 from muster.adopt.slurm import Request
 from muster.adopt.values import Scope, text
 from muster.lint.model import Assignment, Command, Program, Script
@@ -39,6 +39,9 @@ def omitted(found: Found, script: Script, launch: Launch, request: Request | Non
         elif program.name == "ssh":
             says += _of_ssh(program, scope)
             says += [] if launch.cwd or launch.scheduled or _enters(found) else [_HOME]
+    outer = {program.name for program in found.outer}
+    if "xargs" in outer and not outer & {*SHELLS, "srun"}:
+        says.append("xargs starts it once for each item that it reads; the line is one of them")
     says += _started_in(found, script, launch)
     return list(dict.fromkeys(says))
 
@@ -125,7 +128,7 @@ _NAME = re.compile(r"\$(?:\{[!#]?)?(\w+\b(?!\[)|[@*])")
 _EXPORTED = re.compile(r"(?:^|[\s;])export\s+(\w+)=")
 
 
-def names_of_script(launch: Launch, assigned: Sequence[Assignment]) -> list[str]:
+def names_of_script(launch: Launch, assigned: Sequence[Assignment], function: str = "") -> list[str]:
     """Return a sentence for each variable in the line that only the script has."""
     set_here = {item.name for item in assigned}
     with_ranks = {name for name, _ in launch.env} | {name for line in launch.setup for name in _EXPORTED.findall(line)}
@@ -147,7 +150,7 @@ def names_of_script(launch: Launch, assigned: Sequence[Assignment]) -> list[str]
     if given:
         shown = ", ".join(f'"${name}"' for name in given if name != "0")
         if shown:
-            says.append(f"{shown}: the arguments of the script: write them there")
+            says.append(f"{shown}: the arguments of {function or 'the script'}: write them there")
     ours = [name for name in found if name in set_here]
     if ours:
         says.append(f"{', '.join(f'${name}' for name in ours)}: set by the script: write the value in its place")

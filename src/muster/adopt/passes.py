@@ -11,6 +11,8 @@ from muster.lint.model import Block, Script
 
 LOOPS = ("for", "while", "until")
 _PLAIN = re.compile(r"[\w./+]+")
+_COUNTED = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}|\$\(seq (?:(\d{1,6}) )?(\d{1,6})\)")
+_MOST = 1000
 _GLOB = re.compile(r"[*?\[{]")
 
 
@@ -38,9 +40,18 @@ def swept(found: Found) -> Block | None:
     loops = [block for block in found.command.blocks if not over_nodes(found, block)]
     if len(loops) != 1 or loops[0].kind != "for" or not loops[0].items or found.command.background:
         return None
-    values = [item.text for item in loops[0].items]
-    known = all(value is not None and not _GLOB.search(value) for value in values)
-    return loops[0] if known else None
+    return loops[0] if values_of(loops[0]) else None
+
+
+def values_of(block: Block) -> list[str]:
+    """Return the values of a `for` loop, also of `{1..4}` and `$(seq 4)`; nothing if one of them is not known."""
+    if len(block.items) == 1:
+        counted = _COUNTED.fullmatch(block.items[0].shown)
+        if counted:
+            first, last = int(counted[1] or counted[3] or 1), int(counted[2] or counted[4])
+            return [str(number) for number in range(first, last + 1)] if last - first < _MOST else []
+    values = [item.text for item in block.items]
+    return [value for value in values if value] if all(v and not _GLOB.search(v) for v in values) else []
 
 
 def mark(block: Block) -> str:
@@ -59,7 +70,7 @@ def as_sweep(launch: Launch, block: Block) -> Launch | None:
     used = any(own in text for text in (*words, *(value for _, value in launch.env)))
     if not used or any(argument.in_job for argument in launch.program):
         return None
-    values = [item.text or "" for item in block.items]
+    values = values_of(block)
     listed = ",".join(values) if all(map(_PLAIN.fullmatch, values)) else json.dumps(values, ensure_ascii=False)
     return launch._replace(options=(("sweep", f"{block.variable}={listed}"), *launch.options))
 
@@ -82,11 +93,31 @@ def said_of_blocks(found: Found, line: str, script: Script, without: Block | Non
             names = [name for name in sorted(block.names) if re.search(rf"\$\{{?[!#]?{re.escape(name)}\b", line)]
             once = "at the same time" if found.command.background else "one after the other"
             says = f"the script makes this launch in a loop, {once}; the line is one pass of it"
+            if _one_rank(found, block):
+                says = "each pass of the loop is one rank of a run: write their number with `-g`"
             says += f": write a value in place of {', '.join(f'${name}' for name in names)}" if names else ""
         else:
             says = "the script makes this launch only on a condition, which the line does not have"
         remarks.append(_remark(block, script, says))
     return remarks
+
+
+def _one_rank(found: Found, block: Block) -> bool:
+    """Return whether a loop starts the ranks of one run: `for r in 0 1; do RANK=$r python … &`."""
+    return any(
+        item.name in ("RANK", "LOCAL_RANK") and item.value is not None and item.value.names & block.names
+        for item in found.command.assignments
+    )
+
+
+def said_of_calls(found: Found, script: Script) -> list[Remark]:
+    """Return a remark if the launch is in a function that is called more than once."""
+    name = found.command.function
+    lines = [script.source.place(item.span.start)[0] for item in script.everything() if name and item.name == name]
+    if len(lines) < 2:
+        return []
+    says = f"{name} is called {len(lines)} times (lines {', '.join(map(str, lines))}); the line is one call"
+    return [Remark(script.source.place(found.command.span.start)[0], "", says)]
 
 
 def _remark(block: Block, script: Script, says: str) -> Remark:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from muster.adopt.adoption import Remark
-from muster.adopt.environment import SETUP
+from muster.adopt.environment import SETUP, STARTS_RANKS
 from muster.adopt.found import Found
 from muster.adopt.slurm import Request
 from muster.lint.model import Command, Program, Script
@@ -121,6 +121,8 @@ _SILENT = frozenset(
     )
 )
 """Those of them that are not listed."""
+_NAMING = (*NO_EFFECT, *SETUP, "eval", "pip", "alias", "rm", "cp", "rsync", "scp")
+"""Commands that may name a launcher without starting it; those with ranks in their text are in `used`."""
 _BEFORE = "not a part of the launch; run it before, or as a line of `--setup`"
 _AFTER = "not a part of the launch; it comes after it"
 
@@ -146,6 +148,10 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
             continue  # what is in it was read
         if something and names[-1] == "bash" and len(names) > 1:
             continue  # the way to a launch in its text
+        text = source.text[command.span.start : command.span.end]
+        if STARTS_RANKS.search(text) and names[0] not in _NAMING and "ray" not in names and names[-1] not in NO_EFFECT:
+            unknown.append(Remark(line, shown, "it seems to start ranks, and is not in the line"))
+            continue
         if names[0] in ("cd", "pushd", "popd"):
             continue
         if names[0] in SETUP or names[0] == "eval":

@@ -13,7 +13,7 @@ from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
 from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
 from muster.adopt.line import command_line
 from muster.adopt.omitted import STEP, names_of_script, omitted
-from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_sweep, swept
+from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_calls, said_of_sweep, swept
 from muster.adopt.python_program import of_driver, plain, python_words, with_program
 from muster.adopt.remarks import NO_EFFECT, detached, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request, with_step
@@ -205,10 +205,14 @@ def _launch(
         launch, remarks, used = _one_pass(found, script, request, read_file, args, known)
         sweep = as_sweep(launch, block)
         if sweep is not None:
-            remarks += [said_of_sweep(sweep, block, script), *said_of_blocks(found, "", script, block)]
+            remarks += [
+                said_of_sweep(sweep, block, script),
+                *said_of_blocks(found, "", script, block),
+                *said_of_calls(found, script),
+            ]
             return sweep, remarks, used
     launch, remarks, used = _one_pass(found, script, request, read_file, args)
-    return launch, [*remarks, *said_of_blocks(found, command_line(launch), script)], used
+    return launch, [*remarks, *said_of_blocks(found, command_line(launch), script), *said_of_calls(found, script)], used
 
 
 def _one_pass(
@@ -235,7 +239,7 @@ def _one_pass(
     called = _called(found, read_file)
     if called is not None:
         inner_path, inner_text, args = called
-        return _through(found, script, request, read_file, inner_path, inner_text, args, scope)
+        return _through(found, script, request, read_file, inner_path, inner_text, args, scope, job)
     row, original = LAUNCHERS.get(found.program.name), found
     if row is None and step is not None:  # `srun bash -c "python …"`
         row = LAUNCHERS["srun"]
@@ -284,7 +288,7 @@ def _one_pass(
         remarks.append(Remark(line, "", says))
     launch = _cores(launch, job)
     remarks += [Remark(line, "", says) for says in omitted(original, script, launch, job, scope)]
-    remarks += [Remark(line, "", says) for says in names_of_script(launch, assigned)]
+    remarks += [Remark(line, "", says) for says in names_of_script(launch, assigned, found.command.function)]
     return launch, remarks, {found.command.span.start}
 
 
@@ -379,6 +383,7 @@ def _through(
     source: str,
     args: tuple[Word, ...],
     scope: Scope,
+    job: Request | None,
 ) -> tuple[Launch, list[Remark], set[int]]:
     """Return the launch that a script makes which this one starts in each task."""
     inner = read_script(Source(path, source))
@@ -397,6 +402,8 @@ def _through(
     env, setup, more = environment(inner, item, inner.assignments, within)
     merged = {**dict(outer_env), **dict(env)}
     launch = launch._replace(env=tuple(merged.items()), setup=(*outer_setup, *setup))
+    launch = launch._replace(cwd=entered(directory(script, found, scope), directory(inner, item, within)))
+    launch = _in_one_directory(launch._replace(cwd="" if launch.cwd == "." else launch.cwd))
     if row is None or row.title == "srun":
         read = Read(
             LAUNCHERS["srun"].read(found.program, launch, Place(scope, request, found.program)).launch,
@@ -411,8 +418,20 @@ def _through(
     remarks += [Remark(0, "", f"{path}: {remark.says}") for remark in more]
     _, unknown = rest_of(inner, {item.command.span.start}, True)
     remarks += [Remark(0, f"{path}:{remark.line}: {remark.text}", remark.says) for remark in unknown]
-    launch = _cores(launch, request)
+    launch = _cores(launch, job)
+    remarks += [Remark(line, "", says) for says in omitted(found, script, launch, job, scope)]
+    remarks += [Remark(line, "", says) for says in names_of_script(launch, script.assignments)]
+    place = inner.source.place(item.command.span.start)[0]
+    own = [*omitted(item, inner, launch, job, within), *names_of_script(launch, inner.assignments)]
+    own += [f"{path} makes several launches; the line is the first"] if len(launches) > 1 else []
+    remarks += [Remark(0, f"{path}, line {place}", says) for says in own if not _told(says, remarks)]
+    passes = [*said_of_blocks(item, command_line(launch), inner), *said_of_calls(item, inner)]
+    remarks += [remark._replace(line=0, text=f"{path}, line {remark.line}: {remark.text}") for remark in passes]
     return launch, remarks, {found.command.span.start}
+
+
+def _told(says: str, remarks: Sequence[Remark]) -> bool:
+    return any(says == remark.says for remark in remarks)
 
 
 def _values(scope: Scope, args: Sequence[Word]) -> dict[str, str]:

@@ -175,7 +175,7 @@ class _Builder(CommandReader):
             if child.type == "do_group":
                 self.visit_all(child, inner)
             elif kind != "for":
-                self.visit(child, place._replace(background=False))
+                self.visit(child, place._replace(background=False, blocks=inner.blocks))
             elif child != variable:
                 self.words.word(child)
         self.values = merge([before, self.values])
