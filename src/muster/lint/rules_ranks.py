@@ -211,11 +211,23 @@ def nproc_counts_all_nodes(scene: Scene) -> Iterator[Finding]:
                 yield Finding(option.span, f"--nproc-per-node is `{text}`, which counts all {nodes} nodes")
 
 
+def _visible(launch: Launch) -> int | None:
+    """Return how many GPUs CUDA_VISIBLE_DEVICES before the command names; None without one that is known."""
+    own = [item.value for item in launch.command.assignments if item.name == "CUDA_VISIBLE_DEVICES"]
+    text = own[-1].text if own and own[-1] is not None else None
+    return text.count(",") + 1 if text and re.fullmatch(r"[0-9]+(,[0-9]+)*", text) else None
+
+
 def more_ranks_than_gpus(scene: Scene) -> Iterator[Finding]:
     """More ranks on a node than GPUs that were requested for it."""
     for launch in scene.launches:
         option = launch.program.option("--nproc-per-node", "--num-gpus")
         count, gpus = number(option.value) if option else None, scene.gpus_per_node
+        visible = _visible(launch)
+        if option and count and visible and count > visible:
+            seen = f"{visible} GPU{'s' * (visible != 1)}"
+            yield Finding(option.span, f"{count} ranks on each node, and CUDA_VISIBLE_DEVICES names {seen}")
+            continue
         nodes = number(launch.program.value("--nnodes")) or scene.nodes or 1
         if launch.program.name == "accelerate":
             option = launch.program.option("--num-processes")
@@ -247,11 +259,22 @@ def node_rank_missing(scene: Scene) -> Iterator[Finding]:
             yield Finding(scene.place_of(launch), f"without {option} and --rdzv-backend=c10d each node is node 0")
 
 
+def _is_sent_to_each_host(launch: Launch) -> bool:
+    """True for a launcher of several nodes that a loop starts over ssh, with the same number each time."""
+    option = launch.program.option("--node-rank", "--machine-rank")
+    several = number(launch.program.value("--nnodes", "--num-machines"))
+    in_loop = any(block.kind in ("for", "while", "until") for block in launch.command.blocks)
+    constant = option is not None and number(option.value) is not None
+    return constant and in_loop and launch.command.shell.kind == "remote" and several is not None and several > 1
+
+
 def node_rank_constant(scene: Scene) -> Iterator[Finding]:
     """The same number for all nodes."""
     for launch in scene.launches:
         option = launch.program.option("--node-rank", "--machine-rank")
         nodes, step = scene.nodes_of(launch), launch.step
+        if option is not None and _is_sent_to_each_host(launch):
+            yield Finding(option.span, f"each host of the loop gets the rank {number(option.value)}")
         if option is None or step is None or step.name != "srun" or step.has("--nodelist") or launch.command.loop:
             continue
         if number(option.value) is not None and nodes is not None and nodes > 1 and launch.program.name in LAUNCHERS:
@@ -386,8 +409,8 @@ RULES = (
         SCRIPT,
         node_rank_constant,
         "the same `--node-rank` on all nodes",
-        "srun starts the same command on each node, so that all have this number. The job hangs.",
-        "Let each task expand it: `srun bash -c 'torchrun --node-rank=$SLURM_NODEID …'`.",
+        "srun or a loop over hosts starts the same command on each node, so that all have this number. The job hangs.",
+        "Let each task expand it: `srun bash -c 'torchrun --node-rank=$SLURM_NODEID …'`; or count in the loop.",
         f"{_JOB}{_HOST}srun torchrun --nnodes=2 --nproc-per-node=4 {_STATIC} --node-rank=0 train.py\n",
         f"{_JOB}{_HOST}for i in 0 1; do srun -N1 -n1 --relative=$i torchrun --nnodes=2 --nproc-per-node=4 {_STATIC} "
         f"--node-rank=$i train.py & done\nwait\n",

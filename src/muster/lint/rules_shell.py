@@ -312,12 +312,12 @@ def typographic_character(scene: Scene) -> Iterator[Finding]:
             text = source.text[word.span.start : word.span.end]
             if text[:1] in ("'", '"') or any(span.start <= word.span.start < span.end for span in comments):
                 continue
-            if text[:1] in "\u2013\u2014\u2212" and text[1:2].isalpha():
+            if dash := re.match("-?([\u2013\u2014\u2212])(?=[A-Za-z])", text):
                 dashes = "--" if len(text.partition("=")[0]) > 2 else "-"
                 yield Finding(
                     word.span,
-                    f"`{text[:1]}` is a dash of a word processor, not a hyphen",
-                    (Edit(Span(word.span.start, word.span.start + 1), dashes),),
+                    f"`{dash[1]}` is a dash of a word processor, not a hyphen",
+                    (Edit(Span(word.span.start, word.span.start + dash.end()), dashes),),
                 )
             elif re.search("[\u201c\u201d\u2018\u2019]", text) and not re.search("[\"']", text):
                 edits = tuple(

@@ -9,6 +9,7 @@ from muster.lint import (
     rules_environment,
     rules_hosts,
     rules_mpi,
+    rules_options,
     rules_python,
     rules_ranks,
     rules_rendezvous,
@@ -24,6 +25,7 @@ RULES: Mapping[str, Rule] = {
     for module in (
         rules_sbatch,
         rules_ranks,
+        rules_options,
         rules_rendezvous,
         rules_environment,
         rules_mpi,
