@@ -125,7 +125,8 @@ def shared(pids: Iterable[int]) -> list[str]:
 
 def temporary(run_id: str, *more: Path) -> list[str]:
     """Return the temporary directories of this run on this machine; `more` are other places to look in."""
-    files = [file for base in ("/tmp", "/var/tmp", "/dev/shm", *more) for file in Path(base).glob("muster-*/run")]
+    bases = [Path(base) for base in ("/tmp", "/var/tmp", "/dev/shm")]
+    files = [file for base in (*bases, *more) for file in base.glob("muster-*/run")]
     found = []
     for file in files:
         try:

@@ -19,6 +19,7 @@ from muster.export import _ALL, EXPORTS, check, dropped, text_of
 from muster.export._shell import quote
 from muster.export.wanted import Batch, Wanted
 from muster.runtimes.container import ContainerOptions
+from muster.schedulers.sge_options import RUN as SGE_OPTIONS
 from muster.schedulers.slurm_options import RUN as SLURM_OPTIONS
 
 WORDS = ("--lr", "0.1", 'it\'s "so"', "a b", "$HOME `date` $(x)", "two\nlines", "größe", "*", "", "\\n", "#x", "!!")
@@ -159,9 +160,9 @@ def test_every_option_is_expressed_or_has_a_reason():
 def test_no_reason_is_a_default():
     told = dropped(EXPORTS["bash"], RunOptions(("argv", {option.key: "x" for option in RUN})))
     vague = {line.partition(":")[0] for line in told if line.endswith("nothing like it")}
-    # options that are errors, or that only Slurm has
+    # options that are errors, or that only a scheduler has
     assert vague <= {"--wrap", "--on", "--sweep", "--array", "--chain", "--max-parallel", "--virtual-local-rank"} | {
-        option.long_name for option in (*SLURM_OPTIONS.table, *ContainerOptions.table)
+        option.long_name for option in (*SLURM_OPTIONS.table, *SGE_OPTIONS.table, *ContainerOptions.table)
     }
 
 
