@@ -73,14 +73,24 @@ class Holding(Protocol):
     def start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
         """Host a run."""
 
-    def stop_run(self, by: str) -> None:
-        """End the run that is here."""
+    def stop_run(self, by: str, cause: str, within: float) -> None:
+        """End the run that is here, for a user or because the job ends."""
+
+    def warn(self, number: int, cause: str) -> list[int]:
+        """Send a signal to the ranks that handle it, and return them."""
+
+    def tell(self, text: str) -> None:
+        """Show the user of the run a message."""
 
     def turn(self) -> None:
         """Continue after events."""
 
     def end(self) -> None:
         """End everything that waits for runs."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is still ending here."""
 
 
 class Agent:
@@ -185,6 +195,8 @@ class Agent:
             if self.move is not None and not self.wire.out:
                 return
             if self.leaving and self.wire.idle and self.logs.sent and self.logs.kept:
+                if self.held is not None and self.held.busy:
+                    continue
                 self.forget_run_dir()
                 return
 
@@ -433,10 +445,10 @@ class Agent:
         if self.held is not None:
             self.held.start_run(payload, run_id, sealed, port, nodes)
 
-    def on_stop_run(self, payload: bytes, by: str) -> None:
+    def on_stop_run(self, payload: bytes, by: str, cause: str = "", within: float = 0.0) -> None:
         """End the run that is here, as the agent of a session."""
         if self.held is not None:
-            self.held.stop_run(by)
+            self.held.stop_run(by, cause, within)
 
     def on_stand_by(
         self,
@@ -544,20 +556,26 @@ class Agent:
         """Forward a signal now to the ranks that handle it, and report which they are."""
         self.emit("signal_forwarded", number=number, ranks=self.ranks.warn(number, again=True) if self.prepared else [])
 
-    def on_warn_preemption(self, payload: bytes, name: str) -> None:
+    def on_warn_preemption(self, payload: bytes, name: str, cause: str = "", text: str = "") -> None:
         """Send a signal (`USR1`) to the ranks that handle it, and report which they are.
 
-        A rank that has just started gets it once it has installed a handler.
+        A rank that has just started gets it once it has installed a handler. `cause`, `text`: why, for the run on a
+        session.
         """
-        self._warn(signal.Signals[f"SIG{name}"], None)
+        if self.held is not None:
+            self.held.tell(text)
+        self._warn(signal.Signals[f"SIG{name}"], None, cause)
 
-    def _warn(self, number: int, before: set[int] | None) -> None:
+    def _warn(self, number: int, before: set[int] | None, cause: str) -> None:
         if self.leaving:
             return
-        listening = set(self.ranks.warn(number)) if self.prepared else set()
+        if self.held is not None:
+            listening = set(self.held.warn(number, cause))
+        else:
+            listening = set(self.ranks.warn(number)) if self.prepared else set()
         if before is None or listening - before:
             self.emit("preemption_handlers", ranks=sorted(listening))
-        self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set())))
+        self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set()), cause))
 
     def on_clean_up(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End what is left of the attempt; processes that ranks left behind have `patience` seconds to exit by

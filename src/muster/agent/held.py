@@ -16,6 +16,9 @@ from muster.agent.ranks import Hosting
 from muster.linux import processes
 from muster.protocol.sealing import unsealed
 
+_ENDS_WITHIN = 10.0
+"""Seconds for a run to end after the session has."""
+
 _LATER = 1.0
 """Seconds after which the agent looks for what others left."""
 
@@ -33,6 +36,11 @@ class Held:
         self.standby: Standby | None = None
         """What forks the controllers of runs; only on node 0."""
         self._told = False
+        self._leaves_by = 0.0
+        self._end, self._told_of_end = "", ""
+        """What to tell users about the end of the job, and the last run that was told."""
+        self._warned: dict[str, set[int]] = {}
+        """The ranks of the run that were warned of the end of the job."""
 
     def prepare(self) -> None:
         """Start the preloaded interpreter, and report `ready` once it is known whether it works."""
@@ -50,7 +58,7 @@ class Held:
 
     def refill(self) -> None:
         """Start a controller that waits for the next run, where the controllers of runs are."""
-        if self.agent.controller is None:
+        if self.agent.node:
             return
         try:
             if self.standby is None or self.standby.dead:
@@ -102,10 +110,39 @@ class Held:
         if found != digest:
             raise OSError(f"script {path} differs from the one of the command")
 
-    def stop_run(self, by: str) -> None:
-        """Have the controller of the run end it, if it is on this node."""
+    def stop_run(self, by: str, cause: str, within: float) -> None:
+        """Have the controller of the run end it, if it is on this node.
+
+        `cause`: why the scheduler ends the job, which leaves `within` seconds; empty if a user ends it.
+        """
         if self.hosted is not None and self.hosted.controller is not None:
-            self.hosted.emit("stop_requested", what="kill", by=by)
+            self.hosted.emit("stop_requested", what="kill", by=by, cause=cause, within=within)
+
+    def warn(self, number: int, cause: str) -> list[int]:
+        """Send a signal to the ranks that handle it, because the job is about to end; return them."""
+        hosted = self.hosted
+        if hosted is None or not hosted.prepared or hosted.over:
+            return []
+        self._tell_of_end()
+        ranks = hosted.ranks.warn(number)
+        if ranks and set(ranks) - self._warned.get(hosted.run_id, set()):
+            self._warned = {hosted.run_id: set(ranks)}
+            hosted.emit("preemption_handlers", ranks=ranks, cause=cause)
+        return ranks
+
+    def tell(self, text: str) -> None:
+        """Tell the user of the run, and of later ones, that the job is about to end."""
+        self._end = text
+        self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        """Send the message to the controller of the run, once, if that is on this node."""
+        hosted = self.hosted
+        if not self._end or hosted is None or hosted.controller is None or not hosted.prepared:
+            return
+        if hosted.run_id != self._told_of_end:
+            self._told_of_end = hosted.run_id
+            hosted.emit("note", text=self._end)
 
     def turn(self) -> None:
         """Continue after events: the run that is here may have ended."""
@@ -118,10 +155,19 @@ class Held:
             run_id = getattr(hosted, "run_id", "")
             hosted.close()
             self.agent.emit("run_left", run_id=run_id)
-            self.refill()
+            if not self.agent.leaving:
+                self.refill()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is still ending here, after the end of the session."""
+        return self.hosted is not None and self.agent.loop.time() < self._leaves_by
 
     def end(self) -> None:
         """End the preloaded interpreter and the controller that waits."""
         self.warm.end()
+        if self.hosted is not None:  # it lost the same host as the session
+            self._leaves_by = self.agent.loop.time() + _ENDS_WITHIN
+            self.agent.loop.call_later(_ENDS_WITHIN, lambda: None)
         if self.standby is not None:
             self.standby.close()

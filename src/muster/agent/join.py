@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.agent import code_tree, facts
 from muster.agent.agent import Agent
@@ -16,6 +16,9 @@ from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.protocol.channel import Channel
 from muster.protocol.handshake import Terms
+
+if TYPE_CHECKING:
+    from muster.agent.held import Held
 
 RENDEZVOUS = "rendezvous.json"
 """Name of the file with the controller's address and the secret of this attempt, readable only by the user."""
@@ -35,6 +38,7 @@ def step(words: list[str]) -> int:
     agent = Agent(EventLoop(), hook_sources())
     agent.wire, agent.lease, agent.scheduled = Channel(keeps=True), where["lease"], True
     agent.stops.add(signal.Signals[f"SIG{task['stop']}"])
+    agent.start_holding = _hold
     agent.begin()
     processes.hear_signals()
     ways = facts.probe_addresses(where["addresses"], where["port"], _WAY)
@@ -57,6 +61,13 @@ def step(words: list[str]) -> int:
     except BaseException:
         agent.fail()
     return 0
+
+
+def _hold(agent: Agent) -> Held:
+    """Make an agent that of a session."""
+    from muster.agent.held import Held  # imported late: only sessions need it
+
+    return Held(agent)
 
 
 def _compare(root: str, listed: str, place: list[Any]) -> dict[str, str]:

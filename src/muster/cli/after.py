@@ -75,7 +75,8 @@ def after_others(context: RunContext, detached: bool) -> tuple[RunContext, list[
     own scheduler are left to it. Raises `InvalidRequest`, `ControlError`.
     """
     job, options = context.asked.job, context.options
-    queued = bool(job.scheduler) and client(job.scheduler).allocation(context.env, context.store.root) is None
+    in_queue = bool(job.scheduler) and options.on is None
+    queued = in_queue and client(job.scheduler).allocation(context.env, context.store.root) is None
     ours, jobs = dependencies(awaited(options, context.store), job.scheduler if queued else "")
     context = context._replace(after=jobs)
     if ours and not detached:

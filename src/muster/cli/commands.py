@@ -82,13 +82,15 @@ COMMANDS: Mapping[str, Command] = {
         ("",),
         (
             "muster hold -g 4 --name dev",
+            "muster hold --slurm -N 2 --gpus-per-node 8 --time 4:00:00 --name dev",
             "muster run --on dev train.py --lr 0.1",
             "muster release dev",
         ),
         "docs/hold.md",
         "muster.cli.hold",
         "It starts no ranks. `muster run --on NAME` runs a script, a module or a command on the session, as often as "
-        "you like; one run at a time, and a second one is refused.",
+        "you like; one run at a time, and a second one is refused. With --slurm it holds the nodes of a job: it waits "
+        "for the job, or returns at once with -d.",
     ),
     "shell": Command(
         "open a shell on a host of a session, in its working directory and after its --setup",

@@ -13,8 +13,9 @@ from muster.cli.common import parse_command
 from muster.cli.context import tell_progress
 from muster.cli.help import print_command
 from muster.cli.run_line import context_of, read_line
-from muster.client.session import await_ready, find_session, name_of_session, release_session, run_shell
+from muster.client.session import await_ready, find_held, find_session, name_of_session, release_session, run_shell
 from muster.config.command_options import HOLD, HoldOptions, ReleaseOptions, ShellOptions
+from muster.config.options import RunOptions
 from muster.config.sessions import options_to_hold
 from muster.core.hostlist import fold_hostlist
 from muster.core.model import BUNDLED, Plan
@@ -37,6 +38,7 @@ def hold(words: list[str], env: Mapping[str, str], began: float) -> int:
             f"`muster hold` starts no program, got: {parsed.operands[0]}",
             f"hold first, then `muster run --on NAME {' '.join(parsed.operands)}`",
         )
+    returns = bool(options.scheduled) and options.typed(RunOptions.detach)
     options = options_to_hold(options)
     parsed = parsed._replace(operands=[f"{BUNDLED}hold.py"])
 
@@ -46,10 +48,15 @@ def hold(words: list[str], env: Mapping[str, str], began: float) -> int:
     context = context_of(["hold", *words], parsed, options, env, began, "hold", viewer, "pass\n")
     context = context.with_job(context.asked.job._replace(hold=options.idle))
     run = api.begin(context).run
+    name = name_of_session(run)
+    if returns:  # its job may be pending for long
+        tell_progress(f"run on it: muster run --on {name} train.py; end it: muster release {name}", options.quiet)
+        print(run.id)
+        return 0
     try:
-        await_ready(run, began)
+        await_ready(run, began, lambda text: tell_progress(text, options.quiet))
     except KeyboardInterrupt:
-        print(f"the session continues to start; end it: muster kill {name_of_session(run)}", file=sys.stderr)
+        print(f"the session continues to start; end it: muster release {name}", file=sys.stderr)
         raise
     _tell(run, options, began)
     print(run.id)
@@ -85,12 +92,13 @@ def shell(words: list[str], env: Mapping[str, str], began: float) -> int:
     options, rest, store = asked
     if len(rest) != 1:
         raise InvalidRequest("`muster shell` requires one session", "list them with `muster ps --running`")
-    _, _, plan = find_session(store, rest[0])
+    _, record, plan = find_session(store, rest[0], lambda text: tell_progress(text, False))
     hosts = {node.host.name: node.host for node in plan.nodes}
     name = options.node if options.node is not None else plan.nodes[0].host.name
     if name not in hosts:
         raise InvalidRequest(f"{rest[0]} has no host {name}", f"its hosts are {fold_hostlist(hosts)}")
-    return run_shell(plan.job, hosts[name], env)
+    gpus = next((len(told.get("gpus") or ()) for told in record.facts if told.get("name") == name), None)
+    return run_shell(plan.job, hosts[name], gpus, env)
 
 
 def release(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -103,7 +111,7 @@ def release(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise InvalidRequest("`muster release` requires a session", "list them with `muster ps --running`")
     by = f"{env.get('USER') or f'user {user_name(os.getuid())}'} (pid {os.getpid()})"
     for name in rest:
-        run = find_session(store, name)[0]
+        run = find_held(store, name)
         outcome = release_session(run, by, options.force)
         print(f"{run.id}: released after {seconds(outcome.duration)}")
     return 0

@@ -27,6 +27,7 @@ from muster.client.status import RunStatus
 from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
 from muster.config.options import FindOptions
 from muster.core.accounting import RunUse
+from muster.core.controller_config import RECORD
 from muster.core.job_facts import JobFacts
 from muster.core.model import as_json
 from muster.core.plurals import plural
@@ -203,7 +204,7 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
     program = asked.get("program")
     far = progress_at_end(outcome) if outcome else status.progress
     took = outcome.duration if outcome else (time.time() - job["time"] if status.state is RunState.RUNNING else None)
-    held = asked.get("hold") is not None
+    held = asked.get("hold") is not None and (run.scheduled is None or run.read(RECORD) is not None)
     return {
         "id": run.id,
         "name": job.get("name", ""),

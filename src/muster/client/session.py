@@ -21,9 +21,12 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import VERSION
 from muster.rundir.finding import find_run
 from muster.rundir.run import Run, Unreadable
-from muster.rundir.session import SessionRecord, read_session
+from muster.rundir.session import SessionRecord, has_begun, read_session
 from muster.rundir.store import Store
 from muster.ui.reason_text import reason_with_hint
+
+Tell = Callable[[str], object]
+"""Shows the user a message."""
 
 _WITHIN = 60.0
 """Seconds for the agents of a session to have their parts of a run, after the host was reached."""
@@ -34,8 +37,26 @@ def name_of_session(run: Run) -> str:
     return str(run.job.get("name")) if run.operand == run.id and run.job.get("name") else run.operand
 
 
-def find_session(store: Store, name: str) -> tuple[Run, SessionRecord, Plan]:
-    """Return the session of this name or id. Raises `InvalidRequest`."""
+def find_session(store: Store, name: str, tell: Tell | None = None) -> tuple[Run, SessionRecord, Plan]:
+    """Return the session of this name or id. Raises `InvalidRequest`.
+
+    If its job has not started yet, it is waited for with messages to `tell`; without that it is refused.
+    """
+    run = find_held(store, name)
+    if not has_begun(run):
+        if tell is None:
+            raise InvalidRequest(f"the session {name} has not started yet", f"see `muster show {run.operand}`")
+        await_ready(run, time.monotonic(), tell)
+    record, plan = read_session(run), run.plan
+    if record is None or plan is None:
+        raise InvalidRequest(
+            f"the session {name} was held from another machine", "start the run there, or hold a session here"
+        )
+    return run, record, plan
+
+
+def find_held(store: Store, name: str) -> Run:
+    """Return the session of this name or id, which may still be in a queue. Raises `InvalidRequest`."""
     try:
         run = find_run(store, name, _has_no_result)
     except InvalidRequest:
@@ -49,12 +70,7 @@ def find_session(store: Store, name: str) -> tuple[Run, SessionRecord, Plan]:
         raise InvalidRequest(
             f"the session {name} has ended", f"see how: muster show {run.operand}; hold a new one: muster hold"
         )
-    record, plan = read_session(run), run.plan
-    if record is None or plan is None:
-        raise InvalidRequest(
-            f"the session {name} was held from another machine", "start the run there, or hold a session here"
-        )
-    return run, record, plan
+    return run
 
 
 def _has_no_result(run: Run) -> bool:
@@ -151,11 +167,16 @@ _LOOKS = 0.05
 _ENDS_WITHIN = 10.0
 
 
-def await_ready(run: Run, began: float) -> None:
-    """Wait until all nodes of a session are ready for runs. Raises `ControlError`."""
+def await_ready(run: Run, began: float, tell: Tell) -> None:
+    """Wait until all nodes of a session are ready for runs; a job may be pending for long. Raises `ControlError`."""
     from muster.client.client import Client
     from muster.client.reconcile import reconcile
 
+    if run.scheduled is not None:
+        from muster.client.session_job import await_job
+
+        await_job(run, name_of_session(run), tell)
+        began = time.monotonic()
     deadline = began + _READY_WITHIN
     with Client(run) as client:
         while time.monotonic() < deadline:
@@ -173,11 +194,19 @@ def await_ready(run: Run, began: float) -> None:
 
 
 def release_session(run: Run, by: str, force: bool) -> RunResult:
-    """End a session, and wait until it has ended; with `force` also the run that is on it. Raises `MusterError`."""
+    """End a session, and wait until it has ended; with `force` also the run that is on it. Raises `MusterError`.
+
+    A job that is still in the queue is removed from it.
+    """
     # imported late: a run on a session does without
     from muster.client.client import Client
     from muster.client.follow import Follower, wait
 
+    if not has_begun(run):
+        from muster.client.session_job import leave_queue
+
+        if (left := leave_queue(run, by)) is not None:
+            return left
     with EventLoop() as loop:
         client = SessionClient(loop, run)
         try:
@@ -193,12 +222,23 @@ def release_session(run: Run, by: str, force: bool) -> RunResult:
     return status.outcome
 
 
-def run_shell(job: Job, host: Host, env: Mapping[str, str]) -> int:
+def run_shell(job: Job, host: Host, gpus: int | None, env: Mapping[str, str]) -> int:
     """Run a shell on a host of a session, with the terminal of this process, and return its exit code.
 
-    Over ssh it does not have the variables of `--env`, which would be visible on a command line.
+    `gpus`: their number there; None if unknown. In a scheduler's job the shell is a step of it. Over ssh
+    it does not have the variables of `--env`, which would be visible on a command line.
     """
     lines = [f"cd {shlex.quote(job.cwd)}", *job.setup, *host.setup]
+    if job.scheduler:
+        from muster.schedulers import get_scheduler
+
+        of, words = get_scheduler(job.scheduler), ["bash", "-c", "\n".join([*lines, 'exec "${SHELL:-sh}"'])]
+        assert of.shell is not None
+        if os.isatty(0):
+            argv = of.shell(host.name, words, job.allocation, gpus)
+        else:
+            argv = of.step((host.name,), words, job.allocation, gpus, True)
+        return subprocess.run(argv, env=of.clean(env)).returncode
     if job.transport == "local":
         text = "\n".join([*lines, 'exec "${SHELL:-sh}"'])
         return subprocess.run(["bash", "-c", text], env={**env, **job.env}).returncode

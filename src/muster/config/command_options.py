@@ -287,7 +287,12 @@ _HELD: tuple[Option[Any], ...] = (
     *(RunOptions.python, RunOptions.setup, RunOptions.preload, RunOptions.cwd, RunOptions.ssh),
     *(RunOptions.lease, RunOptions.run_dir, RunOptions.profile, HELP),
 )
-HOLD = tuple(option for option in HoldOptions.table if option in _HELD)
+_HELD_IN_JOBS = (
+    *("slurm", "partition", "account", "qos", "time", "mem", "nodelist", "constraint", "reservation", "gpus_per_node"),
+    *("gres", "cpus_per_task", "exclusive", "signal_before", "slurm_opt"),
+)
+"""The same of schedulers, by key."""
+HOLD = tuple(option for option in HoldOptions.table if option in _HELD or option.key in _HELD_IN_JOBS)
 """Options of `muster hold` that its help lists."""
 
 

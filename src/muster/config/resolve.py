@@ -102,7 +102,8 @@ def make_job(
         check_script(what.argv, cwd, env, verb)
     named = wanted_hosts(options, cwd)
     names = tuple(host.name for host in named)
-    if what.kind == "command" and not options.setup and not named:
+    held_elsewhere = options.on is not None and bool(options.scheduled)
+    if what.kind == "command" and not options.setup and not named and not held_elsewhere:
         check_command(what.argv[0], cwd, env)
     launcher = options.launcher
     wrap = split_words(options.wrap or "", "--wrap")
@@ -149,7 +150,7 @@ def make_job(
         runtime_value=value,
         mounts=_mounts(options, in_what),
         name=options.name or "",
-        env={**env_forwarding.forwarded(env), **variables} if named or image else variables,
+        env={**env_forwarding.forwarded(env), **variables} if named or image or held_elsewhere else variables,
         setup=tuple(setup),
         preload=_preload(options, launcher),
         wrap=wrap,

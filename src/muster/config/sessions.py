@@ -12,7 +12,7 @@ from muster.config.record import Option
 from muster.core.model import Node, Plan
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
-from muster.schedulers import choosing, of_scheduler, title
+from muster.schedulers import choosing, get_scheduler, of_scheduler, title
 
 OF_SESSION: tuple[Option[Any], ...] = (
     *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.include, RunOptions.exclude),
@@ -32,7 +32,8 @@ def _belongs(option: Option[Any], options: RunOptions) -> bool:
 def options_of_session(options: RunOptions) -> dict[str, Any]:
     """Return the values of the options of `muster hold` that the runs on the session take from it."""
     wanted = (*OF_SESSION, RunOptions.nproc_per_node)
-    return {option.key: options.value(option) for option in wanted if options.given(option)}
+    chosen = {RunOptions.scheduler.key: options.scheduled} if options.scheduled else {}
+    return {**chosen, **{option.key: options.value(option) for option in wanted if options.given(option)}}
 
 
 def with_session(options: RunOptions, name: str, session: Mapping[str, Any], plan: Plan) -> RunOptions:
@@ -90,13 +91,9 @@ def options_to_hold(options: HoldOptions) -> HoldOptions:
     for option, why in NOT_HELD.items():
         if options.typed(option):
             raise InvalidRequest(f"a session does not accept {option.long_name}: {why}", "leave it out")
-    if options.scheduled:
-        raise InvalidRequest(
-            f"a session on {title(options.scheduled)} is not supported yet",
-            "hold the hosts of a running job over ssh: `muster hold --hosts …`",
-        )
+    not_in_jobs = _not_in_jobs(options)
     _refuse_container(options)
-    options = options.without(*NOT_HELD)
+    options = options.without(*NOT_HELD, *not_in_jobs)
     given = [(options.source(option), {option.key: options.value(option)}) for option in options.all_given()]
     return HoldOptions(("argv", {RunOptions.detach.key: True}), *given)
 
@@ -117,3 +114,26 @@ def _refuse_container(options: HoldOptions) -> None:
         if typed
         else "muster.toml or the environment names it; hold without it: `muster hold --container ''`",
     )
+
+
+def _not_in_jobs(options: HoldOptions) -> list[Option[Any]]:
+    """Return the options of a scheduler that the job of a session does not have. Raises `InvalidRequest`."""
+    if options.scheduled and get_scheduler(options.scheduled).shell is None:
+        raise InvalidRequest(
+            f"a session on {title(options.scheduled)} is not supported",
+            "hold the hosts of a running job over ssh, if the cluster allows it: `muster hold --hosts …`",
+        )
+    found = [option for option in (options.option(key) for key in NOT_IN_JOBS) if option is not None]
+    for option in found:
+        if options.scheduled and options.typed(option):
+            raise InvalidRequest(
+                f"a session does not accept {option.long_name}: {NOT_IN_JOBS[option.key]}", "leave it out"
+            )
+    return found
+
+
+NOT_IN_JOBS = {
+    **dict.fromkeys(("requeue", "expedite"), "it ends with its job"),
+    **dict.fromkeys(("output", "error"), "it starts no ranks"),
+}
+"""Options of a scheduler, by key, that the job of a session does not have, and why."""

@@ -48,6 +48,7 @@ from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
 from muster.rundir.accounting import GRANTED
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
+from muster.rundir.session import write_session
 from muster.schedulers import get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
@@ -182,8 +183,10 @@ class BatchRun:
         self.loop, self.signals, self.run, self.allocation = loop, signals, run, allocation
         job = job_from_json(asked["job"])
         self.client, self.scheduler = steps.client, steps.client.scheduler
-        exported = {**asked["exported"], **({} if asked["allocated"] else self.scheduler.exported(os.environ))}
-        self.job: Job = job._replace(allocation=allocation.job, env={**exported, **job.env})
+        own = {} if asked["allocated"] else self.scheduler.exported(os.environ)
+        self.exported: Mapping[str, str] = {**asked["exported"], **own}
+        """Variables of the job that ranks have, beside those of a task."""
+        self.job: Job = job._replace(allocation=allocation.job, env={**self.exported, **job.env})
         self.cpus = asked["cpus"] or self.scheduler.cpus(os.environ, allocation.hosts)
         self.asked, self.steps = asked, steps
         self.sync: Mapping[str, Any] | None = asked["sync"]
@@ -352,6 +355,8 @@ class BatchRun:
         self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": links[0].host})
         keep(str(self.run.path), where.token)
         viewers = Sockets(self.run.id, where.token).listen(SUPERVISOR)
+        if self.job.hold is not None:
+            write_session(self.run, self.asked["session"], config, [link.facts for link in links], self.exported)
         self.run.write(RECORD, config_as_json(config))  # from now on, its controller is asked for the run's state
         agents = self.agents
         world = DetachedController(self.loop, plan, self.run, config, agents.secret, links, agents.incarnation, outputs)
@@ -360,7 +365,8 @@ class BatchRun:
                 world.send_message(link.node, "stand_by", **part)
             else:
                 world.send_message(link.node, "configure", **part)
-        world.handle(Configured(world.now()))
+        if self.job.hold is None:
+            world.handle(Configured(world.now()))
         for finding in (*self.warnings, *self.bootstrap.findings()):
             world.notify(finding)
         job_end = world.watch_job(self.batch, self.signals)

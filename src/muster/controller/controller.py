@@ -19,6 +19,7 @@ from muster.controller.pace_watch import PaceWatch
 from muster.controller.snapshots import Snapshots
 from muster.core.controller_config import ControllerConfig
 from muster.core.events import (
+    JOB_ENDS,
     NAMES,
     NOTICES,
     Action,
@@ -27,6 +28,7 @@ from muster.core.events import (
     CleanUp,
     Event,
     Finish,
+    JobEnding,
     LogIncomplete,
     NodeLost,
     OpenStore,
@@ -620,8 +622,14 @@ class Controller:
     ) -> None:
         self.snapshots.answered(number, link.node, (), times, epoch)
 
-    def _on_stop_requested(self, link: AgentConnection, t: float, payload: bytes, what: str, by: str) -> None:
-        self.handle(StopRequested(t, 0, by))
+    def _on_stop_requested(
+        self, link: AgentConnection, t: float, payload: bytes, what: str, by: str, cause: str = "", within: float = 0.0
+    ) -> None:
+        self.handle(JobEnding(t, cause, within) if cause in JOB_ENDS else StopRequested(t, 0, by))
+
+    def job_ends(self, event: JobEnding) -> None:
+        """Handle that the scheduler ends the job."""
+        self.handle(event)
 
     def _on_agent_crashed(self, link: AgentConnection, t: float, payload: bytes, text: str, limit: bool) -> None:
         link.broken = next(reversed(text.strip().splitlines()), "no reason given")

@@ -33,8 +33,11 @@ from muster.core.controller_config import ControllerConfig
 from muster.core.env_forwarding import redact
 from muster.core.events import (
     EVENTS,
+    JOB_ENDS,
     Configured,
+    JobEnding,
     OpenStore,
+    PreemptionWarned,
     Replace,
     SpareLost,
     StartRanks,
@@ -413,9 +416,20 @@ class DetachedController(Controller):
         if self.job_end is not None:
             self.job_end.terminated()
 
-    def _on_preemption_handlers(self, link: AgentConnection, t: float, payload: bytes, ranks: list[int]) -> None:
+    def _on_preemption_handlers(
+        self, link: AgentConnection, t: float, payload: bytes, ranks: list[int], cause: str = ""
+    ) -> None:
         if self.job_end is not None:
             self.job_end.heard_of(link.node, ranks, t)
+        elif cause in JOB_ENDS and ranks:  # of the job of a session, whose controller watches it
+            self.handle(PreemptionWarned(t, cause, tuple(ranks)))
+
+    def job_ends(self, event: JobEnding) -> None:
+        """Handle that the scheduler ends the job; on a session, its run ends first."""
+        if self.held is not None:
+            self.held.job_ends(event)
+        else:
+            self.handle(event)
 
     # ---- users ------------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from muster.controller.connections import TcpConnection
 from muster.core.controller_config import RECORD, ControllerConfig
-from muster.core.events import StopRequested
+from muster.core.events import JobEnding, StopRequested
 from muster.core.model import Plan
 from muster.core.supervisor import Phase, Supervisor
 from muster.linux.eventloop import EventLoop
@@ -22,6 +23,9 @@ from muster.rundir.run import FUNCTION, Run
 
 _LEAVES_WITHIN = 5.0
 """Seconds for the agents to have left a run whose result is known."""
+
+_OF_RUN, _AFTER_RUN = 0.6, 2.0
+"""The part of the time until a scheduler kills a job that the run on a session gets, and the seconds to leave it."""
 
 _LOOKS = 0.05
 _IDLE_LOOKS = 1.0
@@ -47,7 +51,7 @@ class HoldingController(Protocol):
     def now(self) -> float:
         """Return the seconds since muster was started."""
 
-    def handle(self, event: StopRequested) -> None:
+    def handle(self, event: StopRequested | JobEnding) -> None:
         """Pass an event to the supervisor."""
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -126,6 +130,16 @@ class HeldRuns:
         reply({})
         self.stop(lambda: self.world.handle(StopRequested(self.world.now(), 0, by=by, released=True)), by)
 
+    def job_ends(self, event: JobEnding) -> None:
+        """End with the scheduler's job, after the run that is on the session has ended for the same reason."""
+        guest, self._ending = self._guest, True
+        if guest is None or self._has_ended(guest):
+            self.world.handle(event)
+            return
+        within = event.within * _OF_RUN
+        self.world.send_message(0, "stop_run", by="", cause=event.cause, within=round(within, 1))
+        self._wait(guest, lambda: self.world.handle(replace(event, t=self.world.now())), within + _AFTER_RUN)
+
     def stop(self, then: Callable[[], object], by: str) -> None:
         """End the run that is on the session, if there is one, and call `then` once it has left."""
         guest = self._guest
@@ -164,10 +178,15 @@ class HeldRuns:
 
     def _wait(self, guest: _Guest, then: Callable[[], object], most: float) -> None:
         """Call `then` once a run has left its agents, or after so many seconds."""
-        if self._guest is not guest or most <= 0:
-            then()
-        else:
-            self.world.loop.call_later(_LOOKS, lambda: self._wait(guest, then, most - _LOOKS))
+        until = self.world.now() + most
+
+        def look() -> None:
+            if self._guest is not guest or self.world.now() >= until:
+                then()
+            else:
+                self.world.loop.call_later(_LOOKS, look)
+
+        look()
 
     def _begin(self, order: Mapping[str, Any], reply: Reply) -> None:
         run_id, run_dir = order["run_id"], order["config"]["nodes"][0]["run_dir"]

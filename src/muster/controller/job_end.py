@@ -88,8 +88,9 @@ class JobEnd:
         if self.warned or self.controller.outcome is not None or not self.batch.before:
             return
         self.warned, self.cause, self._nodes_without_handler = True, cause, set()
-        self.controller.notify(f"{why}: sending SIG{self.batch.signal} to ranks that handle it, to save a checkpoint")
-        self.controller.broadcast("warn_preemption", name=self.batch.signal)
+        text = f"{why}: sending SIG{self.batch.signal} to ranks that handle it, to save a checkpoint"
+        self.controller.notify(text)
+        self.controller.broadcast("warn_preemption", name=self.batch.signal, cause=cause, text=text)
 
     def terminated(self) -> None:
         """Handle the signal that announces the end of the job, which arrived here or at an agent: find out why."""
@@ -132,4 +133,4 @@ class JobEnd:
     def _end_ranks(self) -> None:
         if self.controller.outcome is None:
             within = max(_MARGIN / 2, self._killed_at - self.controller.now() - _MARGIN)
-            self.controller.handle(JobEnding(self.controller.now(), self.cause, round(within, 1)))
+            self.controller.job_ends(JobEnding(self.controller.now(), self.cause, round(within, 1)))

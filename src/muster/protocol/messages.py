@@ -315,7 +315,10 @@ MESSAGES: tuple[Message, ...] = (
                 {"run_id": TEXT, "sealed": FLAG, "port": WHOLE, "nodes": WHOLE},
                 "what `detach` brings, as JSON; to other nodes than the first it is `sealed` (`protocol/sealing.py`)",
             ),
-            "stop_run": ("Has the agent of a session end the run that is there.", {"by": STRING}),
+            "stop_run": (
+                "Has the agent of a session end the run that is there; `cause`: because the scheduler ends the job.",
+                {"by": STRING, "cause": maybe(STRING), "within": maybe(SECONDS)},
+            ),
             "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
             "open_store": (
                 "Has node 0 open the port of an attempt's store.",
@@ -331,8 +334,8 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "forward_signal": ("Passes a signal on to the ranks that have a handler for it.", {"number": WHOLE}),
             "warn_preemption": (
-                "Warns the ranks that have a handler for this signal that the job ends soon.",
-                {"name": WORD},
+                "Warns the ranks that have a handler for this signal that the job ends soon; `text` is for the user.",
+                {"name": WORD, "cause": maybe(STRING), "text": maybe(STRING)},
             ),
             "exec": (
                 "Starts something for the launcher of another node, as ssh would.",
@@ -469,7 +472,10 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "signal_forwarded": ("The ranks to which a signal was passed on.", {"number": WHOLE, "ranks": NUMBERS}),
             "scheduler_signal": ("The scheduler has sent SIGTERM to this agent.", _NO_FIELDS),
-            "preemption_handlers": ("The ranks that have a handler for the warning.", {"ranks": NUMBERS}),
+            "preemption_handlers": (
+                "The ranks that have a handler for the warning; `cause`: of the end of the session's job.",
+                {"ranks": NUMBERS, "cause": maybe(STRING)},
+            ),
             "first_output": ("A rank has written its first output.", {"rank": WHOLE, "attempt": WHOLE}),
             "output": (
                 "What a rank has written, for a subscription.",
@@ -538,7 +544,10 @@ MESSAGES: tuple[Message, ...] = (
                 {"found": HIDDEN},
             ),
             "note": ("Something that the user should know.", {"text": STRING}),
-            "stop_requested": ("Somebody on this machine wants the run to end.", {"what": WORD, "by": TEXT}),
+            "stop_requested": (
+                "Somebody on this machine wants the run to end; `cause`: a scheduler, which ends the session's job.",
+                {"what": WORD, "by": TEXT, "cause": maybe(STRING), "within": maybe(SECONDS)},
+            ),
             "agent_state": (
                 "The last attempts that were started and listened for, to a controller that is new to the agent.",
                 {"started": LAST, "listened": LAST},

@@ -86,7 +86,8 @@ def hold(*, idle: float | str | None = None, **options: Unpack[RunKeywords]) -> 
             second = cluster.run(train, lr=0.01)
 
     `idle`: the time without a run after which they are released, e.g. "2h" (default: 30m). They are also released when
-    this program ends, in whatever way: on this machine at once, over ssh after `lease` at the latest.
+    this program ends, in whatever way: on this machine at once, over ssh after `lease` at the latest. The job of a
+    scheduler goes on until `idle` or its time limit.
 
     Raises `muster.errors.MusterError` if they cannot be held; then nothing is left there.
     """
@@ -103,7 +104,7 @@ def hold(*, idle: float | str | None = None, **options: Unpack[RunKeywords]) -> 
     job = context.asked.job._replace(hold=record.idle, lease=record.lease)
     cluster = Cluster(api.start(context.with_job(job)), record.run_dir)
     try:
-        await_ready(cluster._session, began)
+        await_ready(cluster._session, began, tell)
     except BaseException:
         cluster.release(force=True)
         raise

@@ -135,13 +135,14 @@ def resolve(
         from muster.client.session import find_session
         from muster.config.sessions import with_session
 
-        session = find_session(store, options.on)
+        session = find_session(store, options.on, progress)
         _, record, plan = session
         options = with_session(options, options.on, record.options, plan)
     asked = make_job(parsed, options, env, verb, brought, warn)
     if session is not None:
         of, job = session[2].job, asked.job._replace(setup=plan.job.setup)
         job = job._replace(python=of.python, python_source=of.python_source, python_named=of.python_named)
+        job = job._replace(allocation=of.allocation, env={**session[1].env, **job.env})
         asked = asked._replace(job=job)
     if not options.no_auto_preload:
         from muster.rundir.last_imports import last_imports

@@ -25,6 +25,7 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
+from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
 from muster.rundir.session import SessionRecord
 from muster.rundir.store import remove_run
@@ -119,6 +120,7 @@ def start(context: RunContext) -> RunHandle:
             context.progress(f"starting {plural(plan.world_size, 'rank')} on {name_of_session(held)}")
             context.progress(f"follow it: muster attach {name}; end it: muster kill {name}")
             return DetachedRun(run)
+        shared = bool(record.facts[0].get("shared"))
         attached = AttachedClient(
             loop,
             signals,
@@ -128,7 +130,8 @@ def start(context: RunContext) -> RunHandle:
             lambda made, name: views,
             owner=True,
             patience=job.lease + PATIENCE,
-            keep=None if record.facts[0].get("shared") else run,
+            keep=None if shared else run,
+            lives=lambda: not shared or run.outcome is None,  # the end of a job ends the connection, too
             view=views,
             files=lambda: run if sync_files(run) else None,
             stdin=foreground.stdin,
@@ -214,17 +217,20 @@ def _script_of(job: Job) -> dict[str, str]:
 def _record(
     context: RunContext, run: Run, session: SessionRecord, config: ControllerConfig, plan: Plan
 ) -> dict[str, Any]:
-    first = session.facts[0]
+    first, allocation = session.facts[0], plan.job.allocation
+    # the job is that of the session, and does not end with the run
+    job = Scheduled(plan.job.scheduler, allocation, allocated=True)._asdict() if allocation else None
     return run_record(
         plan.job,
         plan.world_size,
         run.id,
         context.argv,
-        host=first["host"],
-        boot=first["boot"],
+        host=plan.nodes[0].host.name if job else first["host"],
+        boot="" if job else first["boot"],
         pid=0,
         pid_started="",
         served=as_json(plan.nodes[0].host),
         there=config.nodes[0].run_dir,
         shared=first["shared"],
+        **({"scheduler": job} if job else {}),
     )

@@ -19,6 +19,7 @@ from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
 from muster.config.options import RunOptions
 from muster.config.resolve import JobRequest
+from muster.config.sessions import options_of_session
 from muster.controller.batch import REQUEST
 from muster.controller.connections import captured_signals
 from muster.controller.node_claims import Claims
@@ -271,6 +272,7 @@ def request_record(
         "sync": _sync(asked, options),
         "check_code": not options.no_code_check,
         "previous": context.previous,
+        "session": options_of_session(options) if asked.job.hold is not None else None,
     }
 
 

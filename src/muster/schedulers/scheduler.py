@@ -472,6 +472,9 @@ class Scheduler(NamedTuple):
     """What to use instead of `--hosts` with the doctor, as the end of a hint."""
     interactive: str = ""
     """The command that gives a user an interactive job; empty if there is none."""
+    shell: Callable[[str, Argv, str, int | None], Argv] | None = None
+    """Returns the command that runs another one on a host of a job with the terminal of this process (`muster shell`);
+    given the host, the command, the job id and the GPUs there. None if `muster hold` is not possible."""
     hold: Callable[[int, Options, Argv], Argv] | None = None
     """Returns the command that runs another one here with this many nodes allocated (`muster doctor`)."""
     down: str = ""

@@ -183,6 +183,7 @@ SCHEDULER = Scheduler(
     ),
     naming_nodes="; request nodes with --slurm-opt nodelist=n[1-3]",
     interactive="salloc",
+    shell=slurm_step.shell,
     hold=_hold,
     down="check slurmctld with `scontrol ping`",
     no_cluster="configuration source",

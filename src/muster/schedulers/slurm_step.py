@@ -22,13 +22,23 @@ def step(
     the job was submitted. For one host of a job with different numbers per node, only `--gpus` requests all that it
     has.
     """
+    words = _one_task_each(hosts, job, gpus)
+    words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
+    return [*words, *command]
+
+
+def shell(host: str, command: Sequence[str], job: str, gpus: int | None) -> list[str]:
+    """Return an srun command with one task on this host, in a pseudo-terminal connected to the one of srun."""
+    return [*_one_task_each((host,), job, gpus), "--pty", "--quiet", *command]
+
+
+def _one_task_each(hosts: Sequence[str], job: str, gpus: int | None) -> list[str]:
     words = ["srun", *([f"--jobid={job}"] if job else []), f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}"]
     words += ["--ntasks-per-node=1", f"--nodelist={','.join(hosts)}", "--overlap", "--mpi=none", "--export=ALL"]
     if gpus is not None:
         words.append("--gres=none" if not gpus else f"--gpus={gpus}" if len(hosts) == 1 else f"--gpus-per-node={gpus}")
-    words += ["--cpu-bind=none"]  # the ranks share the job's cores there; Slurm would bind the one task to one core
-    words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
-    return [*words, *command]
+    # the ranks share the job's cores there; Slurm would bind the one task to one core
+    return [*words, "--cpu-bind=none"]
 
 
 def ended_tasks(said: str) -> dict[str, str]:
