@@ -33,7 +33,7 @@ ELSEWHERE = {
     "config/resolve.py": (1, "the hint of an option that requires hosts or a job"),
     "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
     "cli/commands.py": (
-        11,
+        10,
         "help of `muster nodes` and `muster lab`, examples with --slurm, jobs of sessions, a link to docs/slurm.md",
     ),
     "runtimes/container.py": (1, "help of the container runtime that is a plugin of it"),

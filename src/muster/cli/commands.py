@@ -82,7 +82,6 @@ COMMANDS: Mapping[str, Command] = {
         ("",),
         (
             "muster hold -g 4 --name dev",
-            "muster hold --slurm -N 2 --gpus-per-node 8 --time 4:00:00 --name dev",
             "muster run --on dev train.py --lr 0.1",
             "muster release dev",
         ),
