@@ -87,6 +87,14 @@ def said(text: str, **files: str) -> list[tuple[int, str]]:
             "#!/bin/bash\n#SBATCH -N 1 --export=ALL,LR=0.1\nsrun python t.py",
             "muster run --slurm -N 1 -g 1 --env LR=0.1 t.py",
         ),
+        (
+            "for h in a b; do ssh u@$h 'cd /x; torchrun --nnodes 2 t.py' & done; wait",
+            "muster run --hosts u@a,u@b -g 1 --cwd /x t.py",
+        ),
+        (
+            f"export K_TOKEN=$(cat k)\n{RUN} --hf_token=$K_TOKEN --x",
+            "muster run -g 2 --setup 'export K_TOKEN=$(cat k)' t.py --hf_token=$(cat k) --x",
+        ),
         ("mpiexec.hydra -n 2 -genvlist A,MASTER_ADDR python t.py", "muster run -n 2 --launcher mpirun --env A t.py"),
     ],
 )
@@ -119,6 +127,13 @@ def test_the_line_is_the_launch(text: str, expected: str):
         (f"read N\n{RUN} --n $N", 2, "$N: set by the script"),
         (f"read N\nexport M=x$N\n{RUN}", 3, "$N: set by the script"),
         (f"{RUN} > out.log 2>&1", 1, "> out.log: not taken over"),
+        (f"cd /x && {RUN} > out.log", 1, "> out.log: not taken over"),
+        ("ssh n1 'cd /x && nohup torchrun t.py > out.log 2>&1 &'", 1, "> out.log: not taken over"),
+        (f"N=${{1:-2}}\n{RUN} --n $N", 2, "${1:-2}: its default is in the line"),
+        (f"{RUN} --n ${{N:-2}}", 1, "${N:-2}: its default is in the line"),
+        (f"./prepare.sh\n{RUN}", 1, "`muster adopt ./prepare.sh` reads it"),
+        ("bash go.sh", 1, "`muster adopt go.sh` reads it"),
+        ("#!/bin/bash\n#SBATCH -N 2\n#SBATCH hetjob\n#SBATCH -N 1\nsrun python t.py", 3, "a job of several parts"),
         (f"{RUN} 2>&1 | tee out.log", 1, "| tee: not taken over"),
         (f"{RUN} < data", 1, "< data: not taken over"),
         (JOB + "srun --output=rank-%t.log --cpu-bind=none python t.py", 3, "srun --output=rank-%t.log: not taken over"),

@@ -59,7 +59,8 @@ def with_hosts(
         return launch._replace(hosts=(name,))
     listed = _listed(script, target, scope)
     if listed:
-        return launch._replace(hosts=listed, nodes=None)
+        user = target.start if target is not None and target.start.endswith("@") else ""
+        return launch._replace(hosts=tuple(f"{user}{host}" for host in listed), nodes=None)
     if files:
         return launch._replace(hostfile=files[0], nodes=None if hosts else launch.nodes)
     return launch

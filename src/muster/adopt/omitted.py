@@ -157,5 +157,15 @@ def names_of_script(launch: Launch, assigned: Sequence[Assignment], function: st
     return says
 
 
+def defaults(found: Found, script: Script, assigned: Sequence[Assignment]) -> list[str]:
+    """Return a sentence for each `${1:-4}` whose default is in the line."""
+    words = [word for command in around(found, script) for word in (*command.words, *command.argv)]
+    names = {name for word in words for name in word.names}
+    values = [item.value for item in assigned if item.value is not None and item.name in names]
+    parts = [part for word in (*words, *values) for part in word.expansions]
+    shown = dict.fromkeys(part.source for part in parts if part.kind == "default" and part.fallback)
+    return [f"{text}: its default is in the line" for text in shown]
+
+
 def _names(shell: str) -> list[str]:
     return _NAME.findall(re.sub(r"'[^']*'", "", shell))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from muster.adopt.adoption import Adoption, Argument, Launch, Remark
@@ -58,12 +59,12 @@ def _launch(launch: Launch, values: tuple[str, ...]) -> tuple[Launch, list[Remar
                 env.setdefault(name, SECRET)
             remarks.append(Remark(launch.line, option, _WHY.format(name)))
         program.append(argument)
-        before = word if word.startswith("-") else ""
+        before = word if word.startswith("-") and "=" not in word else ""
     for name, value in env.items():
         if value != SECRET and (is_secret(name, value) or _hidden(value, values) != value):
             env[name] = SECRET
             remarks.append(Remark(launch.line, name, _WHY.format(name)))
-    setup = tuple(_hidden(line, values) for line in launch.setup)
+    setup = tuple(_setup(line, values) for line in launch.setup)
     for line, old in zip(setup, launch.setup):
         if line != old:
             remarks.append(Remark(launch.line, line, "a secret in a line of --setup: put it into a file that it reads"))
@@ -76,6 +77,18 @@ def _launch(launch: Launch, values: tuple[str, ...]) -> tuple[Launch, list[Remar
         cwd=_hidden(launch.cwd, values),
         typed=without_secrets(launch.typed, values),
     ), remarks
+
+
+_FROM_ELSEWHERE = re.compile(r"export \w+=[\"']?[$`]")
+"""`export WANDB_API_KEY=$(cat key)` has no secret in it."""
+
+
+def _setup(line: str, values: tuple[str, ...]) -> str:
+    if not _FROM_ELSEWHERE.match(line):
+        return _hidden(line, values)
+    for value in values:
+        line = line.replace(value, REDACTED)
+    return line
 
 
 def _word(shell: str) -> str:

@@ -171,6 +171,11 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
             continue
         if names[0] == "python" and something and is_helper(Found(command, script, command.programs[0], ())):
             continue
+        called = command.argv[1:2] if names[0] == "bash" else command.argv[:1]
+        path = called[0].text if called else None
+        if path and path.endswith((".sh", ".bash")):
+            unknown.append(Remark(line, shown, f"another script: `muster adopt {path}` reads it"))
+            continue
         unknown.append(Remark(line, shown, (_AFTER if command.span.start > last else _BEFORE) if something else _ALONE))
     lines = {remark.line for remark in unknown}
     return [remark for remark in _once(unused) if remark.line not in lines], _once(unknown)
@@ -195,6 +200,8 @@ def _without_effect(command: Command, names: list[str], script: Script, used: se
     if name in ("env", "printenv", "set") and len(command.argv) == 1:
         return "it would write secrets into the log; `muster plan --show-env` hides them"
     written = next((item.target.shown for item in command.redirects if ">" in item.operator and item.target), "")
+    if used and command.span.start > max(used):
+        return "" if name in _SILENT and not written else "it comes after the launch"
     if name in ("cat", "tee", "echo", "printf") and written and not written.startswith(("/dev/", "&")) and used:
         return "" if _read_here(script, written) else f"it writes {written}: run it before, if the ranks read that"
     if name == "mkdir":

@@ -12,7 +12,7 @@ from muster.adopt.found import SHELLS, Found, ReadFile, shells
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
 from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
 from muster.adopt.line import command_line
-from muster.adopt.omitted import STEP, names_of_script, omitted
+from muster.adopt.omitted import STEP, defaults, names_of_script, omitted
 from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_calls, said_of_sweep, swept
 from muster.adopt.python_program import of_driver, plain, python_words, with_program
 from muster.adopt.remarks import NO_EFFECT, detached, ends_of, expanded_here, is_helper, of_directives, rest_of
@@ -50,6 +50,11 @@ def adopt_script(
         says = f"the script makes several launches (lines {places}), one after the other, or chooses one of them"
         changed.append(Remark(launches[-1].line, "", says))
     remarks = of_directives(script, request, given)
+    for at, text_of in enumerate(script.source.text.splitlines(), 1):
+        if re.match(r"#SBATCH\s+(hetjob|packjob)\b", text_of):
+            remarks.append(
+                Remark(at, text_of, "a job of several parts: the line is for one, with the numbers of the last")
+            )
     empty = [launch for launch in launches if not launch.program]
     launches = [launch for launch in launches if launch.program]
     if filled != source:
@@ -289,6 +294,7 @@ def _one_pass(
     launch = _cores(launch, job)
     remarks += [Remark(line, "", says) for says in omitted(original, script, launch, job, scope)]
     remarks += [Remark(line, "", says) for says in names_of_script(launch, assigned, found.command.function)]
+    remarks += [Remark(line, "", says) for says in defaults(original, script, assigned)]
     return launch, remarks, {found.command.span.start}
 
 

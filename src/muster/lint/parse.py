@@ -222,9 +222,12 @@ class _Builder(CommandReader):
             if body is None:
                 self.command(None, place, others, node)
             else:
+                before = len(self.commands)
                 self.visit(body, place)
-                for child in nodes.redirects(others):
-                    self.redirect(child)
+                found = tuple(self.redirect(child) for child in nodes.redirects(others))
+                if body.type == "list" and len(self.commands) > before:  # `cd x && python t.py > log`: of the last one
+                    last = self.commands[-1]
+                    self.commands[-1] = last._replace(redirects=(*last.redirects, *found))
                 self.read_heredocs(others, None, place)
 
     def _on_command(self, node: Node, place: Place) -> None:
