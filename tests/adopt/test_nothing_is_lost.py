@@ -92,6 +92,14 @@ def said(text: str, **files: str) -> list[tuple[int, str]]:
             "muster run --hosts u@a,u@b -g 1 --cwd /x t.py",
         ),
         (
+            "for h in $(cat hf); do ssh -n $h 'cd /x; torchrun --nnodes 2 t.py' & done; wait",
+            "muster run --hostfile hf -N 2 -g 1 --cwd /x t.py",
+        ),
+        (
+            "for h in `cat hf`; do ssh -n $h 'cd /x; torchrun --nnodes 2 t.py' & done; wait",
+            "muster run --hostfile hf -N 2 -g 1 --cwd /x t.py",
+        ),
+        (
             f"export K_TOKEN=$(cat k)\n{RUN} --hf_token=$K_TOKEN --x",
             "muster run -g 2 --setup 'export K_TOKEN=$(cat k)' t.py --hf_token=$(cat k) --x",
         ),
@@ -127,6 +135,8 @@ def test_the_line_is_the_launch(text: str, expected: str):
         (f"read N\n{RUN} --n $N", 2, "$N: set by the script"),
         (f"read N\nexport M=x$N\n{RUN}", 3, "$N: set by the script"),
         (f"{RUN} > out.log 2>&1", 1, "> out.log: not taken over"),
+        ("ssh $H 'cd /x; torchrun t.py'", 1, "ssh $H: the host is not known from this script; add --hosts"),
+        (f"export HF_TOKEN={'x' * 9}\n{RUN}\n{RUN}", 1, "set it where you start muster"),
         (f"cd /x && {RUN} > out.log", 1, "> out.log: not taken over"),
         ("ssh n1 'cd /x && nohup torchrun t.py > out.log 2>&1 &'", 1, "> out.log: not taken over"),
         (f"N=${{1:-2}}\n{RUN} --n $N", 2, "${1:-2}: its default is in the line"),

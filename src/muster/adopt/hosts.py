@@ -39,6 +39,8 @@ def _host_files(script: Script) -> list[str]:
         if redirect.operator == "<" and redirect.target is not None
     ]
     found += re.findall(r"\bdone\s*<\s*([\w./-]+)", script.source.text)  # a loop that reads a file
+    listed = re.findall(r"\bin\s+(?:\$\((?:cat\s+|<\s*)([\w./-]+)\)|`cat\s+([\w./-]+)`)", script.source.text)
+    found += [first or second for first, second in listed]
     return [path for path in found if path and not path.startswith("/dev/")]
 
 
@@ -97,7 +99,7 @@ def _listed(script: Script, target: Word | None, scope: Scope) -> tuple[str, ...
                 for item in script.assignments:
                     if item.name == array[1] and item.items:
                         return tuple(word for word in (resolved(word, scope).text for word in item.items) if word)
-            elif "$" not in loop[1]:
+            elif not set(loop[1]) & set("$`*?{"):
                 return tuple(loop[1].split())
             else:
                 known = scope.values.get(loop[1].strip().strip('"').strip("${}"))

@@ -61,6 +61,7 @@ def adopt_script(
         line = source[: _first_placeholder(source)].count("\n") + 1
         says = "names in <…> are to be filled in; they are written in capitals here"
         changed.append(Remark(line, source.splitlines()[line - 1].strip()[:80], says))
+    changed = list(dict.fromkeys(changed))
     unused, unknown = rest_of(script, used, bool(launches))
     unknown += [Remark(launch.line, "", "no program that it starts was found") for launch in empty]
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
@@ -276,6 +277,11 @@ def _one_pass(
     remarks += [Remark(line, "", says) for says in (*says_of, *of_container, *arrays_in(launch))]
     alone = launch.nodes == 1 and found.program.name in ("torchrun", "torch.distributed.launch")
     launch = with_hosts(written_hosts(launch, script), found, script, scope, hosts, request)
+    remote = next((program for program in found.outer if program.name in SHELLS), None)
+    if remote is not None and not (request or launch.hosts or launch.hostfile or (launch.nodes or 1) > 1):
+        target = text(remote.operands[0], scope) if remote.operands else ""
+        says = f"{remote.name} {target}".rstrip() + ": the host is not known from this script; add --hosts"
+        remarks.append(Remark(line, "", says))
     if alone and not request and (len(launch.hosts) > 1 or launch.hostfile):
         says = "torchrun makes a run of its own on each host, without --nnodes; the line is one run on all of them"
         remarks.append(Remark(line, "", says))
