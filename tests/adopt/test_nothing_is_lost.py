@@ -99,6 +99,8 @@ def said(text: str, **files: str) -> list[tuple[int, str]]:
             "for h in `cat hf`; do ssh -n $h 'cd /x; torchrun --nnodes 2 t.py' & done; wait",
             "muster run --hostfile hf -N 2 -g 1 --cwd /x t.py",
         ),
+        (f"env -u B A=1 {RUN}", "muster run -g 2 --env A=1 t.py"),
+        (f"sudo -u bob A=1 {RUN}", "muster run -g 2 --env A=1 -- sudo -u bob A=1 python t.py"),
         (
             f"export K_TOKEN=$(cat k)\n{RUN} --hf_token=$K_TOKEN --x",
             "muster run -g 2 --setup 'export K_TOKEN=$(cat k)' t.py --hf_token=$(cat k) --x",
@@ -135,6 +137,9 @@ def test_the_line_is_the_launch(text: str, expected: str):
         (f"read N\n{RUN} --n $N", 2, "$N: set by the script"),
         (f"read N\nexport M=x$N\n{RUN}", 3, "$N: set by the script"),
         (f"{RUN} > out.log 2>&1", 1, "> out.log: not taken over"),
+        (f"env -u B A=1 {RUN}", 1, "env --unset B: not taken over"),
+        (f'cd "${{2:-sub}}"\n{RUN}', 2, "${2:-sub}: its default is in the line"),
+        (f"ssh n1 'pkill torchrun'\n{RUN}", 1, "run it before"),
         ("ssh $H 'cd /x; torchrun t.py'", 1, "ssh $H: the host is not known from this script; add --hosts"),
         (f"export HF_TOKEN={'x' * 9}\n{RUN}\n{RUN}", 1, "set it where you start muster"),
         (f"cd /x && {RUN} > out.log", 1, "> out.log: not taken over"),
@@ -216,6 +221,14 @@ def test_a_script_that_srun_starts_is_read_as_closely():
         ("", ">> all: not taken over"),
     ]:
         assert any(one.startswith(text) and words in what for one, what in says), (words, says)
+
+
+def test_the_number_of_ranks_on_the_hosts_of_pdsh():
+    def ranks(hosts: str) -> object:
+        return as_json(adopted(f"pdsh -w {hosts} torchrun --nnodes 2 --nproc_per_node 4 t.py"))["launches"][0]["ranks"]
+
+    assert ranks("n1,n2") == 8
+    assert ranks("n[1-2]") is None
 
 
 def test_a_python_program_without_a_launcher_says_how_it_is_started():

@@ -82,6 +82,8 @@ class Launch(NamedTuple):
         counts = [ranks_on(host) for host in self.hosts]
         if counts and all(counts):
             return sum(counts)
+        if any("[" in host for host in self.hosts):
+            return None
         nodes = self.nodes if self.nodes is not None else len(self.hosts) or None
         return nodes * int(self.each) if nodes and self.each.isdigit() else None
 

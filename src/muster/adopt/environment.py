@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from muster.adopt.adoption import Remark
 from muster.adopt.found import Found, shells
@@ -46,7 +47,7 @@ def environment(
             env[item.name] = SECRET
         elif not STARTS_RANKS.search(value.shown):  # otherwise it is a part of the launch, and not for the ranks
             lines.append((item.span.start, f"export {item.name}={argument(value, scope).shell}"))
-    for word in _tmux_env(found):
+    for word in _given_env(found):
         name, value_of = passed_on(word, scope)
         if name in MEETING:
             continue
@@ -78,8 +79,14 @@ def _line(command: Command, scope: Scope, inside: str) -> str:
     return " ".join(words)
 
 
-def _tmux_env(found: Found) -> list[Word]:
+_ASSIGNS = re.compile(r"[A-Za-z_]\w*=")
+
+
+def _given_env(found: Found) -> list[Word]:
+    """Return the variables that `tmux -e`, `env` and `sudo` are given."""
     for program in found.outer:
+        if program.name in ("env", "sudo"):
+            return list(takewhile(lambda word: _ASSIGNS.match(word.start), program.operands))
         if program.name == "tmux":
             words = program.operands
             return [after for word, after in zip(words, words[1:]) if word.text == "-e"]

@@ -53,7 +53,7 @@ def with_hosts(
         return launch
     if remote.name in ("pdsh", "clush") and remote.value("-w", "--nodes", "--hosts") is not None:
         named = text(remote.value("-w", "--nodes", "--hosts"), scope)
-        return launch._replace(hosts=(named,), nodes=None)
+        return launch._replace(hosts=(named,) if "[" in named else tuple(named.split(",")), nodes=None)
     files = _host_files(script)
     target = remote.operands[0] if remote.operands else None
     name = resolved(target, scope).text if target is not None else None

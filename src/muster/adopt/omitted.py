@@ -36,6 +36,9 @@ def omitted(found: Found, script: Script, launch: Launch, request: Request | Non
     for program in (*found.outer, found.program):
         if program.name == "srun":
             says += _of_srun(program, request, scope)
+        elif program.name == "env":
+            given = [f"{option.name} {text(option.value, scope)}".rstrip() for option in program.options]
+            says += [f"env {shown}: not taken over" for shown in given]
         elif program.name == "ssh":
             says += _of_ssh(program, scope)
             says += [] if launch.cwd or launch.scheduled or _enters(found) else [_HOME]
@@ -159,7 +162,8 @@ def names_of_script(launch: Launch, assigned: Sequence[Assignment], function: st
 
 def defaults(found: Found, script: Script, assigned: Sequence[Assignment]) -> list[str]:
     """Return a sentence for each `${1:-4}` whose default is in the line."""
-    words = [word for command in around(found, script) for word in (*command.words, *command.argv)]
+    entering = [command for command in (*script.commands, *found.script.commands) if command.name == "cd"]
+    words = [word for command in (*around(found, script), *entering) for word in (*command.words, *command.argv)]
     names = {name for word in words for name in word.names}
     values = [item.value for item in assigned if item.value is not None and item.name in names]
     parts = [part for word in (*words, *values) for part in word.expansions]

@@ -149,7 +149,14 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
         if something and names[-1] == "bash" and len(names) > 1:
             continue  # the way to a launch in its text
         text = source.text[command.span.start : command.span.end]
-        if STARTS_RANKS.search(text) and names[0] not in _NAMING and "ray" not in names and names[-1] not in NO_EFFECT:
+        stops = re.search(r"\b(p?kill|killall)\b", text)
+        if (
+            STARTS_RANKS.search(text)
+            and not stops
+            and names[0] not in _NAMING
+            and "ray" not in names
+            and names[-1] not in NO_EFFECT
+        ):
             unknown.append(Remark(line, shown, "it seems to start ranks, and is not in the line"))
             continue
         if names[0] in ("cd", "pushd", "popd"):
