@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from muster.errors import InvalidRequest
+from muster.python.executor import Executor
 from muster.python.splitting import OPTIONS, Split, split
 
 
@@ -127,3 +128,12 @@ def test_options_for_which_a_program_has_loops_are_refused_with_what_it_has() ->
                 split(program, [], {name: "x", **more})
             assert refused.value.hint
     assert split(anything, [], {"sweep": "x"}).kwargs == {"sweep": "x"}, "an argument of the function"
+
+
+def test_an_executor_takes_options_only() -> None:
+    for name, hint in (("foo", "executor.submit(train, foo=…)"), ("host", "did you mean `hosts`?")):
+        with pytest.raises(InvalidRequest, match=rf"^unknown option: {name}") as refused:
+            Executor(**{name: 1})
+        assert hint in str(refused.value.hint)
+    with pytest.raises(InvalidRequest, match=r"^sweep= is not supported from Python"):
+        Executor(sweep="x=1")

@@ -23,7 +23,7 @@ from muster.rundir.finding import find_run
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import SessionRecord, has_begun, read_session
 from muster.rundir.store import Store
-from muster.ui.reason_text import reason_with_hint
+from muster.ui.reason_text import reason_in_words, reason_with_hint
 
 Tell = Callable[[str], object]
 """Shows the user a message."""
@@ -65,12 +65,22 @@ def find_held(store: Store, name: str) -> Run:
         run = find_run(store, name, lives)
     job = run.job.get("job", {})
     if job.get("hold") is None:
-        raise InvalidRequest(f"{name} is not a session: {run.id} is a run", "start one: muster hold --name NAME")
+        what = name if name in (run.id, run.operand) else f"{name} ({run.id})"
+        raise InvalidRequest(
+            f"{what} is a run, not a session", f"end it: muster kill {name}; hold a session: muster hold --name NAME"
+        )
     if run.outcome is not None:
         raise InvalidRequest(
-            f"the session {name} has ended", f"see how: muster show {run.operand}; hold a new one: muster hold"
+            f"the session {name} has ended{_how(run.outcome)}",
+            f"see how: muster show {run.operand}; hold a new one: muster hold",
         )
     return run
+
+
+def _how(outcome: RunResult) -> str:
+    """Return why a session has ended, behind a colon; empty if that is not known."""
+    how = reason_in_words(outcome.stopped)
+    return f": {how}" if how else ""
 
 
 def _has_no_result(run: Run) -> bool:

@@ -15,14 +15,14 @@ _WORDS: Mapping[RunState, str] = {
     RunState.FAILED: "failed",
     RunState.TIMED_OUT: "timed out",
     RunState.ERROR: "failed",
-    RunState.INTERRUPTED: "killed",
+    RunState.INTERRUPTED: "interrupted",
     RunState.KILLED: "killed",
     RunState.RUNNING: "running",
     RunState.PENDING: "pending",
 }
 """What states are called where points are counted; others have their own name."""
 
-_ORDER = ("ok", "failed", "timed out", "killed", "running", "pending")
+_ORDER = ("ok", "failed", "timed out", "interrupted", "killed", "running", "pending")
 
 
 class PointStatus(NamedTuple):

@@ -200,7 +200,9 @@ def from_table(options: Table, data: Mapping[str, Any], source: str) -> dict[str
         option = by_key.get(key.replace("-", "_"))
         if option is None:
             raise InvalidRequest(
-                f"{source}: unknown option: {key}", did_you_mean(key, by_key) or "`muster run --help` lists all options"
+                f"{source}: unknown option: {key}",
+                did_you_mean(key, by_key)
+                or f"`muster {'hold' if 'idle' in by_key else 'run'} --help` lists all options",
             )
         for item in value if isinstance(value, list) else [value]:
             text = str(item).lower() if isinstance(item, bool) else str(item)

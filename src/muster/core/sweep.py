@@ -113,19 +113,22 @@ def _from_list(text: str) -> tuple[str, ...]:
     for item in text.split(","):
         if not item:
             raise ValueError('values without empty ones; write an empty value in a JSON list: `["", "a"]`')
-        numbers = _range(item)
+        numbers = _range(item, "; as a text, write it in a JSON list")
         found += [item] if numbers is None else map(str, numbers)
     return tuple(found)
 
 
-def _range(item: str) -> range | None:
-    """Return the integers of `1-4` or `0-8:2`, both ends included; None if it is no range. Raises `ValueError`."""
+def _range(item: str, otherwise: str = "") -> range | None:
+    """Return the integers of `1-4` or `0-8:2`, both ends included; None if it is no range.
+
+    Raises `ValueError`, whose message ends with what to do `otherwise`.
+    """
     found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})(?::([0-9]{1,9}))?", item)
     if found is None:
         return None
     first, last, step = int(found[1]), int(found[2]), int(found[3] or 1)
     if last < first or step == 0:
-        raise ValueError(f"a range from the smaller number, got {item}; as a text, write it in a JSON list")
+        raise ValueError(f"a range from the smaller number to the larger one, got {item}{otherwise}")
     if (last - first) // step >= MOST_POINTS:
         raise ValueError(f"at most {MOST_POINTS} values, got {item}")
     return range(first, last + 1, step)

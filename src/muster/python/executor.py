@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from weakref import WeakKeyDictionary
 
+from muster.core.suggestions import did_you_mean
+from muster.errors import InvalidRequest
 from muster.python import starting
 from muster.python.entry import entry
 from muster.python.run import Run
-from muster.python.splitting import split
+from muster.python.splitting import OPTIONS, OWN, refuse_of_several, split
 from muster.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ class Executor(futures.Executor):
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[RunKeywords]) -> None:
+        refuse_of_several(options)
+        for name in options:
+            if name not in OPTIONS and name not in OWN:
+                hint = did_you_mean(name, OPTIONS) or f"pass arguments to the call: executor.submit(train, {name}=…)"
+                raise InvalidRequest(f"unknown option: {name}", hint)
         split(print, (), {"args": (), **options})  # raises for wrong options now
         self._options: dict[str, Any] = dict(options)
         scheduled = any(self._options.get(name) for name in ("scheduler", *SCHEDULERS))
