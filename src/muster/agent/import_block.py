@@ -15,6 +15,8 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from muster.agent.script_preamble import module_file
+
 _MOST_FILES, _MOST_BYTES = 50, 1 << 20
 """Limits for reading a project."""
 
@@ -128,13 +130,7 @@ class _Reader:
 
     def find(self, name: str) -> str:
         """Return the file of a module of the project, or empty."""
-        relative = name.replace(".", os.sep)
-        for folder in self.folders:
-            for end in (os.sep + "__init__.py", ".py"):
-                path = os.path.join(folder, relative + end)
-                if os.path.isfile(path):
-                    return path
-        return ""
+        return module_file(self.folders, name)
 
     def is_project(self, top: str) -> bool:
         """Return True if the project has a module of this name, or an extension, or a directory that is a package.

@@ -105,6 +105,17 @@ class _Module:
         """Code that runs when a name is used: of functions, and of classes by their methods."""
 
 
+def module_file(folders: Sequence[str], name: str) -> str:
+    """Return the file of a module in the first of these folders that has it, or empty."""
+    relative = name.replace(".", os.sep)
+    for folder in folders:
+        for end in (os.sep + "__init__.py", ".py"):
+            path = os.path.join(folder, relative + end)
+            if os.path.isfile(path):
+                return path
+    return ""
+
+
 class _Reader:
     """Visits statements in the order in which Python would run them. Each body is visited once."""
 
@@ -122,13 +133,7 @@ class _Reader:
 
     def find(self, name: str) -> str:
         """Return the file of a module of the project, or empty."""
-        relative = name.replace(".", os.sep)
-        for folder in self.folders:
-            for end in (os.sep + "__init__.py", ".py"):
-                path = os.path.join(folder, relative + end)
-                if os.path.isfile(path):
-                    return path
-        return ""
+        return module_file(self.folders, name)
 
     def run(self, path: str, name: str) -> bool:
         """Visit a file; return True if torch is imported in it. A file that cannot be parsed is skipped."""

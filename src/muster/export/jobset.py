@@ -34,9 +34,9 @@ def text(wanted: Wanted) -> str:
         "name": "torchrun",
         "image": image_of(wanted),
         "command\nJOB_COMPLETION_INDEX is the number of the pod.": shell(wanted, *words),
-        **({"env": environment(wanted)} if environment(wanted) else {}),
+        **({"env": env} if (env := environment(wanted)) else {}),
         "ports": [{"containerPort": port}],
-        **({"resources": resources(wanted)} if resources(wanted) else {}),
+        **({"resources": limits} if (limits := resources(wanted)) else {}),
         "volumeMounts\nDataLoader workers share memory, of which a pod has 64 MB otherwise.": [
             {"name": "shm", "mountPath": "/dev/shm"}
         ],

@@ -33,10 +33,10 @@ def text(wanted: Wanted) -> str:
         "command\nThe runtime sets PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR and\n"
         "PET_MASTER_PORT, which torchrun reads.": shell(wanted, start, script),
     }
-    if environment(wanted):
-        trainer["env"] = environment(wanted)
-    if resources(wanted):
-        trainer["resourcesPerNode"] = resources(wanted)
+    if env := environment(wanted):
+        trainer["env"] = env
+    if limits := resources(wanted):
+        trainer["resourcesPerNode"] = limits
     spec: Manifest = {
         "runtimeRef\nThe runtime that Kubeflow Trainer installs for torch.": {"name": "torch-distributed"},
         **({"activeDeadlineSeconds": math.ceil(job.timeout)} if job.timeout else {}),
