@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from muster.core.plurals import plural
 from muster.lint.model import Source
@@ -109,7 +110,10 @@ def as_sarif(report: Report, version: str) -> str:
 
 
 def _result(source: Source, finding: Finding, used: Sequence[str]) -> Mapping[str, Any]:
-    place = {"artifactLocation": {"uri": source.path.replace("\\", "/")}, "region": _region(source, finding.span)}
+    place = {
+        "artifactLocation": {"uri": quote(source.path.replace("\\", "/"))},
+        "region": _region(source, finding.span),
+    }
     result: dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": used.index(finding.rule),
