@@ -41,7 +41,11 @@ _LAST_WISH = 3.0
 """Seconds that ranks have to exit after the connection to the controller is lost."""
 
 _STRANGER = 10.0
-"""Seconds without a controller after which an agent exits that has never been connected to one."""
+"""Seconds without a controller after which an agent exits that has never been connected to one. A short lease is no
+measure of how long a start takes."""
+
+_STARTING = 120.0
+"""Seconds for the first controller to answer while its port is open: on a busy host it starts slowly."""
 
 _NEWS = (
     *("ready", "store_opened", "ranks_started", "rank_registered", "rank_exited", "launcher_exited", "store_exited"),
@@ -129,6 +133,8 @@ class Agent:
         self.lease = 0.0
         self.disconnected_for = 0.0
         """`lease`: seconds that the ranks may continue without a controller; `disconnected_for`: seconds so far."""
+        self.starting_for = 0.0
+        """Seconds for which a controller that has not answered yet was connected."""
         self.replay: dict[str, bytes] = {}
         """The last frame of each kind in `_NEWS`, for a new controller."""
         self.listened = -1
@@ -250,7 +256,7 @@ class Agent:
             self.loop, address, port, terms, node, lambda: self.wire.received, self.connected, self.complain
         )
         self.dialer.dial()
-        self.wait_alone(time.monotonic())
+        self.wait_alone(self.loop.time())
 
     def connected(self, met: Met, same: bool) -> None:
         """Continue on a new connection: to the `same` controller, or to a new one."""
@@ -296,7 +302,7 @@ class Agent:
             return
         if self.dialer is not None:
             self.dialer.dial()
-            self.wait_alone(time.monotonic())
+            self.wait_alone(self.loop.time())
         elif self.controller is not None:
             self.controller.again()
 
@@ -304,13 +310,17 @@ class Agent:
         """Count the time without a controller while this process ran; end the ranks once it exceeds the lease."""
         if self.wire.connected or self.leaving:
             return
-        now = time.monotonic()
-        self.disconnected_for += min(now - since, 2.0)
-        lease = (
-            self.lease if self.met_controller else _STRANGER
-        )  # a short lease is no measure of how long a start takes
+        now = self.loop.time()
+        elapsed = min(now - since, 2.0)
+        lease = self.lease if self.met_controller else _STRANGER
+        if not self.met_controller and self.dialer is not None and self.dialer.reached:
+            self.starting_for += elapsed
+        else:
+            self.disconnected_for += elapsed
         if self.disconnected_for >= lease:
             self.lost(f"no connection to the controller for {lease:g}s")
+        elif self.starting_for >= _STARTING:
+            self.lost(f"the controller did not answer within {_STARTING:g}s")
         else:
             self.loop.call_later(1.0, lambda: self.wait_alone(now))
 

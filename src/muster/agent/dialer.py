@@ -22,6 +22,9 @@ _GONE_AFTER = 10
 _PAUSE = 0.5
 _PATIENCE = 5.0
 """Seconds between two attempts to connect, and for one of them."""
+_SILENCE = 30.0
+"""Seconds for the first answer on a connection. It waits in the kernel's queue until the controller has started, which
+takes many seconds on a busy machine."""
 
 HANDSHAKE = 4096
 """Maximum size in bytes of a message of the handshake, and of what a peer may send before it is authenticated."""
@@ -74,6 +77,8 @@ class ControllerDialer:
         """Identifies the controller that it was last connected to."""
         self._sock: socket.socket | None = None
         self._patience: Timer | None = None
+        self.reached = False
+        """Whether the host of the controller has accepted the connection: its port is open, so its agent runs."""
         self._note = FirstFew(complain)
 
     def dial(self) -> None:
@@ -89,7 +94,7 @@ class ControllerDialer:
 
     def _part(self) -> socket.socket:
         """End this attempt and return its socket."""
-        sock, self._sock = self._sock, None
+        sock, self._sock, self.reached = self._sock, None, False
         assert sock is not None
         self.loop.remove(sock)
         if self._patience is not None:
@@ -108,6 +113,10 @@ class ControllerDialer:
             self._again()
             return
         enable_keepalive(sock)
+        self.reached = True
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(_SILENCE, self._again)
         frames = FrameDecoder(HANDSHAKE)
         caller = AgentSide(self.terms, self.node, self.incarnation, self._frames_heard())
         self.loop.remove_writer(sock)

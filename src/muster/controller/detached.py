@@ -70,7 +70,8 @@ _LATE = 15.0
 """Seconds by which an agent may notice later than the controller that the connection is broken; its lease starts then.
 """
 _FIRST = 20.0
-"""Seconds for an agent to connect to the first controller; a live agent gives up after 10."""
+"""Seconds for an agent to connect to the first controller once that has started. A live agent tries twice a second, and
+its connection may be in the queue of the port already."""
 _OUTPUTS = "outputs"
 """Name of the log subscription for files named by the user (`rundir/output_files.py`)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -206,7 +207,7 @@ def _hand_over(
         gathering.bring(FUNCTION, context.function, own)
     gathering.detach_agents(
         parts,
-        bundle.build(),
+        bundle.build(compiled=first.facts["python"].startswith(_OURS)),
         {name: json.dumps(data, indent=1) + "\n" for name, data in files.items()},
         secret=secrets.token_hex(32),
         lease=job.lease,
@@ -214,6 +215,10 @@ def _hand_over(
         port=meeting.port,
         stays=owned,
     )
+
+
+_OURS = "{}.{}.".format(*sys.version_info)
+"""The versions of Python whose bytecode this one has. It spares the controller 0.2 s of CPU time at its start."""
 
 
 def _send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
