@@ -3,17 +3,16 @@
 # make lab-test  the tests of the practice cluster itself, and of other people's programs on it
 # make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
-# make bench   muster and torchrun, side by side
+# make bench   muster beside other launchers, all rows: about an hour; writes docs/benchmarks.md
 # make gpu-check  muster on a machine with a GPU: one table, 6 minutes, no network
 # make docs    the reference out of the code, and the site, into build/site
-# make matrix  every launcher at every place, on the lab; kept in docs/matrix.md
 
 PYTHON ?= python3
 PY := .venv/bin/python
 # twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
 WORKERS ?= 4
 
-.PHONY: demo test lab-test check fast bench gpu-check docs matrix clean
+.PHONY: demo test lab-test check fast bench gpu-check docs clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -38,9 +37,7 @@ fast: .venv/dev
 	$(PY) -m pytest -q tests/unit
 
 bench: .venv/dev
-	$(PY) bench/launch.py
-	$(PY) bench/heavy_imports.py
-	$(PY) bench/supervisor.py
+	$(PY) bench/run.py --write
 
 # by the Python that has torch with CUDA: nothing is installed
 gpu-check:
@@ -51,9 +48,6 @@ docs: .venv/dev
 	$(PY) tools/layers.py
 	$(PY) tools/site/render.py
 	@echo "the site is in build/site: $(PY) -m http.server -d build/site; read as files it has no search"
-
-matrix: .venv/dev
-	$(PY) bench/matrix.py
 
 clean:
 	rm -rf .venv

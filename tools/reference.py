@@ -206,25 +206,27 @@ describe this machine. Add others with `--env`; see [several machines](../hosts.
 
 
 def launchers() -> str:
-    """The page of the launchers and where each works, with measured times."""
+    """The page of the launchers and where each works."""
     from muster.launchers import LAUNCHERS
     from muster.schedulers import SCHEDULERS
     from muster.transports import TRANSPORTS
 
-    matrix = {}
-    for line in (ROOT / "docs" / "matrix.md").read_text().splitlines():
-        if line.startswith("| `"):
-            name, *times = (piece.strip() for piece in line.strip("|").split("|"))
-            matrix[name.strip("`")] = times
-    rows = [("launcher", "description", "requires", *(f"with `{place}`" for place in ("local", "ssh", *SCHEDULERS)))]
-    assert set(TRANSPORTS) == {"local", "ssh", "step"}, "a new transport needs a column in the table of measured times"
+    places = ("local", "ssh", *SCHEDULERS)
+    rows = [("launcher", "description", "requires", *(f"with `{place}`" for place in places))]
+    assert set(TRANSPORTS) == {"local", "ssh", "step"}, "a new transport needs a column in this table"
     for name, launcher in LAUNCHERS.items():
         wants = launcher.package or launcher.program
-        rows.append((code(name), launcher.says, code(wants), *matrix.get(name, ("?", "?", "?"))))
+        rows.append(
+            (
+                code(name),
+                launcher.says,
+                code(wants),
+                *("yes" if place in launcher.places else "refused" for place in places),
+            )
+        )
     return f"""# Launchers and transports
 
-The times are those of [the last measurement](../matrix.md): two ranks on each of two nodes of the lab, from the command
-until it exits. *Refused* means that the launcher does not work there.
+*Refused* means that the launcher does not work there. How long each takes: [benchmarks](../benchmarks.md).
 
 {table(*rows)}
 
@@ -300,7 +302,10 @@ def pages() -> dict[str, str]:
     found["protocol"] = protocol()
     titles = {name: re.match("# (.*)", text) for name, text in found.items()}
     links = [f"- [{title[1]}]({name}.md)" for name, title in titles.items() if title]
-    more = ["- [Exit codes](../exit-status.md)", "- [Measured times of launchers](../matrix.md)"]
+    more = [
+        "- [Exit codes](../exit-status.md)",
+        "- [Measured times of launchers](../benchmarks.md#every-launcher-at-every-place)",
+    ]
     found["index"] = "\n".join(
         ["# Reference", "", "Generated from the code by `tools/reference.py`.", "", *links, *more]
     )

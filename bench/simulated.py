@@ -1,16 +1,15 @@
-"""CPU seconds that a controller takes for the ends of all ranks, by their number: they must grow as the ranks do.
+"""A controller with simulated agents, in one process: `simulated.py NODES WAY` prints what the end of the run costs.
 
-    python bench/supervisor.py
-
-Each row is a way for a run to end. Its frames and events go through the controller, the supervisor in it, the lines of
-events.jsonl and the report: all but the connections. The first row is the supervisor alone. 4,096 ranks may cost 8
-times what 1,024 cost, where 4 times is linear; if any costs more, the exit status is 1.
+Frames and events go through the controller, the supervisor in it, the lines of events.jsonl and the report: all but the
+connections. One line of JSON: CPU seconds from the first exit of a rank to the report, the growth of the memory in MB,
+the lines of the report. Of the three times that it is done, the least counts. bench/row_controller.py runs it.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,32 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from muster.controller.connections import AgentConnection
-from muster.controller.controller import Controller, settings_of
+from muster.controller.controller import Controller
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.events import (
-    AgentReady,
-    CleanedUp,
     JobEnding,
     PreemptionWarned,
-    RankExited,
     StopRequested,
-    StoreOpened,
     Tick,
 )
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Plan, Program
 from muster.core.results import SIGINT, SIGTERM
-from muster.core.supervisor import Supervisor
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
+from muster.linux.writer import Writer
 from muster.protocol.channel import Channel
 from muster.rundir.run import Run
+from muster.rundir.writer import RunWriter
 from muster.ui.text import outcome_as_json, outcome_in_words
 
 RANKS_A_NODE = 8
-SIZES = (1024, 2048, 4096, 8192)
-MOST = 8.0
-"""4,096 ranks may cost so many times what 1,024 do."""
 
 
 class BenchController(Controller):
@@ -53,7 +46,9 @@ class BenchController(Controller):
         links = [AgentConnection(node.number, node.host.name, Channel()) for node in plan.nodes]
         nodes = tuple(NodeRecord("/nowhere") for _ in plan.nodes)
         config = ControllerConfig(loop.time(), "127.0.0.1", 0.0, nodes)
-        super().__init__(loop, plan, Run(Path("/nowhere")), links, config)
+        run = Run(Path("/nowhere"))
+        super().__init__(loop, plan, run, links, config)
+        self.scribe = RunWriter(Writer(loop), run, self.notify, "events.jsonl")  # its thread is never started
         self.records: list[str] = []
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -185,23 +180,8 @@ def plan_of(count: int, launcher: str) -> Plan:
     return make_plan(job, layout(hosts), "20261127-000000-abcdef")
 
 
-def alone(plan: Plan, count: int) -> float:
-    """CPU seconds of the supervisor for ranks that end well."""
-    supervisor = Supervisor(settings_of(plan))
-    for node in plan.nodes:
-        supervisor.handle(AgentReady(0.0, node.number))
-    supervisor.handle(StoreOpened(0.0, 0, 29500))
-    began = time.process_time()
-    for rank in range(count):
-        supervisor.handle(RankExited(1.0, rank, 0, 0))
-    for node in plan.nodes:
-        supervisor.handle(CleanedUp(2.0, node.number))
-    assert supervisor.over
-    return time.process_time() - began
-
-
-def whole(way: Callable[[BenchController, int], None], plan: Plan, count: int) -> float:
-    """CPU seconds of a controller from the first end of a rank to the report."""
+def whole(way: Callable[[BenchController, int], None], plan: Plan, count: int) -> tuple[float, int]:
+    """Return the CPU seconds of a controller from the first exit of a rank to the report, and the lines of that."""
     with EventLoop() as loop:
         world = BenchController(loop, plan)
         for node in plan.nodes:
@@ -211,26 +191,28 @@ def whole(way: Callable[[BenchController, int], None], plan: Plan, count: int) -
         way(world, count)
         assert world.outcome is not None, way.__name__
         json.dumps(outcome_as_json(world.outcome))
-        outcome_in_words(world.outcome, world.run.id, plan.world_size, plan.hosts)
-        return time.process_time() - began
+        report = outcome_in_words(world.outcome, world.run.id, plan.world_size, plan.hosts)
+        return time.process_time() - began, len(report.splitlines() if isinstance(report, str) else list(report))
 
 
-def main() -> int:
-    """Print the table; 1 if a row of it is not linear."""
-    rows: dict[str, dict[int, float]] = {}
-    for count in SIZES:
-        plans = {name: plan_of(count, name) for name in ("exec", "torchrun")}
-        rows.setdefault("supervisor alone", {})[count] = min(alone(plans["exec"], count) for _ in range(3))
-        for name, way in WAYS.items():
-            plan = plans["torchrun" if way is started_by_torchrun else "exec"]
-            gc.collect()
-            rows.setdefault(name, {})[count] = min(whole(way, plan, count) for _ in range(3))
-    print(f"{'ms of CPU for the end of':<24}" + "".join(f"{count:>8}" for count in SIZES) + "   4096 : 1024")
-    for name, took in rows.items():
-        cells = "".join(f"{seconds * 1000:8.0f}" for seconds in took.values())
-        print(f"{name:<24}{cells}   {took[4096] / took[1024]:8.1f}")
-    return int(any(took[4096] > MOST * took[1024] for took in rows.values()))
+def resident() -> float:
+    """Return the largest resident set size of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print what the end of a run costs."""
+    nodes, name = int(sys.argv[1]), sys.argv[2]
+    count = nodes * RANKS_A_NODE
+    before = resident()
+    plan = plan_of(count, "torchrun" if WAYS[name] is started_by_torchrun else "exec")
+    took, lines = whole(WAYS[name], plan, count)
+    memory = resident() - before
+    for _ in range(2):
+        gc.collect()
+        took = min(took, whole(WAYS[name], plan, count)[0])
+    print(json.dumps({"cpu": took, "memory": memory, "report": lines}))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
