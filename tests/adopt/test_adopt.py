@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Callable
 
@@ -299,9 +300,21 @@ def test_a_script_that_submits_another_one():
     assert found.path == "job.sbatch"
 
 
-def test_a_container_that_is_lost_is_told():
-    found = adopted("x.sh", "srun -n 2 singularity exec a.sif bash -c 'python t.py'")
-    assert ["singularity: not taken over" in remark.says for remark in found.changed] == [True]
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("python t.py", "exec python t.py"),
+        ("source v/bin/activate && export RANK=$SLURM_PROCID && python -m t a", None),
+        ('$WITH_CONDA; export A="b c"; cd /x; python t.py', "$WITH_CONDA && export 'A=b c' && exec python t.py"),
+        ("torchrun --nnodes 2 --nproc_per_node 4 t.py --id $SLURM_JOB_ID", "exec python t.py --id $SLURM_JOB_ID"),
+    ],
+)
+def test_a_shell_in_a_container_stays_in_it(inside: str, expected: str | None):
+    text = f"#!/bin/bash\n#SBATCH -N 2\nsrun singularity exec --nv a.sif bash -c '{inside}'"
+    words = shlex.split(command(text))
+    expected = expected or "source v/bin/activate && exec python -m t a"
+    assert words[words.index("--") + 1 :] == ["singularity", "exec", "--nv", "a.sif", "bash", "-c", expected]
+    assert "--setup" not in words
 
 
 def test_options_of_sbatch_on_the_command_line():

@@ -29,6 +29,16 @@ seen["threads"] = os.environ.get("OMP_NUM_THREADS")
 with open(os.path.join(os.environ["DUMP_TO"], rank + ".json"), "x") as file:
     json.dump(seen, file)
 """
+SPAWNS = """
+import os, runpy, sys
+import torch.multiprocessing as mp
+def work(rank, size):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size))
+    runpy.run_path("dump.py", run_name="__main__")
+if __name__ == "__main__":
+    size = 2
+    mp.spawn(work, args=(size,), nprocs=size)
+"""
 
 
 class Scripts:
@@ -41,6 +51,7 @@ class Scripts:
         there.script(DUMP, "dump.py")
         there.script("export CHOSEN_SOURCED='by a file'\n", "env.sh")
         there.script('{"train_batch_size": 4}', "ds.json")
+        there.script(SPAWNS, "spawns.py")
         bin_of = str(Path(sys.executable).parent)
         usual = there.lab.environment()
         self.env = {**usual, **there.env, "PATH": f"{bin_of}:{usual['PATH']}"}
@@ -113,6 +124,19 @@ CASES: dict[str, tuple[int, list[tuple[str, str]]]] = {
             ("result()", "results()"),
         ],
     ),
+    # deepspeed's own ssh passes on what is in its file
+    "deepspeed_include.sh": (4, []),
+    "deepspeed_hostfile.sbatch": (4, []),
+    # without GPUs: each task takes a core
+    "ray.sbatch": (
+        4,
+        [
+            ("#SBATCH --gpus-per-node=4\n", ""),
+            ("--ntasks-per-node=4", "--ntasks-per-node=2"),
+            ("--num-cpus=0", "--num-cpus=2"),
+        ],
+    ),
+    "spawn.sbatch": (2, [("#SBATCH --gpus-per-node=2\n", ""), ("train.py", "spawns.py")]),
     "launch_in_task.sbatch": (4, [("#SBATCH --partition=main\n#SBATCH --account=team\n", "")]),
 }
 CHEAP = ("standalone.sh", "srun_python.sbatch")
@@ -123,6 +147,13 @@ CHEAP = ("standalone.sh", "srun_python.sbatch")
 )
 def test_the_ranks_see_the_same(scripts: Scripts, there: LabCluster, name: str):
     ranks, changes = CASES[name]
+    if name.startswith("deepspeed"):
+        lines = (
+            f"DUMP_TO={there.folder / 'original'}\nOMP_NUM_THREADS=1\nCHOSEN_MODE=quick\nPATH={scripts.env['PATH']}\n"
+        )
+        there.script(lines, ".deepspeed_env")
+    if name.startswith("ray"):
+        scripts.change("ray_train.py", ("num_gpus=1", "num_cpus=1"), ("train.py", f"{there.folder}/dump.py"))
     if name != "srun_accelerate.sbatch":
         scripts.change(name, *changes)
     done = there.muster("adopt", name, "--json")
@@ -137,8 +168,15 @@ def test_the_ranks_see_the_same(scripts: Scripts, there: LabCluster, name: str):
     line = re.sub(r"--env DUMP_TO(=\S+)? ", "", line)
     line = line.replace("muster run", f"{PYTHON} -m muster run --env DUMP_TO", 1)
     adopted = scripts.run(["bash", "-c", line], "adopted", ranks)
-    for seen in (*adopted, *original):  # they are two jobs
-        seen["argv"] = [re.sub("^job-[0-9]+$", "job-N", word) for word in seen["argv"]]
+    for found in (adopted, original):  # they are two jobs, which may get other nodes
+        names = sorted({seen["host"] for seen in found})
+        for seen in found:
+            seen["argv"] = [re.sub("^job-[0-9]+$", "job-N", word) for word in seen["argv"]]
+            seen["host"] = f"node {names.index(seen['host'])}" if batch else seen["host"]
+    if name == "ray.sbatch":  # Ray places the tasks, and knows no local ranks
+        assert sorted(seen.pop("host") for seen in original) == sorted(seen.pop("host") for seen in adopted)
+        for seen in (*adopted, *original):
+            del seen["local"]
     if "the node that arrives first" in launch["understood"]["rank 0"]:
         # c10d numbers the nodes as they arrive: the ranks of each node are compared
         assert sorted(seen["rank"] for seen in original) == sorted(seen["rank"] for seen in adopted)

@@ -90,7 +90,8 @@ def errors(value: Any, shape: Shape, path: str = "") -> list[str]:
     if isinstance(shape, tuple):
         return [] if value in shape else [f"{path}: {value!r}"]
     assert isinstance(shape, type)
-    right = isinstance(value, shape) and (shape is not int or value >= (0 if path.endswith("Index") else 1))
+    least = 0 if path.endswith("Index") else 1
+    right = isinstance(value, shape) and not (isinstance(value, int) and value < least)
     return [] if right else [f"{path}: {value!r}"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from muster.adopt.adoption import Remark
-from muster.adopt.found import Found, shells
+from muster.adopt.found import Found, is_before, position, shells
 from muster.adopt.launchers import MEETING
 from muster.adopt.values import SECRET, Scope, argument, exported, passed_on, resolved, text
 from muster.core.env_forwarding import is_secret
@@ -27,8 +27,8 @@ def environment(
     env: dict[str, str] = {}
     lines: list[tuple[int, str]] = []
     remarks: list[Remark] = []
-    before = found.command.span.start
-    here = exported(assigned, before)
+    at = position(script, found)
+    here = exported([item for item in assigned if is_before(item, found, script, at)])
     temporary = list(found.command.assignments)
     for item in (*here, *temporary):
         number_of = source.place(item.span.start)[0]
@@ -61,9 +61,7 @@ def environment(
     lines += [
         (command.span.start, _line(command, scope, inside if command.shell.kind == "remote" else ""))
         for command in commands.values()
-        if command.span.start < before
-        and command.name in (*SETUP, "eval")
-        and not (command.function or command.subshell)
+        if is_before(command, found, script, at) and command.name in (*SETUP, "eval") and not command.subshell
     ]
     return tuple(env.items()), list(dict.fromkeys(line for _, line in sorted(lines))), remarks
 
@@ -95,10 +93,11 @@ def _given_env(found: Found) -> list[Word]:
 
 def directory(script: Script, found: Found, scope: Scope) -> str:
     """Return the directory of `cd` before the launch, in the same shell; empty for the one where it starts."""
+    at = position(script, found)
     for inner in shells(script, found)[::-1]:
         path = ""
         for command in inner.commands:
-            before = command.span.start <= found.command.span.start
+            before = is_before(command, found, script, at)
             apart = command.subshell and not found.command.subshell
             if command.name in ("cd", "pushd") and before and not apart:
                 path = entered(path, _target(command, script, scope))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Optional
 
-from muster.lint.model import Command, Program, Script
+from muster.lint.model import Assignment, Command, Program, Script
 
 ReadFile = Callable[[str], Optional[str]]
 """Returns the text of a file that the script names; None if there is none."""
@@ -20,6 +20,31 @@ class Found(NamedTuple):
     program: Program
     outer: tuple[Program, ...]
     """What starts the program: srun, ssh and so on."""
+
+
+def position(script: Script, found: Found) -> int:
+    """Return the offset in a script of the command that runs a launch: a call of its function, or `eval "$CMD"`."""
+    command = found.command
+    if command.shell.number != script.shell.number:
+        starts = command.shell.starts[len(script.shell.starts) :]
+        command = next((outer for outer in script.commands if outer.span.start in starts[:1]), command)
+    passed: set[str] = set()
+    while command.function and command.function not in passed:
+        passed.add(command.function)
+        command = next((call for call in script.commands if call.name == command.function), command)
+    return command.span.start
+
+
+def is_before(item: Command | Assignment, found: Found, script: Script, at: int) -> bool:
+    """Return whether something is executed before a launch, which is run at the offset `at` of the script."""
+    own = found.command
+    if item.shell.number == own.shell.number and item.function == own.function:
+        return item.span.start < own.span.start
+    if item.function and item.function != own.function:
+        calls = [call for call in script.commands if call.name == item.function and call.span.start != item.span.start]
+        return bool(calls) and (calls[0].function == item.function or is_before(calls[0], found, script, at))
+    starts = item.shell.starts[len(script.shell.starts) :]
+    return (starts[0] if starts else item.span.start) < at
 
 
 def shells(script: Script, found: Found) -> list[Script]:

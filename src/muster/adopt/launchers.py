@@ -23,6 +23,8 @@ class Place(NamedTuple):
     """The srun that starts it; None without one."""
     config: Mapping[str, str] = MappingProxyType({})
     """The numbers in the configuration file of accelerate."""
+    passed: frozenset[str] = frozenset()
+    """The variables that `.deepspeed_env` passes on."""
 
     def counted(self, program: Program, option: str) -> int | None:
         """The number that an option gives, or else the configuration."""
@@ -139,7 +141,8 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
                 f"srun starts torchrun {tasks} times per node, so there would be {tasks} times as many ranks; "
                 "muster starts the ranks once"
             )
-    endpoint = text(program.value("--rdzv-endpoint", "--master-port"), place.scope)
+    endpoint = text(program.value("--rdzv-endpoint"), place.scope)
+    port = _port(endpoint) or text(program.value("--master-port"), place.scope)
     left = _unread(program, _DROPPED_BY_TORCHRUN)
     if left:
         launcher = launcher or "torchrun"
@@ -152,11 +155,17 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
             launcher_args=left,
             options=(*launch.options, *more),
             by_arrival=text(program.value("--rdzv-backend"), place.scope) in ("c10d", "etcd-v2") and nodes != 1,
-            port=endpoint.rpartition(":")[2],
+            port=port,
         ),
         program.operands,
         tuple(changed),
     )
+
+
+def _port(endpoint: str) -> str:
+    """Return the port of `HOST:PORT`, in which both may be shell text."""
+    found = re.match(r"(?:\$\{[^}]*\}|\$\([^()]*(?:\([^()]*\)[^()]*)*\)|`[^`]*`|[^:])+:(.+)", endpoint)
+    return found[1] if found else ""
 
 
 def _dropped(program: Program, names: tuple[str, ...], scope: Scope) -> list[str]:
@@ -236,6 +245,10 @@ def _underscored(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
+_PASSED_BY_DEEPSPEED = ("NCCL", "PYTHON", "MLFLOW", "MV2", "UCX")
+"""Prefixes: `EXPORT_ENVS` of deepspeed/launcher/runner.py, and those of the accelerator."""
+
+
 def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
     """Read the launcher of DeepSpeed, which passes `--local_rank` to each script."""
     changed = []
@@ -253,20 +266,22 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
         "--master-port",
     )
     read = (*read, "--enable-each-rank-log", "--no-ssh", "--node-rank", "--launcher", "--force-multi", "--module")
-    read = (*read, "--no-python", "--no-local-rank", "--ssh-port")
+    read = (*read, "--no-python", "--no-local-rank", "--ssh-port", "--no-ssh-check")
     kind = "module" if program.has("--module") else "command" if program.has("--no-python") else "script"
     plain = program.has("--no-local-rank")
     found = launch._replace(
         kind=kind,
         launcher="" if plain else "deepspeed",
-        launcher_args=_unread(program, read),
+        launcher_args=tuple(_underscored(word) for word in _unread(program, read)),
         port=text(program.value("--master-port"), scope),
     )
-    if launch.env and not program.has("--no-ssh", "--num-gpus"):
-        names = "NCCL, PYTHON, MV2 or UCX"
-        changed.append(
-            f"deepspeed passes only variables that begin with {names} to other hosts; muster passes all of --env"
+    kept = [name for name, _ in launch.env if name not in place.passed and not name.startswith(_PASSED_BY_DEEPSPEED)]
+    if kept and (program.has("--hostfile", "--include") or place.request) and not program.has("--no-ssh"):
+        prefixes = ", ".join(_PASSED_BY_DEEPSPEED)
+        says = (
+            f"deepspeed passes only variables that begin with {prefixes}, and those of .deepspeed_env, to other hosts"
         )
+        changed.append(f"{', '.join(kept)}: {says}; muster passes all of --env")
     changed += _dropped(program, ("--ssh-port", "--launcher"), scope)
     if program.has("--enable-each-rank-log"):
         changed.append("--enable_each_rank_log: muster always writes the output of each rank to files of its own")

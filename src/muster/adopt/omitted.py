@@ -81,6 +81,10 @@ def _of_srun(step: Program, request: Request | None, scope: Scope) -> Iterator[s
         value = text(option.value, scope)
         name = option.name.lstrip("-")
         shown = f"srun {option.name}={value}" if value else f"srun {option.name}"
+        if option.name == "?" and value.startswith("$"):
+            yield f"srun {value}: its options are not known from this script; add those that muster needs"
+            continue
+        shown = f"srun {value}" if option.name == "?" else shown
         if option.name == "--export" and value == "ALL":
             continue
         if option.name in _OUTPUT:
@@ -141,6 +145,7 @@ def names_of_script(launch: Launch, assigned: Sequence[Assignment], function: st
         in_job = any(other.in_job for other in launch.program)
         found += [name for name in names if not (in_job and name in with_ranks)]
     found += _names(launch.cwd)
+    found += [name for option, value in launch.options if option in ("container", "mount") for name in _names(value)]
     before: set[str] = {name for name, _ in launch.env}
     for line in launch.setup:
         own = set(_EXPORTED.findall(line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
 
@@ -22,11 +23,36 @@ def plain(program: Program, launch: Launch, request: Request | None, read_file: 
     source = read_file(path) if path else None
     each = str((request.gpus_per_node if request else None) or "gpu")
     launch = launch._replace(nodes=request.node_count if request else None, each="1", by="python")
-    if source and re.search(r"\b(mp|multiprocessing)\.(spawn|start_processes)\(", source):
+    spawned = _spawned(source) if source else None
+    if spawned is not None:
         says = "the script spawns its ranks by itself: muster starts it once per node"
-        return Read(launch._replace(each=each, launcher="spawn"), words, (says,))
+        return Read(launch._replace(each=spawned or each, launcher="spawn"), words, (says,))
     says = "one process per node, unless the script starts others by itself: then add `--launcher spawn -g RANKS`"
     return Read(launch, words, (says,))
+
+
+def _spawned(source: str) -> str | None:
+    """Return how many ranks a script spawns: a number, or empty if it is not known; None if it spawns none."""
+    if not re.search(r"\b(spawn|start_processes)\(", source):
+        return None
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    numbers: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, int):
+            numbers.update(
+                {target.id: str(node.value.value) for target in node.targets if isinstance(target, ast.Name)}
+            )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and re.search(r"(^|\.)(spawn|start_processes)$", ast.unparse(node.func)):
+            given = [item.value for item in node.keywords if item.arg == "nprocs"] or node.args[2:3]
+            count = given[0] if given else ast.Constant(1)
+            if isinstance(count, ast.Constant):
+                return str(count.value)
+            return numbers.get(count.id, "") if isinstance(count, ast.Name) else ""
+    return None
 
 
 def of_driver(found: Found, launch: Launch, request: Request | None, read_file: ReadFile) -> Adoption | None:

@@ -31,6 +31,7 @@ NO_EFFECT = frozenset(
             "df",
         ),
         *("readonly", "export", "declare", "local", "typeset", "mkdir", "whoami", "id", "uname", "time", "nproc", "ss"),
+        *("break", "continue", "mktemp", "getconf", "jq", "hash", "stty", "tput"),
         *("basename", "dirname", "realpath", "readlink", "paste", "xargs", "kill", "getent", "ip", "host", "clear"),
         "shift",
         "find",
@@ -117,7 +118,7 @@ _SILENT = frozenset(
     (
         *("echo", "printf", "[", "[[", "test", "read", ":", "scontrol", "head", "grep", "trap", "wait", "expr", "tail"),
         *("export", "readonly", "declare", "local", "typeset", "true", "false", "time"),
-        *("sleep", "date", "pwd", "exit", "return", "seq"),
+        *("sleep", "date", "pwd", "exit", "return", "seq", "break", "continue"),
     )
 )
 """Those of them that are not listed."""
@@ -134,6 +135,7 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
     for span in script.errors:
         line = source.place(span.start)[0]
         unknown.append(Remark(line, source.line(line).strip()[:80], "not valid shell"))
+    values = [item.span for item in script.assignments if not item.temporary]
     last = max(used, default=len(source.text))
     launched = {source.place(at)[0] for at in used}
     for command in script.commands:
@@ -159,13 +161,15 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
         ):
             unknown.append(Remark(line, shown, "it seems to start ranks, and is not in the line"))
             continue
+        if something and any(start <= command.span.start < end for start, end in values):
+            continue  # it computes a value
         if names[0] in ("cd", "pushd", "popd"):
             continue
         if names[0] in SETUP or names[0] == "eval":
             if command.span.start > last:
                 unused.append(Remark(line, shown, "it comes after the launch"))
-            elif something and command.function:
-                unknown.append(Remark(line, shown, "it is in a function; `--setup` can have it"))
+            elif something and command.function and not any(call.name == command.function for call in script.commands):
+                unknown.append(Remark(line, shown, "it is in a function that is not called; `--setup` can have it"))
             elif something and command.blocks:
                 unused.append(Remark(line, shown, "only on a condition in the script; the line of `--setup` has none"))
             continue
@@ -234,4 +238,9 @@ def _once(remarks: list[Remark]) -> list[Remark]:
 def is_helper(found: Found) -> bool:
     """Return whether a Python only computes something: `python -c`, a pipe, `python --version`."""
     program = found.program
-    return bool(not program.operands and not program.has("-m")) or program.has("-c", "-V", "--version")
+    module = program.value("-m")
+    tool = module is not None and module.text in _TOOLS
+    return tool or bool(not program.operands and module is None) or program.has("-c", "-V", "--version")
+
+
+_TOOLS = ("pip", "venv", "virtualenv", "ensurepip", "compileall", "http.server", "json.tool", "site", "platform")

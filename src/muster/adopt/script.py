@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from muster.adopt.adoption import Adoption, Launch, Remark
+from muster.adopt.deepspeed_env import of_file
 from muster.adopt.environment import directory, entered, environment
-from muster.adopt.found import SHELLS, Found, ReadFile, shells
+from muster.adopt.found import SHELLS, Found, ReadFile, position, shells
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
 from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
 from muster.adopt.line import command_line
@@ -17,10 +18,10 @@ from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_calls, s
 from muster.adopt.python_program import of_driver, plain, python_words, with_program
 from muster.adopt.remarks import NO_EFFECT, detached, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request, with_step
-from muster.adopt.values import Scope, number, resolved, scope_of, text
+from muster.adopt.values import Scope, defaulted, number, resolved, scope_of, text
 from muster.adopt.wrappers import arrays_in, in_container, wrapped
 from muster.export._shell import quote
-from muster.lint.model import Command, Program, Script, Source, Word
+from muster.lint.model import Assignment, Command, Program, Script, Source, Word
 from muster.lint.parse import read_script
 from muster.lint.programs import programs_of
 
@@ -29,7 +30,7 @@ def adopt_script(
     path: str, source: str, read_file: ReadFile, given: Sequence[str] = (), args: Sequence[Word] = ()
 ) -> Adoption:
     """Return what a shell script launches; `given` are options of sbatch on its command line, `args` its arguments."""
-    filled = _PLACEHOLDER.sub(lambda found: re.sub(r"\W+", "-", found[1].upper()), source)
+    filled = _filled(source)
     whole = read_script(Source(path, filled))
     script = _job_in(whole)
     request = _request(script, given)
@@ -58,7 +59,8 @@ def adopt_script(
     empty = [launch for launch in launches if not launch.program]
     launches = [launch for launch in launches if launch.program]
     if filled != source:
-        line = source[: _first_placeholder(source)].count("\n") + 1
+        pairs = zip(source.splitlines(), filled.splitlines())
+        line = next(at for at, (old, new) in enumerate(pairs, 1) if old != new)
         says = "names in <…> are to be filled in; they are written in capitals here"
         changed.append(Remark(line, source.splitlines()[line - 1].strip()[:80], says))
     changed = list(dict.fromkeys(changed))
@@ -117,13 +119,19 @@ def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
     return found._replace(changed=(*found.changed, *again)) if found is not None else None
 
 
-_PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w ]*\w)?)>(?=[\s:,@/\\]|$)")
+def _filled(source: str) -> str:
+    """Return a script with names in capitals in place of `<…>`, but in comments."""
+    lines = []
+    for line in source.splitlines(keepends=True):
+        start = 1 if line.startswith("#SBATCH") else 0
+        comment = re.search(r"(?:^|\s)#", line[start:])
+        end = start + comment.start() if comment else len(line)
+        lines.append(_PLACEHOLDER.sub(lambda found: re.sub(r"\W+", "-", found[1].upper()), line[:end]) + line[end:])
+    return "".join(lines)
+
+
+_PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w -]*\w)?)>(?=[\s:,@/\\\"']|$)")
 """`<host 1>`, as instructions have it; `<in >out` is a redirection."""
-
-
-def _first_placeholder(source: str) -> int:
-    found = _PLACEHOLDER.search(source)
-    return found.start() if found else 0
 
 
 def _request(script: Script, given: Sequence[str]) -> Request | None:
@@ -232,7 +240,7 @@ def _one_pass(
     """Return one launch as `_launch` does, without the loops around it; `known` are values of variables."""
     source = script.source
     line = source.place(found.command.span.start)[0]
-    assigned = [item for inner in shells(script, found) for item in inner.assignments]
+    assigned = [item for inner in shells(script, found) for item in _assigned(inner)]
     assigned = list({item.span: item for item in assigned}.values())
     hosts = hosts_of_files(script, read_file)
     scope = scope_of({**(request.variables() if request else {}), **known}, assigned, args, hosts)
@@ -257,6 +265,9 @@ def _one_pass(
         options=request.options if request else (), ends=ends_of(script, found, step or found.program)
     )
     env, setup, remarks = environment(script, found, assigned, scope)
+    of_deepspeed, says_of_file = of_file(found, script, read_file, scope)
+    remarks += [Remark(line, "", says) for says in says_of_file]
+    env = tuple({**dict(env), **of_deepspeed}.items())
     launch = launch._replace(env=env, setup=tuple(setup), cwd=directory(script, found, scope))
     launch = _asked_of_srun(launch, step or found.program, job)
     launch = _in_one_directory(launch)
@@ -264,13 +275,18 @@ def _one_pass(
         launch = launch._replace(options=(*launch.options, ("detach", "")))
     driver = of_driver(found, launch, request, read_file) if row is None else None
     if driver is not None:
-        return _cores(driver.launches[0], job), [*remarks, *driver.changed], {found.command.span.start}
+        return (
+            _cores(driver.launches[0], job),
+            [*remarks, *driver.changed],
+            {found.command.span.start, position(script, found)},
+        )
     if row is None:
         read = plain(found.program, launch, request, read_file)
     else:
-        read = row.read(found.program, launch, Place(scope, request, step, _config(found, script, read_file)))
+        here = Place(scope, request, step, _config(found, script, read_file), frozenset(of_deepspeed))
+        read = row.read(found.program, launch, here)
     launch = with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
-    launch, says_of = wrapped(launch, original, scope)
+    launch, says_of = wrapped(launch, original, scope, script)
     launch, of_container = in_container(
         launch, step or (found.program if found.program.name == "srun" else None), scope
     )
@@ -301,7 +317,25 @@ def _one_pass(
     remarks += [Remark(line, "", says) for says in omitted(original, script, launch, job, scope)]
     remarks += [Remark(line, "", says) for says in names_of_script(launch, assigned, found.command.function)]
     remarks += [Remark(line, "", says) for says in defaults(original, script, assigned)]
-    return launch, remarks, {found.command.span.start}
+    remarks += _said_of_defaults(script, launch, line)
+    return launch, remarks, {found.command.span.start, position(script, found)}
+
+
+def _assigned(script: Script) -> list[Assignment]:
+    """Return the assignments of a script, with those of `: ${NAME:=value}`, in the order of the text."""
+    own = script.assignments
+    names = {item.name for item in own}
+    return sorted((*own, *(item for item in defaulted(script) if item.name not in names)), key=lambda item: item.span)
+
+
+def _said_of_defaults(script: Script, launch: Launch, line: int) -> list[Remark]:
+    """Return a remark on defaults of variables whose values are in the line."""
+    shown = command_line(launch)
+    given = [item for item in defaulted(script) if item.value is not None and (item.value.text or "\0") in shown]
+    names = ", ".join(f"{item.name}={item.value.shown}" for item in given if item.value is not None)
+    return (
+        [Remark(line, "", f"{names}: defaults of variables of the environment, which are in the line")] if names else []
+    )
 
 
 def _of_step(found: Found, step: Program | None, request: Request | None, scope: Scope) -> Request | None:
@@ -439,7 +473,7 @@ def _through(
     remarks += [Remark(0, f"{path}, line {place}", says) for says in own if not _told(says, remarks)]
     passes = [*said_of_blocks(item, command_line(launch), inner), *said_of_calls(item, inner)]
     remarks += [remark._replace(line=0, text=f"{path}, line {remark.line}: {remark.text}") for remark in passes]
-    return launch, remarks, {found.command.span.start}
+    return launch, remarks, {found.command.span.start, position(script, found)}
 
 
 def _told(says: str, remarks: Sequence[Remark]) -> bool:

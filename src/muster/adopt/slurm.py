@@ -64,7 +64,9 @@ def read_request(options: Iterable[Option]) -> Request:
     last: dict[str, Option] = {}
     for option in options:
         name = option.name.lstrip("-")
-        given[name] = option.value.shown if option.value is not None else ""
+        value = option.value.shown if option.value is not None else ""
+        # sbatch adds the mail types of several lines; of other options the last line wins
+        given[name] = f"{given[name]},{value}" if name == "mail-type" and name in given else value
         last[name] = option
     found = Request(
         nodes=_number(given.get("nodes")),
@@ -94,12 +96,13 @@ def read_request(options: Iterable[Option]) -> Request:
         else:
             words.append(("slurm-opt", f"{name}={value}" if value else name))
     if "gpus-per-task" in given:
-        each, tasks = _number(given["gpus-per-task"].rpartition(":")[2]), found.tasks_per_node
+        each = _number(given["gpus-per-task"].rpartition(":")[2])
+        tasks = found.tasks_per_node or (1 if found.tasks is None else None)
         if each == 1:
             words.append(("gpus-per-task", "1"))
-        elif each and tasks:
+        elif each and tasks and "gpus-per-node" not in given:
             words.append(("gpus-per-node", str(each * tasks)))
-        else:
+        elif "gpus-per-node" not in given:
             left.append((last["gpus-per-task"], "give the GPUs per node: `--gpus-per-node`"))
     if "exclusive" in given:
         words.append(("exclusive", ""))
@@ -151,5 +154,8 @@ def _gpus(given: dict[str, str]) -> int | None:
     found = re.search(r"(\d+)$", each) or gres
     if found:
         return int(found[1])
+    per_task = re.search(r"(\d+)$", given.get("gpus-per-task", ""))
+    if per_task and (given.get("ntasks-per-node", "").isdigit() or "ntasks" not in given):
+        return int(per_task[1]) * int(given.get("ntasks-per-node") or 1)
     total, nodes = _number(given.get("gpus")), _number(given.get("nodes"))
     return total // nodes if total and nodes else None

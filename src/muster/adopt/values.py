@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from muster.adopt.adoption import Argument
 from muster.export._shell import quote
-from muster.lint.model import Assignment, Command, Expansion, Literal, Span, Word
-from muster.lint.values import Values, expand_whole
+from muster.lint.model import Assignment, Command, Expansion, Literal, Script, Span, Word
+from muster.lint.values import Values, computed, expand_whole
 
 _JOB = re.compile(r"SLURM|OMPI_|PMI|RANK$|WORLD_SIZE$|HOSTNAME$")
 """Variables that exist only in a job, or in its tasks."""
@@ -65,12 +65,16 @@ def _known(part: Expansion, scope: Scope) -> str | None:
         return None
     names = [command.name for command in part.commands]
     text = part.source
-    if "nvidia-smi" in names:
+    if "nvidia-smi" in names or re.search(r"CUDA_VISIBLE_DEVICES|\bdevice_count\(", text):
         return "gpu"
     if scope.hosts and re.search(r"\bgrep -c|\bwc -l|\bwc --lines", text) and "scontrol" not in names:
         return str(len(scope.hosts))
     if scope.hosts and "head" in names and "scontrol" not in names:
         return scope.hosts[0]
+    if names == ["expr"]:
+        words = [inner.text or "" for inner in part.commands[0].argv[1:]]
+        values = [resolved(inner, scope).text or "" for inner in part.commands[0].argv[1:]] if not all(words) else words
+        return computed(" ".join(values))
     if "nproc" in names:
         return "cpu"
     return None
@@ -109,13 +113,43 @@ def argument(word: Word, scope: Scope) -> Argument:
     return Argument(shell, in_job)
 
 
-def exported(assigned: Sequence[Assignment], before: int) -> list[Assignment]:
-    """Return the last assignment of each variable that is exported before an offset."""
+_ASSIGNS = re.compile(r"\$\{(\w+):?=(.*)\}", re.DOTALL)
+
+
+def defaulted(script: Script) -> list[Assignment]:
+    """Return what `: "${NAME:=value}"` assigns, if the variable is not set where the script is started."""
+    found: dict[str, Assignment] = {}
+    values = {item.name: item.value.text for item in script.assignments if item.value is not None}
+    for command in script.commands:
+        for part in (part for word in command.words for part in word.expansions):
+            match = _ASSIGNS.fullmatch(part.source.strip('"')) if part.kind == "default" else None
+            if not match:
+                continue
+            value = _with_values(match[2].strip("\"'"), values)
+            word = None if set(value) & set("$`") else Word((Literal(value, part.span.start, True),), part.span)
+            other = found.get(match[1])
+            if other is not None and (other.value is None or other.value.text != value):
+                word = None  # another one in another branch
+            found[match[1]] = Assignment(match[1], word, (), part.span, command.shell)
+            values[match[1]] = None if word is None else value
+    return list(found.values())
+
+
+def _with_values(text: str, values: Mapping[str, str | None]) -> str:
+    def known(name: re.Match[str]) -> str:
+        value = values.get(name[1])
+        return name[0] if value is None else value
+
+    return re.sub(r"\$\{?(\w+)\}?", known, text)
+
+
+def exported(assigned: Sequence[Assignment]) -> list[Assignment]:
+    """Return the last assignment of each variable that is exported."""
     found: dict[str, Assignment] = {}
     values: dict[str, Assignment] = {}
     names: set[str] = set()
     for item in assigned:
-        if item.span.start >= before or item.temporary:
+        if item.temporary:
             continue
         if item.value is not None:
             values[item.name] = item

@@ -39,7 +39,7 @@ def adopt(words: list[str], env: Mapping[str, str], began: float) -> int:
     folder = os.path.dirname(path)
 
     def read_file(name: str) -> str | None:
-        for place in (name, os.path.join(folder, name)):
+        for place in (os.path.expanduser(name), os.path.join(folder, name)):
             try:
                 return Path(place).read_text(encoding="utf-8")
             except (OSError, ValueError):

@@ -22,7 +22,6 @@ from muster.lint.model import (
     Comment,
     Heredoc,
     Literal,
-    Program,
     Redirect,
     Script,
     Shell,
@@ -178,7 +177,7 @@ class CommandReader:
         self._effects(command, place)
         if split.inner is not None:
             kind = self.shell.kind if split.inner.kind == "local" else split.inner.kind
-            self.inside(kind, split.programs, assemble(split.inner.words), place)
+            self.inside(kind, command, assemble(split.inner.words), place)
         self.read_heredocs(redirects, command, place, split.reads_stdin)
 
     def _effects(self, command: Command, place: Place) -> None:
@@ -279,11 +278,13 @@ class CommandReader:
 
     # scripts in the script
 
-    def inside(self, kind: str, launchers: Sequence[Program], mapped: Mapped, place: Place) -> None:
-        """Add the script inside of a command."""
+    def inside(self, kind: str, command: Command, mapped: Mapped, place: Place, written: bool = False) -> None:
+        """Add the script inside of a command; `written` if the command writes it to a file."""
         if self.depth >= _DEPTH or not mapped.text.strip():
             return
-        shell = Shell(kind, (*self.shell.launchers, *launchers), self.numbers.next())
+        launchers = () if written else command.programs
+        starts = (*self.shell.starts, command.span.start)
+        shell = Shell(kind, (*self.shell.launchers, *launchers), self.numbers.next(), starts)
         values = {} if kind == "remote" else {key: self.values[key] for key in self.values if not is_argument(key)}
         builder = type(self)(self.source, mapped, shell, values, self.numbers, self.depth + 1)
         builder.exported = self.exported
@@ -307,7 +308,8 @@ class CommandReader:
             elif node.type == "herestring_redirect" and reads_stdin and node.named_children:
                 word = expand_whole(self.words.word(node.named_children[-1]), self.values)
                 kind = self.shell.kind if reads_stdin == "local" else reads_stdin
-                self.inside(kind, command.programs if command else (), assemble([word]), place)
+                if command is not None:
+                    self.inside(kind, command, assemble([word]), place)
 
     def _heredoc(self, node: Node, command: Command | None, reads_stdin: str, place: Place) -> None:
         body = next((child for child in node.named_children if child.type == "heredoc_body"), None)
@@ -326,9 +328,9 @@ class CommandReader:
         )
         mapped = assemble([word])
         if reads_stdin:
-            self.inside(self.shell.kind if reads_stdin == "local" else reads_stdin, command.programs, mapped, place)
+            self.inside(self.shell.kind if reads_stdin == "local" else reads_stdin, command, mapped, place)
         elif command.name in ("cat", "tee") and (is_script or DIRECTIVE.search(text)):
-            self.inside("batch" if DIRECTIVE.search(text) else "file", (), mapped, place)
+            self.inside("batch" if DIRECTIVE.search(text) else "file", command, mapped, place, written=True)
 
     def _substituted(self, node: Node, background: bool = False) -> tuple[Command, ...]:
         """Visit `$(…)` or `<(…)` and return its commands."""

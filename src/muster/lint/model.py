@@ -223,6 +223,8 @@ class Shell(NamedTuple):
     """The programs between the script and this shell, outermost first."""
     number: int = 0
     """Tells shells apart: 0 is the script itself."""
+    starts: tuple[int, ...] = ()
+    """Offsets of the commands that start this shell, outermost first; its text may be written elsewhere."""
 
     @property
     def is_batch(self) -> bool:

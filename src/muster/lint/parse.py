@@ -25,6 +25,9 @@ def read_script(source: Source) -> Script:
     """Build the model of a shell script."""
     text = source.text
     parsed = re.sub(r"\\\r\n", " \\\\\n", text).replace("\r\n", " \n")
+    if re.search(r"\\\s*\Z", parsed):  # the shell ignores it; the grammar does not know it
+        at = parsed.rindex("\\")
+        parsed = f"{parsed[:at]} {parsed[at + 1 :]}"
     builder = _Builder(source, Mapped(parsed, range(len(parsed))), Shell("script"), {}, Numbers())
     comments = (builder.words.text(node) for node in builder.root.children if node.type == "comment")
     if source.path.endswith(BATCH_NAMES) or any(DIRECTIVE.match(comment) for comment in comments):
@@ -204,7 +207,7 @@ class _Builder(CommandReader):
             self.values = with_arguments(self.values, args)
         shell = self.shell
         if name in self.exported:  # it runs where `srun bash -c NAME` is
-            self.shell = self.words.shell = Shell("file", shell.launchers, self.numbers.next())
+            self.shell = self.words.shell = Shell("file", shell.launchers, self.numbers.next(), shell.starts)
         self.visit(self.bodies[name], place._replace(function=name, conditional=place.conditional or apart))
         self.shell = self.words.shell = shell
         if apart:

@@ -76,10 +76,30 @@ def programs_of(argv: Sequence[Word]) -> Programs:
             wrapped = program.value("--wrap")
             inner = Inner("batch", (wrapped,)) if wrapped else None
             return Programs(tuple(found), inner, "" if program.operands or wrapped else "batch")
+        if rest is None and kind == "step" and program.name not in _QUIET:
+            rest = _behind(words)
         if rest is None or program.name in ENDS or program.has("--multi-prog"):
             break
         words = rest
     return Programs(tuple(found), None)
+
+
+_QUIET = ("echo", "printf", "cat", "which", "type", "hostname", "test", "grep", "ray")
+_LAUNCHERS = ("torchrun", "torch.distributed.launch", "accelerate", "deepspeed")
+
+
+def _behind(words: Sequence[Word]) -> list[Word] | None:
+    """Return the words from a launcher or a shell on that an unknown program starts: `./bind.sh torchrun …`."""
+    for at, word in enumerate(words[1:], 1):
+        name = program_name(word) if word.parts else ""
+        after = words[at + 1].start if at + 1 < len(words) else ""
+        if name in _LAUNCHERS and not word.start.endswith(".sh") and (name != "accelerate" or after == "launch"):
+            return list(words[at:])
+        if name == "python" and after == "-m" and at + 2 < len(words) and words[at + 2].text in _MODULES:
+            return list(words[at:])
+        if name == "bash" and re.fullmatch(r"-[a-z]*c", after):
+            return list(words[at:])
+    return None
 
 
 _TYPED = ("new-session", "new", "new-window", "neww", "split-window", "splitw", "respawn-pane")

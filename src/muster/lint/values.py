@@ -201,11 +201,16 @@ def _computed(part: Expansion, values: Values) -> Word | None:
         if number is None or not number.isdigit():
             return None
         text = re.sub(rf"\$\{{{name}\}}|\$?\b{name}\b", number.lstrip("0") or "0", text)
+    result = computed(text)
+    return None if result is None else Word((Literal(result, part.span.start, part.quoted),), part.span)
+
+
+def computed(text: str) -> str | None:
+    """Return the value of an arithmetic expression of numbers; None if it is not one."""
     try:
-        result = _number(ast.parse(text.strip().replace("/", "//"), mode="eval").body)
+        return str(_number(ast.parse(text.strip().replace("/", "//"), mode="eval").body))
     except (SyntaxError, ValueError, ZeroDivisionError, KeyError):
         return None
-    return Word((Literal(str(result), part.span.start, part.quoted),), part.span)
 
 
 def _number(node: ast.expr) -> int:

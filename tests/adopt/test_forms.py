@@ -1,0 +1,186 @@
+"""Forms of published scripts that `muster adopt` has misread once: what runs before what, defaults, wrappers, files."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tree_sitter_bash")
+
+from muster.adopt.files import adopt_file
+from muster.adopt.text import as_json
+
+RUN = "torchrun --nproc_per_node 2 t.py"
+JOB = "#!/bin/bash\n#SBATCH -N 2\n"
+
+
+def adopted(text: str, path: str = "x.sh", **files: str) -> Any:
+    named = {name.replace("__", "/"): content for name, content in files.items()}
+    return adopt_file(path, text, lambda name: named.get(name))
+
+
+def line_of(text: str, path: str = "x.sh", **files: str) -> str:
+    (launch,) = as_json(adopted(text, path, **files))["launches"]
+    return " ".join(shlex.split(launch["command"].replace("\\\n", " ")))
+
+
+def says(text: str, **files: str) -> list[str]:
+    return [remark.says for remark in adopted(text, **files).changed]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"CMD='{RUN}'\nexport A=1\nsource v\ncd /d\neval $CMD\nexport B=2\nsource w\n",
+        f"run() {{\n{RUN}\nexport B=2\n}}\nexport A=1\nsource v\ncd /d\nrun\nsource w\n",
+        f"export A=1\nmain() {{\nsource v\ncd /d\n{RUN}\nexport B=2\ncd /e\n}}\nmain\n",
+        f"e() {{\nexport A=1\nsource v\n}}\nnever() {{\nexport C=2\nsource u\n}}\ncd /d\ne\n{RUN}\n",
+        f"CMD='{RUN}'\ngo() {{\neval $CMD\n}}\nexport A=1\nsource v\ncd /d\ngo\nexport B=2\n",
+    ],
+)
+def test_what_is_before_a_launch_is_what_is_executed_before_it(text: str):
+    assert line_of(text) == "muster run -g 2 --cwd /d --env A=1 --setup source v t.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (': "${N:=4}"\ntorchrun --nproc_per_node $N t.py', "muster run -g 4 t.py"),
+        (": ${D:=/fsx}\n: ${C:=$D/c.yaml}\ntorchrun --nproc_per_node 2 t.py $C", "muster run -g 2 t.py /fsx/c.yaml"),
+        ("D=/fsx\n: ${C=${D}/c}\ntorchrun --nproc_per_node 2 t.py $C", "muster run -g 2 t.py /fsx/c"),
+        (
+            "if x; then : ${N:=4}; else : ${N:=8}; fi\ntorchrun --nproc_per_node 2 t.py --n $N",
+            "muster run -g 2 t.py --n $N",
+        ),
+    ],
+)
+def test_defaults_of_variables(text: str, expected: str):
+    assert line_of(text) == expected
+
+
+def test_a_default_in_the_line_is_told():
+    (remark,) = says(": ${N:=4}\ntorchrun --nproc_per_node $N t.py")
+    assert remark == "N=4: defaults of variables of the environment, which are in the line"
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("./bind.sh torchrun --nnodes 2 --nproc_per_node 4 t.py a", "-g 4 -- ./bind.sh python t.py a"),
+        ("./bind.sh accelerate launch --num_machines 2 --num_processes 8 t.py", "-g 4 -- ./bind.sh python t.py"),
+        (
+            "singularity_wrapper exec bash -c 'torchrun --nnodes 2 --nproc_per_node 4 t.py'",
+            "-g 4 -- singularity_wrapper exec bash -c exec python t.py",
+        ),
+        (
+            "shifter --image=i -V /a:/b torchrun --nnodes 2 --nproc_per_node 4 t.py",
+            "-g 4 -- shifter --image=i -V /a:/b python t.py",
+        ),
+        ("./bind.sh ./train --x 1", "-g 1 -- ./bind.sh ./train --x 1"),
+        ("echo torchrun t.py; srun python t.py", "-g 1 t.py"),
+    ],
+)
+def test_a_program_between_srun_and_the_launcher(step: str, expected: str):
+    assert line_of(f"{JOB}srun {step}\n") == f"muster run --slurm -N 2 {expected}"
+
+
+@pytest.mark.parametrize("count", ["$(expr $SLURM_NNODES \\* 4)", "$(($SLURM_NNODES * 4))", "`expr 2 \\* 4`"])
+def test_numbers_that_are_computed(count: str):
+    text = f"{JOB}G=4\nsrun accelerate launch --num_machines 2 --num_processes {count} t.py\n"
+    assert line_of(text) == "muster run --slurm -N 2 -g 4 t.py"
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        "$(echo $CUDA_VISIBLE_DEVICES | tr ',' '\\n' | wc -l)",
+        '$(python -c "import torch; print(torch.cuda.device_count())")',
+        "`nvidia-smi -L | wc -l`",
+    ],
+)
+def test_a_number_of_gpus_that_is_counted(count: str):
+    assert line_of(f"N={count}\ntorchrun --nproc_per_node $N t.py") == "muster run -g gpu t.py"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("#SBATCH --mail-type=BEGIN\n#SBATCH --mail-type=END", "--mail-type BEGIN,END"),
+        ("#SBATCH --gpus-per-task=4", "--gpus-per-node 4"),
+        ("#SBATCH --gpus-per-node=4 --gpus-per-task=4", "--gpus-per-node 4"),
+        ("#SBATCH --gpus-per-task=a100:2 --ntasks-per-node=2", "--gpus-per-node 4"),
+    ],
+)
+def test_lines_of_sbatch(lines: str, expected: str):
+    text = f"#!/bin/bash\n#SBATCH -N 1\n{lines}\nsrun -n 1 torchrun --nproc_per_node $SLURM_GPUS_ON_NODE t.py\n"
+    each = "4" if "gpus" in lines else "gpu"
+    assert line_of(text) == f"muster run --slurm -N 1 -g {each} {expected} t.py"
+
+
+def test_the_variables_of_deepspeed():
+    text = f"export A=1\nexport NCCL_X=1\n{'deepspeed --hostfile hf t.py'}\n"
+    files = {".deepspeed_env": "NCCL_Y=a\nexport B='b c'\nPATH=/x\n", "~/.deepspeed_env": "B=old\nC=1\n"}
+    line = line_of(text, **files)
+    assert line.startswith("muster run --hostfile hf --launcher deepspeed --env A=1 --env NCCL_X=1 ")
+    for item in ("--env NCCL_Y=a", "--env B=b c", "--env C=1"):
+        assert item in line
+    assert "PATH" not in line and any("PATH: not taken over" in remark for remark in says(text, **files))
+    (passed,) = [remark for remark in says(text, **files) if "deepspeed passes only" in remark]
+    assert passed.startswith("A: ")
+    # on one host it reads no file
+    assert "NCCL_Y" not in line_of("deepspeed --num_gpus 2 t.py", **files)
+
+
+def test_a_file_of_variables_that_the_script_writes():
+    text = 'A=x\necho "NCCL_Z=$A" > .deepspeed_env\necho "B=$HOME/b" >> .deepspeed_env\ndeepspeed -H hf t.py\n'
+    assert "--env NCCL_Z=x" in line_of(text)
+    assert any("B=$HOME/b: its value is known only where" in remark for remark in says(text))
+
+
+def test_options_of_deepspeed_have_underscores():
+    # its parser knows no hyphens
+    assert "--launcher-args --save_pid --venv_script=v.sh" in line_of(
+        "deepspeed --hostfile hf --save_pid --venv_script v.sh --no_ssh_check t.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "each"),
+    [
+        ("mp.spawn(f, args=(4,), nprocs=4)", "4"),
+        ("torch.multiprocessing.spawn(f, (n,), n, True)", "3"),
+        ("mp.spawn(f, nprocs=torch.cuda.device_count())", "gpu"),
+        ("mp.start_processes(f, nprocs=n)", "3"),
+        ("mp.spawn(f)", "1"),
+    ],
+)
+def test_the_number_of_ranks_that_a_script_spawns(call: str, each: str):
+    line = line_of("python s.py --x", **{"s.py": f"import torch\nn = 3\n{call}\n"})
+    assert line == f"muster run -g {each} --launcher spawn s.py --x"
+
+
+@pytest.mark.parametrize("before", ["python -m pip install -e .", "python3 -m venv v", "python -m pip install x > log"])
+def test_tools_of_python_are_no_ranks(before: str):
+    assert line_of(f"{JOB}{before}\nsrun python t.py\n") == "muster run --slurm -N 2 -g 1 t.py"
+    assert not adopted(f"{before}\n./run.py $@\n").launches
+
+
+def test_placeholders():
+    assert line_of('F="<my host file>"\ndeepspeed --hostfile $F t.py') == (
+        "muster run --hostfile MY-HOST-FILE --launcher deepspeed t.py"
+    )
+    assert not any("in capitals" in remark for remark in says(f"# usage: x <name>\n{RUN}  # <n>\n"))
+
+
+def test_options_that_are_not_known():
+    text = f"{JOB}srun $OPTS --auto-resume=1 python t.py\n"
+    assert [remark for remark in says(text) if "$OPTS" in remark] == [
+        "srun $OPTS: its options are not known from this script; add those that muster needs"
+    ]
+
+
+def test_a_command_that_ends_in_a_backslash():
+    found = adopted(f"{RUN} \\\n  --last 1 \\\n")
+    assert not found.unknown and line_of(f"{RUN} \\\n  --last 1 \\\n") == "muster run -g 2 t.py --last 1"
