@@ -69,6 +69,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
         Part("report", "a run as one page of HTML: what was recorded, and the page made of it", _CLOCK),
         Part("export", "a run as scripts that need no muster: one file and one row each; pure"),
         Part("code_sync", "the code of a run: which files it is, a snapshot of it, sending it to hosts", WORLDLY),
+        Part("environments", "the Python environment of a run: its files, and the stream of them to hosts", WORLDLY),
         Part("notification", "the command that tells somebody of the end of a run", WORLDLY),
         Part("diagnostics.selftest", "what `muster check` makes of its ranks' reports; pure"),
         Part("schedulers.client", "asks the scheduler, with care: no answer means nothing", WORLDLY),

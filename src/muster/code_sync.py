@@ -101,6 +101,11 @@ def sources(job: Job, runs: str) -> Tree | None:
     return found._replace(names=tuple(name for name in found.names if name.endswith(".py")), git=bool(root))
 
 
+def tree_root(cwd: str) -> str:
+    """Return the directory that `--sync` copies from here."""
+    return _root(os.path.realpath(cwd), []) or os.path.realpath(cwd)
+
+
 def sync_sends(cwd: str) -> str:
     """Return what `--sync` sends from here, for messages."""
     root = _root(os.path.realpath(cwd), [])

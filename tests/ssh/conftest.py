@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from lab_cluster import LabCluster, there
 
+from muster.lab import Lab
+
 __all__ = ["there"]
+
+
+@pytest.fixture(scope="session")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose hosts share nothing but the interpreter; the files of the tests are on the head."""
+    with Lab(nodes=3, shared_home=False, shared=[tmp_path_factory.getbasetemp()]) as lab:
+        yield lab
+
+
+@pytest.fixture
+def alone(apart: Lab, tmp_path: Path) -> LabCluster:
+    return LabCluster(apart, tmp_path)
 
 
 @pytest.fixture

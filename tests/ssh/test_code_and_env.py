@@ -15,19 +15,7 @@ import pytest
 from lab_cluster import EXAMPLE, TICK, LabCluster, Logins, in_step
 from waiting import until
 
-from muster.lab import Lab, namespaces
-
-
-@pytest.fixture(scope="session")
-def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab whose hosts share nothing but the interpreter; the files of the tests are on the head."""
-    with Lab(nodes=3, shared_home=False, shared=[tmp_path_factory.getbasetemp()]) as lab:
-        yield lab
-
-
-@pytest.fixture
-def alone(apart: Lab, tmp_path: Path) -> LabCluster:
-    return LabCluster(apart, tmp_path)
+from muster.lab import namespaces
 
 
 def repository(there: LabCluster, **files: str) -> Path:

@@ -76,6 +76,8 @@ PLACES = (
     Place("controller.", "send_message", 1, ((CONTROLLER, AGENT),)),
     Place("controller.", "broadcast", 0, ((CONTROLLER, AGENT),)),
     Place("controller.started_agents", "encode_frame", 0, ((CONTROLLER, AGENT),)),
+    Place("controller.env_shipping", "encode_frame", 0, ((CONTROLLER, AGENT),)),
+    Place("agent.env_transfer", "encode_frame", 0, ((CONTROLLER, AGENT),)),
     Place("controller.foreground", "encode_frame", 0, ((CONTROLLER, AGENT),)),
     Place("controller.sessions", "encode_frame", 0, ((CONTROLLER, CLIENT),)),
     Place("controller.sessions", "_ask", 1, ((CONTROLLER, AGENT),)),

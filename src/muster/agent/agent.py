@@ -118,7 +118,7 @@ class Agent:
         self.leaving = self.forget = False
         self.cleanup: Cleanup | None = None
         """There is none until `prepared`."""
-        self.survey = Survey(self.emit)
+        self.survey = Survey(self.emit, loop)
         self.own_run_dir = False
         """True if the run directory belongs to this node alone and is deleted once the controller has everything."""
         self.stays = False
@@ -708,6 +708,7 @@ class Agent:
 
     def quit(self) -> None:
         """Exit."""
+        self.survey.close()
         os._exit(0)
 
     def fail(self) -> NoReturn:

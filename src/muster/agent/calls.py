@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 from muster.agent import proxy
 from muster.protocol.frames import MAGIC, read_call
 
 
-def _clean(dry: bool) -> None:
+def _clean(dry: bool, environments: Sequence[str] | None = None) -> None:
     from muster.agent.orphans import clean  # imported late: the other calls do not need it
 
-    clean(dry)
+    clean(dry, environments)
 
 
 CALLS: Mapping[str, Callable[..., None]] = {

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from muster.agent import proxy
@@ -51,8 +52,11 @@ def looked_after(run: str) -> bool:
     )
 
 
-def clean(dry: bool) -> None:
-    """Report the leftover processes, kill them unless `dry`, and report which survived."""
+def clean(dry: bool, environments: Sequence[str] | None = None) -> None:
+    """Report the leftover processes, kill them unless `dry`, and report which survived.
+
+    `environments`: directories whose unused environments are removed, too; an empty name is the default one.
+    """
     runs = found()
     pids = [pid for run in runs.values() for pid in run]
     described = {pid: processes.describe_process(pid, "?") for pid in pids}
@@ -70,4 +74,9 @@ def clean(dry: bool) -> None:
         folders.setdefault(run, []).append(path)
         if not dry:
             private_tmp.remove_dead(path)
-    proxy.send("cleaned", runs=told, folders=folders, left=left)
+    removed = []
+    for folder in environments or ():
+        from muster.agent import env_store  # imported late: only with --environments
+
+        removed += env_store.remove_old(env_store.root_of(folder, os.environ), 0.0, dry)
+    proxy.send("cleaned", runs=told, folders=folders, left=left, environments=removed)

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.linux import processes
 from muster.protocol.channel import Emit
+
+if TYPE_CHECKING:
+    from muster.agent.env_transfer import EnvTransfer
+    from muster.linux.eventloop import EventLoop
 
 
 class Survey:
     """Answers questions about this machine."""
 
-    def __init__(self, emit: Emit) -> None:
-        self.emit = emit
+    def __init__(self, emit: Emit, loop: EventLoop) -> None:
+        self.emit, self.loop = emit, loop
+        self.transfer: EnvTransfer | None = None
+        """The environment that comes to this host."""
         self.probe_port: socket.socket | None = None
         """Listening socket to which other nodes try to connect."""
 
@@ -66,6 +72,44 @@ class Survey:
             self.emit("brought", failed=processes.reason_at(error))
         else:
             self.emit("brought", failed="")
+
+    def on_get_env_facts(
+        self, payload: bytes, named: str, usual: str, version: str, folder: str, paths: list[str]
+    ) -> None:
+        """Report what this host has for an environment that is to be sent: a base interpreter, space, environments."""
+        from muster.agent import env_transfer
+
+        self.emit("env_facts", **env_transfer.facts(os.environ, named, usual, version, folder, paths))
+
+    def on_open_env(self, payload: bytes, root: str, address: str, base: str, similar: str, secret: str) -> None:
+        """Prepare for an environment, unless it is here."""
+        from muster.agent import env_store, env_transfer
+
+        try:
+            if env_store.touch(root, address):
+                self.emit("env_opened", port=0, failed="")
+                return
+            part = env_store.Part(root, address, base, similar)
+            self.transfer = env_transfer.EnvTransfer(self.emit, self.loop.call_soon_threadsafe, part, secret)
+        except OSError as error:
+            self.emit("env_opened", port=0, failed=processes.reason_at(error))
+        else:
+            self.emit("env_opened", port=self.transfer.port, failed="")
+
+    def on_fetch_env(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
+        """Get the environment from another host, which gets it now."""
+        failed = "not prepared" if self.transfer is None else self.transfer.fetch(addresses, port, patience)
+        self.emit("env_connected", failed=failed)
+
+    def on_env_piece(self, payload: bytes, packed: bool, last: bool) -> None:
+        """Take a piece of the environment."""
+        if self.transfer is not None:
+            self.transfer.take((payload, packed, last))
+
+    def close(self) -> None:
+        """Remove what is not complete, because this process exits."""
+        if self.transfer is not None:
+            self.transfer.close()
 
     def on_open_probe_port(self, payload: bytes) -> None:
         """Open a port to which the other nodes try to connect."""

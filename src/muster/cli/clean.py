@@ -41,7 +41,10 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     ssh, python = split_words(options.ssh, "--ssh"), options.python or "python3"
     dry = options.dry_run
     targets = [Target("ssh", host.name, host.user, python, ssh=ssh) for host in found] or [here]
-    links = [start_call(target, env, "clean", dry=dry) for target in targets]
+    if options.env_dir is not None and not options.environments and options.typed(CleanOptions.env_dir):
+        raise InvalidRequest("--env-dir requires --environments", "add `--environments`")
+    places = [options.env_dir or ""] if options.environments else None
+    links = [start_call(target, env, "clean", dry=dry, environments=places) for target in targets]
     status = 0
     for link in links:
         status = max(status, _tell(link, dry))
@@ -63,9 +66,11 @@ def _tell(link: ProcessConnection, dry: bool) -> int:
             processes = map(leftover_from_json, runs.get(run, ()))
             words = [*map(process_in_words, processes), *map(safe, folders.get(run, ()))]
             print(f"{link.host}: {safe(run)}: {'found' if dry else 'cleaned up'} {'; '.join(words)}")
+        for path in told.get("environments", ()):
+            print(f"{link.host}: {'found' if dry else 'removed'} environment {safe(path)}")
         for found in map(leftover_from_json, told["left"]):
             print(f"{link.host}: {leftover_in_words(found)}", file=sys.stderr)
-        if not runs and not folders:
+        if not runs and not folders and not told.get("environments"):
             print(f"{link.host}: nothing to clean up")
         return 1 if told["left"] else 0
     print(f"{link.host}: no answer: {link.stderr_summary() or 'no error message'}", file=sys.stderr)

@@ -23,6 +23,12 @@ def print_plan(context: RunContext) -> int:
         run_dir = store.path(run_id)
         print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
         return 0
+    shipped = ""
+    if options.ship_env:
+        from muster.runner.shipped import planned as planned_environment
+
+        job, shipped = planned_environment(asked.job, options, str(store.root))
+        asked = asked._replace(job=job, pythons={})
     if options.scheduled:
         from muster.runner.scheduled import nodes_to_come
 
@@ -45,5 +51,5 @@ def print_plan(context: RunContext) -> int:
     else:
         entered = target_of(planned.job, planned.nodes[0].host).enter
         entered += f'\nexec "$@" {python_inside(planned.job)} -I -S …' if entered else ""
-        print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env, entered))
+        print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env, entered, shipped))
     return 0

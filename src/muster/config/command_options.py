@@ -208,6 +208,10 @@ class CleanOptions(RunDirOptions):
 
     hosts, hostfile, ssh = _HOSTS_OR_HERE
     python = optional(("--python",), "Python interpreter on the hosts", "PATH", values.text, "python3", group=LAUNCHER)
+    environments = flag(
+        ("--environments",), "also remove environments of `--ship-env` that no process uses, however new", group=OUTPUT
+    )
+    env_dir = RunOptions.env_dir
     dry_run = flag(("-n", "--dry-run"), "list orphaned processes without killing them", group=OUTPUT)
 
 

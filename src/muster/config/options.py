@@ -114,6 +114,20 @@ class RunOptions(RunDirOptions):
         "--slurm into the run directory",
         group=WHERE,
     )
+    ship_env = flag(
+        ("--ship-env",),
+        "copy the Python environment to the local disk of hosts that lack it, from host to host: the active venv or "
+        "conda environment, or that of --python; see `muster docs environments`",
+        group=WHERE,
+    )
+    env_dir = optional(
+        ("--env-dir",),
+        "directory on the hosts for environments of --ship-env",
+        "PATH",
+        values.text,
+        "muster-envs-UID in TMPDIR or /var/tmp",
+        group=WHERE,
+    )
     no_code_check = flag(
         ("--no-code-check",),
         "start even if Python files differ between hosts: those tracked by git around the script, or, without git, "

@@ -127,13 +127,15 @@ def make_job(
     general, pythons = split_per_host(options.python, names, "--python")
     setup, setups = split_per_host(options.setup, names, "--setup")
     python, why = choose_python(
-        general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named, warn
+        *(general[-1] if general else None, what.argv[0], cwd, env, sys.executable),
+        *(not named or options.ship_env, warn),
     )
     if options.on_hang == OnHang.RESTART and not options.max_restarts:
         raise InvalidRequest(
             "--on-hang restart requires --max-restarts", "add `--max-restarts 1`, or use `--on-hang kill`"
         )
     variables = env_forwarding.select(options.env, env)
+    _check_environment(options, bool(named), image)
     if image:
         _check_container(options, in_what, bool(named))
         why = why if general else "of the container"
@@ -215,6 +217,28 @@ def _check_container(options: RunOptions, in_what: str, named: bool) -> None:
         raise InvalidRequest(
             f"--container-runtime {in_what} requires a job of a scheduler", "choose one with `--scheduler`"
         )
+
+
+def _check_environment(options: RunOptions, named: bool, image: bool) -> None:
+    """Raise `InvalidRequest` if `--ship-env` has no hosts to send to, or something else brings the environment."""
+    if options.env_dir is not None:
+        if options.typed(RunOptions.env_dir) and not options.ship_env:
+            raise InvalidRequest("--env-dir requires --ship-env", "add `--ship-env`")
+        if not os.path.isabs(options.env_dir):
+            raise InvalidRequest(f"--env-dir {options.env_dir}: not an absolute path", "it is a directory on each host")
+    if not options.ship_env:
+        return
+    if options.scheduled:
+        raise InvalidRequest(
+            f"--ship-env cannot be combined with {title(options.scheduled)}: it sends environments over ssh",
+            "put the environment on a file system that the nodes share",
+        )
+    if image:
+        raise InvalidRequest(
+            "--ship-env cannot be combined with a container, which has its own", "leave out one of them"
+        )
+    if not named:
+        raise InvalidRequest("--ship-env requires hosts", "name hosts with --hosts or --hostfile")
 
 
 def _spare_nodes(options: RunOptions, launcher: str) -> int:

@@ -17,7 +17,7 @@ from muster.schedulers import choosing, get_scheduler, of_scheduler, title
 OF_SESSION: tuple[Option[Any], ...] = (
     *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.include, RunOptions.exclude),
     *(RunOptions.spare_nodes, RunOptions.gpus, RunOptions.numa_binding),
-    *(RunOptions.python, RunOptions.setup, RunOptions.ssh),
+    *(RunOptions.python, RunOptions.setup, RunOptions.ssh, RunOptions.ship_env, RunOptions.env_dir),
 )
 """Options of `muster hold` that `muster run --on` takes from it."""
 

@@ -54,6 +54,7 @@ WAY = 5.0
 
 ANSWERS = {
     *("facts", "marker_written", "marker_checked", "compared", "remembered", "brought"),
+    *("env_facts", "env_opened", "env_connected", "env_ready"),
     *("probe_port", "routes", "probed", "clock", "detached"),
 }
 """Kinds of answers to the questions before there is a plan."""
@@ -110,7 +111,7 @@ class StartedAgents:
         self.need = need
         self.start_agents(run_dir, strict=not self.spares)
         if len(self.failed) > self.spares:
-            self._raise_failed()
+            self.raise_failed()
 
     def arrange(self, order: Sequence[int]) -> None:
         """Keep the hosts with these numbers, numbered anew in this order, and end the other agents."""
@@ -151,7 +152,7 @@ class StartedAgents:
                 self.loop.add_reader(link.stderr, partial(self._complained, link))
                 self._flush(link)
                 deadline = time.monotonic() + patience
-            self._turn("facts", min(deadline, restless) - time.monotonic())
+            self.turn("facts", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
             enough = self.spares and len(self.targets) - len(self.answers) <= self.spares
             if (self.failed and strict) or enough:
@@ -166,7 +167,7 @@ class StartedAgents:
                     break
                 deadline = now + patience  # for the hosts that were not started yet
         if strict:
-            self._raise_failed()
+            self.raise_failed()
         self.links.sort(key=lambda link: link.node)
         for link in self.living:
             link.facts.update(self.answers[link.node])
@@ -184,16 +185,17 @@ class StartedAgents:
     def _fail_silent(self, links: Sequence[ProcessConnection], how: str) -> None:
         for link in links:
             hint = f"check the host and its file systems with `muster doctor --hosts {link.host}`"
-            self._fail(link, Unreachable(how, hint, link.host))
+            self.fail(link, Unreachable(how, hint, link.host))
 
-    def _send(self, link: ProcessConnection, data: bytes) -> None:
+    def send(self, link: ProcessConnection, data: bytes) -> None:
+        """Send a frame to an agent."""
         link.channel.send(data)
         self._flush(link)
 
     def _flush(self, link: ProcessConnection) -> None:
         link.channel.pump(self.loop, partial(self._flush, link))
 
-    def _turn(self, kind: str, wait: float) -> None:
+    def turn(self, kind: str, wait: float) -> None:
         """Wait for an event, accepting messages of this kind as answers."""
         self._awaited = kind
         self.loop.run_once(wait)
@@ -210,22 +212,22 @@ class StartedAgents:
         if frames is None:
             self.loop.remove_reader(link.stdout)
             if link.node not in self.moved:
-                self._fail(link, self._why(link))
+                self.fail(link, self._why(link))
             return
         for fields, payload in frames:
             try:
                 self._dispatch(fields, payload, link)
             except Refused as error:
                 said = f"invalid message `{fields['kind']}` from its agent: {error}"
-                self._fail(link, ControlError(said, host=link.host))
+                self.fail(link, ControlError(said, host=link.host))
 
     def _on_hello(self, link: ProcessConnection, payload: bytes, **facts: Any) -> None:
         link.facts.update(facts)
         if facts["version"] != VERSION:
             words = f"its agent has protocol version {facts['version']}, muster {VERSION}"
-            self._fail(link, InvalidRequest(words, host=link.host))
+            self.fail(link, InvalidRequest(words, host=link.host))
         else:
-            self._send(link, self.first)  # not earlier: anything after the agent's own source is lost until it runs
+            self.send(link, self.first)  # not earlier: anything after the agent's own source is lost until it runs
 
     def _on_agent_crashed(self, link: ProcessConnection, payload: bytes, text: str, limit: bool, **more: Any) -> None:
         link.broken, link.met_limit = (text.strip().splitlines() or ["?"])[-1], limit
@@ -239,7 +241,8 @@ class StartedAgents:
                 self.moved.add(link.node)
             self.answers[link.node] = {**fields, "heard": time.monotonic()}
 
-    def _fail(self, link: ProcessConnection, error: MusterError) -> None:
+    def fail(self, link: ProcessConnection, error: MusterError) -> None:
+        """Note that a host cannot be used."""
         self.failed.setdefault(link.node, error)
 
     def _why(self, link: ProcessConnection) -> MusterError:
@@ -261,7 +264,7 @@ class StartedAgents:
             return Unreachable(known.says, known.hint.replace("HOST", link.host), link.host)
         return Unreachable(link.stderr_summary() or how, f"try `ssh {link.host} true`", link.host)
 
-    def _raise_failed(self) -> None:
+    def raise_failed(self) -> None:
         """Raise one error for all that failed, with equal reasons grouped by host."""
         if not self.failed:
             return
@@ -282,7 +285,7 @@ class StartedAgents:
         """Collect the facts again, after the code was sent."""
         self.need = need
         self._ask()
-        for link, answer in zip(self.links, self._exchange(self.links, "facts", self.first)):
+        for link, answer in zip(self.links, self.exchange(self.links, "facts", self.first)):
             link.facts.update(answer)
 
     def differing(self, code: Tree) -> dict[str, list[str]]:
@@ -306,7 +309,7 @@ class StartedAgents:
             return encode_frame("compare", listed, root=code.root, home=home, place=[] if sent else place)
 
         listed, place = code_tree.entries(code.root, code.names), code_tree.place(code.root)
-        answers = self._exchange(self.links, "compared", question, _PROBE)
+        answers = self.exchange(self.links, "compared", question, _PROBE)
         found, own = {}, {}
         for link, answer in zip(self.links, answers):
             names = []
@@ -331,7 +334,7 @@ class StartedAgents:
     def remember(self, code: Tree, targets: Collection[Target]) -> None:
         """Have hosts record what they were sent."""
         listed = code_tree.entries(code.root, code.names)
-        self._exchange(
+        self.exchange(
             [link for link in self.links if self.targets[link.node] in targets],
             "remembered",
             lambda link: encode_frame("remember", listed, root=code.root, home=link.facts["home"]),
@@ -347,8 +350,8 @@ class StartedAgents:
             found += [(run_dir, True) if link.facts["shared"] else (_own(link, run_id), False) for link in others]
             return found
         theirs = _own(first, run_id)
-        self._exchange([first], "marker_written", encode_frame("write_marker", run_dir=theirs))
-        answers = self._exchange(others, "marker_checked", encode_frame("check_marker", run_dir=theirs))
+        self.exchange([first], "marker_written", encode_frame("write_marker", run_dir=theirs))
+        answers = self.exchange(others, "marker_checked", encode_frame("check_marker", run_dir=theirs))
         return [(theirs, True)] + [
             (theirs, True) if answer["shares"] else (_own(link, run_id), False) for link, answer in zip(others, answers)
         ]
@@ -362,10 +365,10 @@ class StartedAgents:
             def question(link: ProcessConnection, piece: bytes = piece, offset: int = offset) -> bytes:
                 return encode_frame("bring", piece, run_dir=run_dirs[link.node], name=name, offset=offset)
 
-            for link, answer in zip(links, self._exchange(links, "brought", question, _PROBE)):
+            for link, answer in zip(links, self.exchange(links, "brought", question, _PROBE)):
                 if answer["failed"]:
-                    self._fail(link, ControlError(answer["failed"], "free some space on the host", link.host))
-            self._raise_failed()
+                    self.fail(link, ControlError(answer["failed"], "free some space on the host", link.host))
+            self.raise_failed()
 
     def detach_agents(
         self, prepares: Sequence[Mapping[str, Any]], archive: bytes, files: Mapping[str, str], **where: Any
@@ -379,12 +382,12 @@ class StartedAgents:
             for link in links:
                 own = {"files": dict(files), "port": 0} if link is first else {"files": {}, "stays": False}
                 fields = {**where, **own, "configuration": dict(prepares[link.node])}
-                self._send(link, encode_frame("detach", archive if link is first else b"", **fields))
-            for link, answer in zip(links, self._exchange(links, "detached", b"")):
+                self.send(link, encode_frame("detach", archive if link is first else b"", **fields))
+            for link, answer in zip(links, self.exchange(links, "detached", b"")):
                 if answer["failed"]:
                     hint = processes.FEWER_PROCESSES if answer["limit"] else "see agent.log on the host"
-                    self._fail(link, ControlError(answer["failed"], hint, link.host))
-            self._raise_failed()
+                    self.fail(link, ControlError(answer["failed"], hint, link.host))
+            self.raise_failed()
         self._end(others)
 
     def take_connection(self) -> ProcessConnection:
@@ -396,8 +399,8 @@ class StartedAgents:
     def routes(self, addresses: Sequence[str]) -> Routes:
         """Have the other nodes try to connect to node 0. Raises `Unreachable`."""
         first, others = self.links[0], self.links[1:]
-        port = self._exchange([first], "probe_port", encode_frame("open_probe_port"))[0]["port"]
-        answers = self._exchange(
+        port = self.exchange([first], "probe_port", encode_frame("open_probe_port"))[0]["port"]
+        answers = self.exchange(
             others, "routes", encode_frame("probe_routes", addresses=addresses, port=port, patience=WAY)
         )
         return Routes(port, [answer["ways"] for answer in answers])
@@ -407,12 +410,12 @@ class StartedAgents:
         best = dict.fromkeys(range(len(self.targets)), float("inf"))
         for _ in range(3):
             sent = time.monotonic()
-            for link, answer in zip(self.living, self._exchange(self.living, "clock", encode_frame("clock"))):
+            for link, answer in zip(self.living, self.exchange(self.living, "clock", encode_frame("clock"))):
                 if answer and answer["heard"] - sent < best[link.node]:
                     best[link.node] = answer["heard"] - sent
                     link.offset = answer["t"] - (sent + answer["heard"]) / 2
 
-    def _exchange(
+    def exchange(
         self,
         links: Sequence[ProcessConnection],
         kind: str,
@@ -425,14 +428,14 @@ class StartedAgents:
         """
         self.answers = {}
         for link in links:
-            self._send(link, question if isinstance(question, bytes) else question(link))
+            self.send(link, question if isinstance(question, bytes) else question(link))
         deadline = time.monotonic() + within
         while self._missing(links):
-            self._turn(kind, deadline - time.monotonic())
+            self.turn(kind, deadline - time.monotonic())
             if time.monotonic() >= deadline:
                 self._fail_silent(self._missing(links), "stopped answering")
             if self.strict and any(link.node in self.failed for link in links):
-                self._raise_failed()
+                self.raise_failed()
         return [self.answers.get(link.node, {}) for link in links]
 
     # ---- for the doctor ---------------------------------------------------------------------------------------------
@@ -448,7 +451,7 @@ class StartedAgents:
             return encode_frame("probe", names=names, folders=[folder, own])
 
         links = self.living
-        answers = self._exchange(links, "probed", question, _PROBE)
+        answers = self.exchange(links, "probed", question, _PROBE)
         self.probed = {link.host: {**link.facts, **told} for link, told in zip(links, answers) if told}
         return self.probed
 
@@ -459,7 +462,7 @@ class StartedAgents:
         """
         found: dict[tuple[str, str], str] = {}
         links = self.living
-        opened = self._exchange(links, "probe_port", encode_frame("open_probe_port")) if len(links) > 1 else []
+        opened = self.exchange(links, "probe_port", encode_frame("open_probe_port")) if len(links) > 1 else []
         ports = {link.node: answer["port"] for link, answer in zip(links, opened) if answer}
         links = [link for link in links if link.node in ports]
         count = len(links)
@@ -472,7 +475,7 @@ class StartedAgents:
                 return encode_frame("probe_routes", addresses=addresses, port=ports[end.node], patience=WAY)
 
             # all at once: every machine is contacted by one other
-            for start, answer in zip(links, self._exchange(links, "routes", question)):
+            for start, answer in zip(links, self.exchange(links, "routes", question)):
                 tried = [way.get("error", "") for way in answer.get("ways", {}).values()] or ["the host has no address"]
                 if answer:
                     found[start.host, ends[start.node].host] = min(tried, key=len)

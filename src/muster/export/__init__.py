@@ -126,6 +126,8 @@ _ONLY_MUSTER: dict[Option[Any], str] = {
     RunOptions.spare_nodes: "only muster replaces hosts",
     RunOptions.lease: "there is no controller that could be lost",
     RunOptions.sync: "copy the code to the hosts first",
+    RunOptions.ship_env: "copy the environment to the hosts first",
+    RunOptions.env_dir: "no environment is copied",
     RunOptions.no_code_check: "nobody compares the code of the hosts",
     RunOptions.snapshot: "the script is run where it is",
     RunOptions.code_limit: "no code is copied",

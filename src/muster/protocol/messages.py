@@ -111,6 +111,8 @@ SINCE: Mapping[str, int] = {
             *("get_facts", "facts", "write_marker", "marker_written", "check_marker", "marker_checked"),
             *("open_probe_port", "probe_port", "probe_routes", "routes", "detach", "detached", "configure"),
             *("bring", "brought"),
+            *("get_env_facts", "env_facts", "open_env", "env_opened", "fetch_env", "env_connected"),
+            *("env_piece", "env_ready"),
             "take_place",
             *("start_run", "stop_run", "run_hosted", "run_left", "begin_run", "release", "visit_run"),
             *("open_store", "store_opened", "start_ranks", "ranks_started", "rank_registered", "rank_pids"),
@@ -247,6 +249,23 @@ MESSAGES: tuple[Message, ...] = (
                 "A piece of a file for a run directory that the node does not share: the function that ranks call.",
                 {"run_dir": TEXT, "name": WORD, "offset": COUNT},
                 "the bytes of the file from `offset` on",
+            ),
+            "get_env_facts": (
+                "Asks what the host has for an environment that is to be sent.",
+                {"named": TEXT, "usual": TEXT, "version": WORD, "folder": TEXT, "paths": TEXTS},
+            ),
+            "open_env": (
+                "Has the host prepare for an environment, unless it has it.",
+                {"root": TEXT, "address": WORD, "base": TEXT, "similar": TEXT, "secret": SECRET},
+            ),
+            "fetch_env": (
+                "Has the host get the environment from another one, which gets it at the same time.",
+                {"addresses": TEXTS, "port": WHOLE, "patience": SECONDS},
+            ),
+            "env_piece": (
+                "A piece of the environment; hosts send the same message to those that fetch it from them.",
+                {"packed": FLAG, "last": FLAG},
+                "the list of files, then their contents",
             ),
             "open_probe_port": ("Asks for a port at which other nodes try to connect.", _NO_FIELDS),
             "probe_routes": (
@@ -402,6 +421,23 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "remembered": ("It is written down.", _NO_FIELDS),
             "brought": ("The piece is written; `failed` is the error if it is not.", {"failed": STRING}),
+            "env_facts": (
+                "What the host has for an environment: a base interpreter, space, and environments by address.",
+                {
+                    **dict.fromkeys(("machine", "base", "root", "failed"), TEXT),
+                    "free": COUNT,
+                    **dict.fromkeys(("known", "absent"), TEXTS),
+                },
+            ),
+            "env_opened": (
+                "The port at which other hosts get the environment; 0 if the host has it.",
+                {"port": WHOLE, "failed": STRING},
+            ),
+            "env_connected": ("Whether the host reached the other one.", {"failed": STRING}),
+            "env_ready": (
+                "The environment is complete; else `failed`.",
+                {"path": TEXT, "failed": STRING},
+            ),
             "probe_port": ("The port at which other nodes may try to connect.", {"port": WHOLE}),
             "routes": ("Which addresses could be connected to, or why not.", {"ways": WAYS}),
             "probed": (
@@ -788,7 +824,7 @@ MESSAGES: tuple[Message, ...] = (
             "done": ("There is no more.", _NO_FIELDS),
             "cleaned": (
                 "What `muster clean` has found of each run, and the processes that it could not end.",
-                {"runs": PROCESSES_BY_RUN, "folders": TEXTS_BY_RUN, "left": PROCESSES},
+                {"runs": PROCESSES_BY_RUN, "folders": TEXTS_BY_RUN, "left": PROCESSES, "environments": maybe(TEXTS)},
             ),
         },
     ),

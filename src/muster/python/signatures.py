@@ -64,6 +64,8 @@ class RunKeywords(TypedDict, total=False):
     resource: str | Sequence[str]
     sge_opt: str | Sequence[str]
     sync: bool
+    ship_env: bool
+    env_dir: str | os.PathLike[str]
     no_code_check: bool
     snapshot: bool
     code_limit: int
@@ -157,6 +159,8 @@ def run(
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
+    ship_env: bool | None = None,
+    env_dir: str | os.PathLike[str] | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
     code_limit: int | None = None,
@@ -252,6 +256,8 @@ def run(
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
+    ship_env: bool | None = None,
+    env_dir: str | os.PathLike[str] | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
     code_limit: int | None = None,
@@ -367,6 +373,8 @@ def submit(
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
+    ship_env: bool | None = None,
+    env_dir: str | os.PathLike[str] | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
     code_limit: int | None = None,
@@ -462,6 +470,8 @@ def submit(
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
+    ship_env: bool | None = None,
+    env_dir: str | os.PathLike[str] | None = None,
     no_code_check: bool | None = None,
     snapshot: bool | None = None,
     code_limit: int | None = None,

@@ -39,6 +39,7 @@ from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import Views
+from muster.runner.shipped import with_environment
 from muster.transports.target import target_of
 
 
@@ -64,6 +65,14 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
         loop = resources.enter_context(EventLoop())
         job, foreground = asked.job, context.foreground
         signals = resources.enter_context(captured_signals(loop, job.passes, job.quits, foreground.signals))
+        if options.ship_env:
+            try:
+                context = with_environment(context, loop, signals, str(run.path))
+            except BaseException:
+                remove_run(context.store, run)
+                raise
+            asked = context.asked
+            job = asked.job
         hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
         targets = [target_of(job, host) for host in hosts]
         gathering = StartedAgents(loop, signals, need_of(job), targets, context.env, context.progress)

@@ -13,9 +13,11 @@ from muster.runtimes import python_inside
 from muster.ui.formatting import shell_word
 
 
-def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False, entered: str = "") -> str:
+def plan_in_words(
+    plan: Plan, run_id: str, run_dir: str, show_env: bool = False, entered: str = "", shipped: str = ""
+) -> str:
     """Return a plan as text: everything that would be started, with equal commands grouped. `entered` are the shell
-    lines by which an agent enters a container.
+    lines by which an agent enters a container; `shipped` tells which environment is sent where.
 
     The user's own environment variables are listed by name; `show_env` shows their values too, except secrets.
     """
@@ -25,6 +27,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False,
     rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
     if any(command.python_index is not None for command in plan.commands):
         rows.append(("python", f"{python_inside(job)} ({job.python_source})"))
+    rows += [("ship env", shipped)] if shipped else []
     rows += [("cwd", job.cwd)]
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []

@@ -1,0 +1,101 @@
+"""A run with `--ship-env`: its hosts first get the environment, and then run with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from muster import environments
+from muster.config.nodes import hosts_to_reach
+from muster.controller.bootstrap import Need
+from muster.core.model import Job
+from muster.core.plurals import plural
+from muster.environments import ENV
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.transports.target import target_of
+from muster.ui.formatting import size_in_words
+
+if TYPE_CHECKING:
+    from muster.config.options import RunOptions
+    from muster.runner.context import RunContext
+
+_OF_ENVIRONMENT = ("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH")
+"""Environment variables of ranks that may contain the path of an environment."""
+
+
+def records(context: RunContext) -> str:
+    """Return the directory for what is known of environments."""
+    return str(context.store.root / "environments")
+
+
+def with_environment(context: RunContext, loop: EventLoop, signals: CapturedSignals, run_dir: str) -> RunContext:
+    """Send the environment to the hosts, and return the context of the run with the interpreters there.
+
+    Raises `MusterError`; the agents that receive it have ended then, and also after success.
+    """
+    from muster.code_sync import tree_root
+    from muster.controller.env_shipping import ship
+    from muster.controller.started_agents import StartedAgents
+
+    options, asked, job = context.options, context.asked, context.asked.job
+    found = environments.find(job.python)
+    targets = [
+        target_of(job, host)._replace(
+            python=asked.pythons.get(host.name, "python3"), keep_python=host.name in asked.pythons
+        )
+        for host in hosts_to_reach(asked)
+    ]
+    agents = StartedAgents(loop, signals, Need("/"), targets, context.env, context.progress)
+    agents.spares = job.spare_nodes
+    try:
+        agents.come(Need("/"), run_dir)
+        if agents.failed:  # as many as there are spares: the start of the run tells why they are left out
+            agents.arrange([link.node for link in agents.living])
+        synced = tree_root(job.cwd) if options.sync else ""
+        sent = ship(agents, found, options.env_dir or "", asked.pythons, records(context), synced)
+    finally:
+        agents.abort()
+    pythons = dict(sent.pythons)
+    common = next(iter(pythons.values()))
+    job = job._replace(
+        python=common,
+        python_source=f"{environment_in_words(found)}, sent to the hosts",
+        python_named=True,
+        env=_moved(job.env, found.prefix, pythons),
+    )
+    other = {host: path for host, path in pythons.items() if path != common}
+    return context._replace(asked=asked._replace(job=job, pythons=other))
+
+
+def environment_in_words(found: environments.Environment) -> str:
+    """Return what an environment is."""
+    kind = {"venv": "virtual environment", "conda": "conda environment"}.get(found.kind, "Python")
+    return f"{kind} {found.prefix}"
+
+
+def _moved(env: Mapping[str, str], prefix: str, pythons: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables for the copies of an environment; if these are at different paths, without those
+    that contain its path."""
+    found = dict(env)
+    paths = {os.path.dirname(os.path.dirname(path)) for path in pythons.values()}
+    for name in _OF_ENVIRONMENT:
+        if prefix in found.get(name, ""):
+            if len(paths) == 1:
+                found[name] = found[name].replace(prefix, next(iter(paths)))
+            else:
+                del found[name]
+    return found
+
+
+def planned(job: Job, options: RunOptions, store: str) -> tuple[Job, str]:
+    """Return the job as it will be on the hosts, and a line about the environment. Raises `InvalidRequest`."""
+    found = environments.read(environments.find(job.python), os.path.join(store, "environments"))
+    root = options.env_dir or "/var/tmp/muster-envs-$UID"
+    path = f"{root}/{found.address}/{ENV}"
+    line = (
+        f"{environment_in_words(found)} (Python {found.version}, {plural(len(found.entries), 'file')}, "
+        f"{size_in_words(found.size)}) to {root}/{found.address} on each host"
+    )
+    return job._replace(python=f"{path}/{found.python}", python_source="sent to the hosts"), line

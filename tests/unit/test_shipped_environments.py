@@ -1,0 +1,247 @@
+"""What an environment consists of, and its copy at another path. No host is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import py_compile
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from muster import environments
+from muster.agent import env_store
+from muster.controller.env_shipping import packed, parents
+from muster.environments import Environment
+from muster.errors import InvalidRequest
+
+
+def reader(data: bytes) -> Callable[[int], bytes]:
+    """Returns the next bytes of the data."""
+    at = 0
+
+    def read(count: int) -> bytes:
+        nonlocal at
+        at += count
+        if at > len(data):
+            raise ValueError("the stream ended too early")
+        return data[at - count : at]
+
+    return read
+
+
+def unpacked(found: Environment, root: Path, similar: str = "", kept: frozenset[str] = frozenset()) -> str:
+    """Unpack the stream of an environment into `root`; return its interpreter."""
+    root.mkdir(exist_ok=True)
+    part = env_store.Part(str(root), found.address, os.path.realpath(found.base), similar)
+    return part.unpack(reader(b"".join(environments.pieces(found, kept))))
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    top = tmp_path / "made here"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(top)], check=True)
+    packages = next(top.glob("lib/python3*/site-packages"))
+    (packages / "tiny.py").write_text("WORD = 1\n")
+    (packages / "tiny.pth").write_text(f"{top}/extra\n")
+    (packages / "other.pth").write_text("import sys\n")
+    (top / "extra").mkdir()
+    (top / "extra/more.py").write_text("WORD = 2\n")
+    outside = tmp_path / "cache.py"
+    outside.write_text("WORD = 3\n")
+    (packages / "cached.py").symlink_to(outside)
+    (packages / "same.py").symlink_to(packages / "tiny.py")
+    return top
+
+
+def read(top: Path, records: Path, **more: bool) -> Environment:
+    return environments.read(environments.find(str(top / "bin/python")), str(records), **more)
+
+
+def test_a_venv_works_at_another_path(venv: Path, tmp_path: Path) -> None:
+    found = read(venv, tmp_path / "records")
+    python = unpacked(found, tmp_path / "there")
+    venv.rename(tmp_path / "gone")
+    (tmp_path / "cache.py").unlink()
+    line = "import sys, tiny, more, cached, same; print(sys.prefix, tiny.WORD, more.WORD, cached.WORD, same.WORD)"
+    done = subprocess.run([python, "-c", line], capture_output=True, text=True, check=False)
+    assert f"{tmp_path}/there/{found.address}/env 1 2 3 1\n" == done.stdout, done.stderr
+    settings = Path(python).parent.parent / "pyvenv.cfg"
+    assert str(venv) not in settings.read_text()
+
+
+def test_the_address_follows_from_the_contents(venv: Path, tmp_path: Path) -> None:
+    records, tiny = tmp_path / "records", next(venv.glob("lib/python3*/site-packages/tiny.py"))
+    first = read(venv, records).address
+    py_compile.compile(str(tiny), doraise=True)
+    assert list(tiny.parent.glob("__pycache__/tiny*"))
+    os.utime(tiny, (1, 1))
+    assert first == read(venv, records).address == read(venv, tmp_path / "no records").address
+    elsewhere = tmp_path / "moved" / venv.name  # the scripts that activate it contain its name
+    elsewhere.parent.mkdir()
+    venv.rename(elsewhere)
+    for path in (*elsewhere.glob("bin/*"), elsewhere / "pyvenv.cfg", *elsewhere.glob("lib/*/site-packages/tiny.pth")):
+        if path.is_file() and not path.is_symlink():
+            path.write_bytes(path.read_bytes().replace(bytes(venv), bytes(elsewhere)))
+    same = next(elsewhere.glob("lib/python3*/site-packages")) / "same.py"
+    same.unlink()
+    same.symlink_to("tiny.py")
+    assert first == read(elsewhere, records).address, "the path does not count"
+    next(elsewhere.glob("lib/python3*/site-packages/tiny.py")).write_text("WORD = 9\n")
+    assert first != read(elsewhere, records).address
+
+
+def test_only_what_changed_is_sent(venv: Path, tmp_path: Path) -> None:
+    records, there = tmp_path / "records", tmp_path / "there"
+    first = read(venv, records)
+    environments.remember(first, str(records))
+    unpacked(first, there)
+    (venv / "extra/more.py").write_text("WORD = 22\n")
+    second = read(venv, records)
+    similar, kept = environments.similar(second, str(records), env_store.complete(str(there)))
+    assert first.address == similar
+    sent = {entry.name for entry in second.entries if entry.source and entry.name not in kept}
+    assert "env/extra/more.py" in sent and not any(name.endswith("/tiny.py") for name in sent)
+    python = unpacked(second, there, similar, kept)
+    done = subprocess.run([python, "-c", "import more, tiny; print(more.WORD, tiny.WORD)"], capture_output=True)
+    assert b"22 1\n" == done.stdout
+    # the similar one is damaged: the next run gets all
+    next(there.glob(f"{first.address}/env/lib/*/site-packages/tiny.py")).unlink()
+    third = second._replace(version="3.0")
+    with pytest.raises(FileNotFoundError):
+        unpacked(third, there, similar, kept)
+    assert [second.address] == env_store.complete(str(there))
+
+
+def test_a_base_that_hosts_lack_is_sent_too(venv: Path, tmp_path: Path) -> None:
+    """The base is a copy of a small part of an interpreter: a stand-in for one of python-build-standalone."""
+    base = tmp_path / "standalone"
+    (base / "bin").mkdir(parents=True)
+    (base / "lib").mkdir()
+    program = base / "bin" / Path(os.path.realpath(sys.executable)).name
+    program.write_bytes(Path(os.path.realpath(sys.executable)).read_bytes())
+    program.chmod(0o755)
+    (base / "lib/_sysconfigdata_x.py").write_text(f"prefix = '{base}'\n")
+    for link in venv.glob("bin/python*"):
+        if os.path.isabs(os.readlink(link)):
+            link.unlink()
+            link.symlink_to(program)
+    found = environments.find(str(venv / "bin/python"))
+    assert found.base == str(program) and found.base_can_be_sent
+    found = environments.read(found, str(tmp_path / "records"), with_base=True)
+    assert found.address != read(venv, tmp_path / "records").address
+    top = Path(unpacked(found, tmp_path / "there")).parent.parent
+    assert os.path.realpath(top / "bin/python") == str(top.parent / "base/bin" / program.name)
+    assert f"home = {top.parent}/base/bin\n" in (top / "pyvenv.cfg").read_text()
+    assert f"prefix = '{top.parent}/base'\n" == (top.parent / "base/lib/_sysconfigdata_x.py").read_text()
+
+
+def test_conda(tmp_path: Path) -> None:
+    prefix, cache = tmp_path / "conda", tmp_path / "pkgs/thing"
+    long = "/placehold" * 20
+    for folder in ("bin", "conda-meta", "lib/python3.11"):
+        (prefix / folder).mkdir(parents=True)
+    (prefix / "lib/python3.11/os.py").touch()
+    (prefix / "bin/python3.11").write_text("")
+    (prefix / "bin/python").symlink_to("python3.11")
+    (prefix / "lib/config.txt").write_text(f"root={prefix}\n")
+    (cache / "lib").mkdir(parents=True)
+    (cache / "lib/thing.so").write_bytes(b"\x7fELF\0" + f"{long}/share".encode() + b"\0end")
+    size = (cache / "lib/thing.so").stat().st_size
+    (prefix / "lib/thing.so").write_bytes((b"\x7fELF\0" + f"{prefix}/share".encode()).ljust(size - 4, b"\0") + b"\0end")
+    paths = [
+        {"_path": "lib/config.txt", "prefix_placeholder": long, "file_mode": "text"},
+        {"_path": "lib/thing.so", "prefix_placeholder": long, "file_mode": "binary"},
+    ]
+    record = {"link": {"source": str(cache)}, "paths_data": {"paths": paths}}
+    (prefix / "conda-meta/thing.json").write_text(json.dumps(record))
+    found = read(prefix, tmp_path / "records")
+    assert ("conda", "3.11") == (found.kind, found.version)
+    top = Path(unpacked(found, tmp_path / "there")).parent.parent
+    assert f"root={top}\n" == (top / "lib/config.txt").read_text()
+    data = (top / "lib/thing.so").read_bytes()
+    assert (
+        len(data) == size and data.startswith(b"\x7fELF\0" + f"{top}/share".encode() + b"\0") and data.endswith(b"end")
+    )
+
+
+def test_a_path_in_a_program_that_is_too_short_stays() -> None:
+    assert b"x/abc\0y" == env_store.in_binary(b"x/abc\0y", b"/abc", [(b"/abc", b"/longer/env")])
+    assert b"x/e/env:/e/env\0\0\0\0y" == env_store.in_binary(b"x/abcdef:/abcdef\0\0y", b"/abcdef", [(b"", b"/e/env")])
+
+
+def test_what_is_no_environment(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="not in a virtual environment"):
+        environments.find("/usr/bin/env")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "pyvenv.cfg").write_text("home = /nowhere/bin\nversion = 3.11.2\n")
+    (tmp_path / "bin/python").symlink_to("/nowhere/bin/python3.11")
+    with pytest.raises(InvalidRequest, match=r"the interpreter of .* is missing: /nowhere/bin/python3\.11"):
+        environments.find(str(tmp_path / "bin/python"))
+
+
+def test_a_file_that_changes_while_it_is_sent(venv: Path, tmp_path: Path) -> None:
+    found = read(venv, tmp_path / "records")
+    (venv / "extra/more.py").write_text("WORD = 'a longer one'\n")
+    with pytest.raises(InvalidRequest, match=r"more\.py changed while it was sent"):
+        list(environments.pieces(found, frozenset()))
+
+
+def test_editable_packages_are_named(venv: Path, tmp_path: Path) -> None:
+    info = next(venv.glob("lib/python3*/site-packages")) / "my_project-1.0.dist-info"
+    info.mkdir()
+    (info / "direct_url.json").write_text('{"dir_info": {"editable": true}, "url": "file:///srv/a%20b"}')
+    assert (("my_project", "/srv/a b"),) == read(venv, tmp_path / "records").editable
+
+
+def test_the_directory_of_environments(tmp_path: Path) -> None:
+    assert f"/var/tmp/muster-envs-{os.getuid()}" == env_store.root_of("", {})
+    root = env_store.open_root("", {"TMPDIR": str(tmp_path)})
+    assert (f"{tmp_path}/muster-envs-{os.getuid()}", 0o40700) == (root, os.stat(root).st_mode)
+    os.chmod(root, 0o777)
+    with pytest.raises(PermissionError, match="world-writable"):
+        env_store.open_root("", {"TMPDIR": str(tmp_path)})
+    os.rmdir(root)
+    os.symlink(tmp_path, root)
+    with pytest.raises(PermissionError, match="symbolic link"):
+        env_store.open_root("", {"TMPDIR": str(tmp_path)})
+
+
+def test_which_environments_are_removed(tmp_path: Path) -> None:
+    root, long_ago = str(tmp_path), time.time() - 100 * 86400
+    for name in ("old", "used", "new"):
+        (tmp_path / name / "env/bin").mkdir(parents=True)
+        (tmp_path / name / "complete").touch()
+        if name != "new":
+            os.utime(tmp_path / name / "complete", (long_ago, long_ago))
+    (tmp_path / "not ours").mkdir()
+    being_made = env_store.Part(root, "address", "", "")
+    dead = env_store.Part(root, "address", "", "")
+    dead.close()
+    script = tmp_path / "used/env/bin/wait"
+    script.write_text("import sys\nprint(flush=True)\nsys.stdin.read()\n")
+    with subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None and user.stdin is not None
+        user.stdout.readline()
+        assert sorted([f"{root}/old", dead.path]) == sorted(env_store.remove_old(root, dry=True))
+        env_store.remove_old(root)
+        user.stdin.close()
+    assert {"used", "new", "not ours", os.path.basename(being_made.path)} == set(os.listdir(root))
+    being_made.discard()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_pieces_are_compressed_in_order_if_the_network_is_slow(slow: bool) -> None:
+    pieces = [bytes([number]) * 1000 for number in range(50)] + [os.urandom(1000)]
+    found = list(packed(iter(pieces), 3, lambda: slow))
+    assert pieces == [zlib.decompress(data) if smaller else data for data, smaller in found]
+    assert (False, slow) == (found[-1][1], found[0][1])
+
+
+def test_each_host_sends_to_two_others_at_most() -> None:
+    assert [-1, 0, 0, 1, 1, 2, 2, 3] == parents(8)
