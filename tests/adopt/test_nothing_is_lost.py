@@ -167,7 +167,7 @@ def test_the_line_is_the_launch(text: str, expected: str):
         (f"{RUN}\nssh n1 rm -rf /tmp/x", 2, "it comes after it"),
         (f"mkdir -p out\n{RUN}", 1, "run it before, if the ranks need the directory"),
         (f"cat > conf.yaml <<EOF\nx\nEOF\n{RUN}", 1, "it writes conf.yaml: run it before"),
-        (f"setup() {{\n module load cuda\n}}\nsetup\n{RUN}", 2, "it is in a function"),
+        (f"setup() {{\n module load cuda\n}}\n{RUN}", 2, "it is in a function that is not called"),
         ("if x; then\nsource a.sh\nfi\n" + RUN, 2, "only on a condition in the script"),
         (f"go() {{\n{RUN} $1\n}}\ngo a\ngo b", 2, "go is called 2 times (lines 4, 5); the line is one call"),
         (f"go() {{\n{RUN} $1\n}}\ngo a\ngo b", 2, '"$1": the arguments of go'),
