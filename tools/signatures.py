@@ -12,6 +12,8 @@ from pathlib import Path
 from subprocess import run
 from typing import Any
 
+SEVERAL = ("sweep", "array", "chain")
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "src" / "muster" / "python" / "signatures.py"
 
@@ -23,13 +25,14 @@ Written by tools/signatures.py from the option table (`config/options.py`): edit
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, overload
 
 from muster.python.splitting import described
 
 if TYPE_CHECKING:
     from muster.python.run import Run
+    from muster.python.sweep import Sweep
 
 T = TypeVar("T")
 
@@ -39,11 +42,21 @@ class RunKeywords(TypedDict, total=False):
 
 '''
 
+_SEVERAL = {
+    "sweep": "Mapping[str, Iterable[Any]] | str | Sequence[str]",
+    "array": "str | Sequence[int]",
+    "chain": "int",
+    "after": "Run[Any] | Sweep[Any] | str | Sequence[Run[Any] | Sweep[Any] | str]",
+}
+"""Annotations of the options of several runs; the first three make a sweep of a run."""
+
 SCRIPT = "str | os.PathLike[str]"
 
 
 def type_of(option: Any) -> str:
     """Return the annotation of an option's keyword."""
+    if option.key in _SEVERAL:
+        return _SEVERAL[option.key]
     if option.key == "env":
         return "Mapping[str, str] | Sequence[str] | str"
     if not option.metavar:
@@ -74,12 +87,19 @@ def keywords() -> list[tuple[str, str]]:
     return [(option.key, type_of(option)) for option in OPTIONS.values()]
 
 
-def overloads(name: str, of_function: str, of_script: str) -> str:
-    """Return the overloads of one function, for functions and for scripts."""
-    options = "".join(f"    {key}: {kind} | None = None,\n" for key, kind in keywords())
+def overloads(name: str, result: str, of_sweep: str) -> str:
+    """Return the overloads of one function, for functions and for scripts, as a single run and as a sweep."""
     found = ""
-    for program, result in (("Callable[..., T]", of_function), (SCRIPT, of_script)):
-        found += f"""
+    for kind in (result, of_sweep):
+        several = kind is of_sweep
+        options = "".join(
+            f"    {key}: None = None,\n"
+            if key in SEVERAL and not several
+            else f"    {key}: {annotation} | None = None,\n"
+            for key, annotation in keywords()
+        )
+        for program, value in (("Callable[..., T]", "T"), (SCRIPT, "None")):
+            found += f"""
 @overload
 def {name}(
     program: {program},
@@ -89,7 +109,7 @@ def {name}(
     kwargs: Mapping[str, Any] | None = None,
     show_output: bool | None = None,
 {options}    **keywords: Any,
-) -> {result}: ...
+) -> {kind.format(value)}: ...
 """
     return found
 
@@ -102,6 +122,9 @@ def run(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any
     `program`: a function, called on each rank with `arguments` and with the keywords that are no options of muster; or
     the path of a script, with its arguments as strings. Keywords that are options of `muster run` have the same names,
     defaults and checks as on the command line (`nproc_per_node=4`, `hosts="n[1-2]"`, `slurm=True`).
+    `sweep={"lr": [0.1, 0.01]}`: a run for each combination of values. The function gets them as keywords, and in the
+    arguments of a script they replace `{lr}`. `array="0-7"`: a run for each number. `chain=5`: so many runs, one after
+    the other. The results are then a list for each run.
     `args`, `kwargs`: arguments of the function. If one of them is given, all other keywords are options.
     `show_output`: print the output of the ranks to `sys.stdout` and `sys.stderr` (default: True).
 
@@ -110,30 +133,31 @@ def run(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any
 
     Raises `muster.errors.InvalidRequest` if an option or argument is invalid; then nothing was started.
     """
-    from muster.python import starting
+    from muster.python import submission
 
-    return starting.run(program, arguments, keywords)
+    return submission.run(program, arguments, keywords)
 '''
 
 SUBMIT = '''
 @described
-def submit(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any) -> Run[Any]:
+def submit(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any) -> Any:
     """Start a function or a script on all ranks, and return it as a `Run` without waiting for its end.
 
+    With `sweep`, `array` or `chain` it is a `Sweep`, whose points are runs. `after`: start after other runs.
     Takes the same arguments as `muster.run`; the output of ranks is not printed unless `show_output` is true. A run on
     this machine or on hosts is terminated when this program exits, unless `detach` is true.
     """
-    from muster.python import starting
+    from muster.python import submission
 
-    return starting.submit(program, arguments, keywords)
+    return submission.submit(program, arguments, keywords)
 '''
 
 
 def page() -> str:
     """Return the text of the module."""
-    table = "".join(f"    {key}: {kind}\n" for key, kind in keywords())
-    text = HEAD + table + "\n" + overloads("run", "list[T]", "list[None]") + "\n" + RUN
-    text += "\n" + overloads("submit", "Run[T]", "Run[None]") + "\n" + SUBMIT
+    table = "".join(f"    {key}: {kind}\n" for key, kind in keywords() if key not in SEVERAL)
+    text = HEAD + table + "\n" + overloads("run", "list[{}]", "list[list[{}]]") + "\n" + RUN
+    text += "\n" + overloads("submit", "Run[{}]", "Sweep[{}]") + "\n" + SUBMIT
     ruff = [str(Path(sys.executable).with_name("ruff")), "format", "--quiet", "--stdin-filename", str(PAGE), "-"]
     return run(ruff, input=text, capture_output=True, text=True, check=True).stdout
 

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from muster.python.run import Run, attach
     from muster.python.session import Cluster, hold
     from muster.python.signatures import RunKeywords, run, submit
+    from muster.python.sweep import Point, Sweep
 
 __all__ = [
     "Cluster",
     "Executor",
     "MusterError",
+    "Point",
     "Preemption",
     "Rank",
     "RemoteError",
@@ -35,6 +37,7 @@ __all__ = [
     "RunKeywords",
     "RunResult",
     "RunState",
+    "Sweep",
     "__version__",
     "attach",
     "detect_rank",
@@ -57,6 +60,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("Run", "attach"), ("muster.python.run", "")),
     **dict.fromkeys(("Cluster", "hold"), ("muster.python.session", "")),
+    **dict.fromkeys(("Point", "Sweep"), ("muster.python.sweep", "")),
     **dict.fromkeys(("RunKeywords", "run", "submit"), ("muster.python.signatures", "")),
 }
 """Module and name of each public name; an empty name is the public one."""

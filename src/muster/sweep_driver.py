@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from muster import api
 from muster.core.sweep import goes_on
@@ -12,6 +12,7 @@ from muster.errors import MusterError
 from muster.rundir.run import Run
 from muster.rundir.sweeps import STOP
 from muster.runner.handle import RunHandle
+from muster.runner.later import LaterRun
 from muster.runner.sweeps import SweepContext
 
 _TICK = 0.1
@@ -24,12 +25,14 @@ def drive(
     begin: Callable[[int], object],
     end: Callable[[int], object],
     signalled: Callable[[], int],
+    handles: Mapping[int, LaterRun] | None = None,
 ) -> None:
     """Start the points in order, at most `Sweep.most` (default: 1) at the same time, and wait for all.
 
     `begin` and `end` are called with the number of each point. `signalled` returns a signal that this process got, or
     0: then the points that run get it, and no other one is started. The same holds once the file `STOP` exists, but
-    whoever has written that ends the points that run.
+    whoever has written that ends the points that run. `handles` are told which points are started; one that is stopped
+    is not.
     """
     waiting = deque(context.points)
     running: dict[int, RunHandle] = {}
@@ -45,10 +48,15 @@ def drive(
             waiting.clear()
         while waiting and len(running) < (context.sweep.most or 1) and not (run.path / STOP).exists():
             point = waiting.popleft()
+            later = handles[point] if handles is not None else LaterRun(run)
+            if not later.claim():
+                continue
             begin(point)
             try:
                 running[point] = api.start(context.points[point]._replace(began=time.monotonic()))
+                later.begun(running[point])
             except MusterError as error:
+                later.given_up(error)
                 context.base.warn(f"error: {error}")
                 end(point)
                 if context.sweep.chain:

@@ -37,6 +37,15 @@ if sys.argv[1] == "job":
     waiting = muster.submit(lambda: __import__("time").sleep(500), slurm=True, nnodes=3, nproc_per_node=1, time="9")
     waiting.kill()
     assert not waiting.status().lives
+    one = {"slurm": True, "nnodes": 1, "nproc_per_node": 1, "time": "5"}
+    sweep = muster.submit(where, sweep={"scale": [2, 3]}, **one)
+    last = muster.submit(lambda: "done", after=sweep, **one)
+    assert last.survives and last.result() == "done" and sweep.done()
+    assert [point.values["scale"] for point in sweep] == [2, 3] and [found[1] for found in sweep.result()] == [0, 0]
+    long = muster.submit(lambda: __import__("time").sleep(500), chain=2, **one)
+    assert long.survives and not long.done()
+    long.kill()
+    assert long.done() and long.status() in ("killed", "interrupted"), long.status()
     try:
         muster.run(lambda: 1 / 0, slurm=True, nnodes=1, nproc_per_node=1, time="5", show_output=False)
     except ZeroDivisionError as error:

@@ -121,13 +121,25 @@ def test_the_signature_at_run_time_names_every_option() -> None:
         assert not {"json", "tty", "help", "rdzv_id"} & {*names}
 
 
-def test_options_for_which_a_program_has_loops_are_refused_with_what_it_has() -> None:
-    for name in ("sweep", "array", "chain", "after", "max_parallel", "resubmit"):
-        for program, more in ((train, {}), (train, {"args": [1]}), ("train.py", {})):
-            with pytest.raises(InvalidRequest, match=f"^{name}= is not supported from Python") as refused:
-                split(program, [], {name: "x", **more})
-            assert refused.value.hint
-    assert split(anything, [], {"sweep": "x"}).kwargs == {"sweep": "x"}, "an argument of the function"
+def test_values_of_a_sweep_and_runs_to_wait_for_are_written_as_on_the_command_line() -> None:
+    for value, text in (
+        ({"lr": [0.1, 1], "opt": ["a,b"]}, ['lr=["0.1", "1"]', 'opt=["a,b"]']),
+        ({"seed": range(2)}, ['seed=["0", "1"]']),
+        ({"f": [train, None]}, ['f=["train", "None"]']),
+        ("lr=0.1,0.01", "lr=0.1,0.01"),
+    ):
+        assert split("train.py", [], {"sweep": value}).options == {"sweep": text}
+    assert split("train.py", [], {"array": range(3)}).options == {"array": "0,1,2"}
+    assert split("train.py", [], {"after": "a:any"}).options == {"after": ["a:any"]}
+    several: tuple[object, ...] = ("ab", 3, [])
+    for wrong in several:
+        with pytest.raises(InvalidRequest, match="not a list of values"):
+            split("train.py", [], {"sweep": {"lr": wrong}})
+
+
+def test_points_cannot_be_started_again_from_python() -> None:
+    with pytest.raises(InvalidRequest, match=r"^unknown option: resubmit"):
+        split("train.py", [], {"resubmit": "failed"})
 
 
 def test_an_executor_takes_options_only() -> None:
@@ -135,5 +147,5 @@ def test_an_executor_takes_options_only() -> None:
         with pytest.raises(InvalidRequest, match=rf"^unknown option: {name}") as refused:
             Executor(**{name: 1})
         assert hint in str(refused.value.hint)
-    with pytest.raises(InvalidRequest, match=r"^sweep= is not supported from Python"):
-        Executor(sweep="x=1")
+    with pytest.raises(InvalidRequest, match=r"^sweep= is no option of an Executor"):
+        Executor(sweep="x=1")  # type: ignore[call-arg]

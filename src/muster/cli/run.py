@@ -50,7 +50,7 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         return run_sweep(words, parsed, options, env, began)
     context = context_of(["run", *words], parsed, options, env, began, "run")
     if options.after:
-        from muster.cli.after import after_others
+        from muster.runner.awaited import after_others
 
         context = after_others(context, detached=False)[0]
     return start(context)

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from muster import api
-from muster.cli.after import Awaited, after_others, wait_for
 from muster.cli.common import named, store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.cli.plan import print_plan
 from muster.cli.run_line import context_of, read_again
-from muster.cli.sweeps import follow_sweep, left_in_words, row_of
+from muster.cli.sweeps import follow_sweep, left_in_words
+from muster.client.points import row_of
 from muster.client.reconcile import point_statuses, reconcile
 from muster.client.sweeps import PointStatus, counts, exit_code
 from muster.config.options import RunOptions
@@ -26,6 +26,7 @@ from muster.errors import InvalidRequest
 from muster.rundir.run import Run
 from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, sweep_of, sweep_run, words_of
 from muster.runner import sweeps
+from muster.runner.awaited import Awaited, after_others, wait_for
 from muster.runner.context import RunContext, Viewer
 from muster.runner.sweeps import SweepContext
 from muster.sweep_driver import drive

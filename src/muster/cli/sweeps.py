@@ -11,20 +11,20 @@ from typing import Any, NoReturn
 
 from muster.client.client import ANSWERS_WITHIN
 from muster.client.local import is_anothers, starter_lives
-from muster.client.reconcile import cancel, point_statuses
+from muster.client.points import cancel_pending, row_of
+from muster.client.reconcile import point_statuses
 from muster.client.status import RunStatus
 from muster.client.sweeps import PointStatus, counts, exit_code, whole
 from muster.core.plurals import plural
-from muster.core.results import RunResult, RunState, StopKind, StopReason
-from muster.core.sweep import array_of, counts_in_words
+from muster.core.results import RunState
+from muster.core.sweep import counts_in_words
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux.processes import reason
-from muster.rundir.metrics import metrics_of
 from muster.rundir.run import Run
 from muster.rundir.sweeps import STOP, sweep_of
 from muster.schedulers.client import client
 from muster.ui.sweep_text import PointRow, end_of_point, points_in_words
-from muster.ui.text import how_it_was_started, outcome_as_json
+from muster.ui.text import how_it_was_started
 
 _LOOK = 1.0
 """Seconds between looks at the points of a sweep."""
@@ -46,21 +46,6 @@ def refuse_sweep(run: Run, name: str) -> NoReturn:
 
 
 # ---- show -----------------------------------------------------------------------------------------------------------
-
-
-def row_of(one: PointStatus, metrics: bool = True) -> PointRow:
-    """Return what is shown of a point."""
-    status, run = one.status, one.run
-    if run is None:
-        state = str(RunState.PENDING) if status.state.lives else "not started"
-        return PointRow(one.point, state)
-    job = run.job
-    took = status.outcome.duration if status.outcome is not None else None
-    if status.state is RunState.RUNNING and run.attempts():
-        took = max(0.0, time.time() - (run.path / f"attempt_{run.attempts()[0]}").stat().st_mtime)
-    number = str((job.get("scheduler") or {}).get("job", ""))
-    numbers = metrics_of(run) if metrics else {}
-    return PointRow(one.point, str(status.state), one.code, took, number, run.id, numbers)
 
 
 def show_sweep(run: Run, as_json: bool, metric: str | None = None) -> int:
@@ -179,7 +164,8 @@ def kill_sweep(run: Run, end: Callable[[Run], int], by: str) -> int:
     if not any(one.status.state.lives or one.status.state is RunState.UNKNOWN for one in points):
         print(f"{run.id} has already ended ({counts_in_words(counts(points))})")
         return 0
-    code = _cancel_pending(run, points, by)
+    cancel_pending(points, by)
+    code = 0
     deadline = time.monotonic() + _STOPS_WITHIN
     while True:
         living = [one.run for one in point_statuses(run) if one.run is not None and one.status.state.lives]
@@ -191,30 +177,6 @@ def kill_sweep(run: Run, end: Callable[[Run], int], by: str) -> int:
     left = point_statuses(run)
     print(f"{run.id}: {counts_in_words(counts(left))}")
     return max(code, int(whole(left).state.lives))
-
-
-def _cancel_pending(run: Run, points: list[PointStatus], by: str) -> int:
-    """Cancel the points that wait in a queue, all of an array at once, and record that."""
-    waiting: dict[str, list[PointStatus]] = {}
-    for one in points:
-        if one.run is not None and one.status.state is RunState.PENDING and one.run.scheduled is not None:
-            waiting.setdefault(one.run.scheduled.job.rpartition("_")[0], []).append(one)
-    for number, several in waiting.items():
-        first = several[0].run
-        assert first is not None and first.scheduled is not None
-        asks = client(first.scheduled.name)
-        if not number or asks.scheduler.arrays is None:
-            for one in several:
-                assert one.run is not None
-                cancel(one.run)
-        else:
-            asks.cancel(asks.scheduler.arrays.task(number, array_of([one.point.number for one in several], None)))
-        # the scheduler forgets tasks that never started at once
-        why = StopReason(StopKind.OTHER, message=f"it was cancelled by {by} before it started")
-        for one in several:
-            if one.run is not None and one.run.outcome is None:
-                one.run.write_outcome(outcome_as_json(RunResult(RunState.KILLED, 137, 0.0, 0, why)))
-    return 0
 
 
 # ---- ps -------------------------------------------------------------------------------------------------------------

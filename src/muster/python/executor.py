@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
-from muster.python import starting
+from muster.python import starting, submission
 from muster.python.entry import entry
 from muster.python.run import Run
-from muster.python.splitting import OPTIONS, OWN, refuse_of_several, split
+from muster.python.splitting import OPTIONS, OWN, SEVERAL, split
 from muster.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_submit = entry(starting.submit)
+_submit = entry(submission.submit)
 
 _AT_ONCE = 16
 """Jobs that are ended at the same time."""
@@ -48,8 +48,10 @@ class Executor(futures.Executor):
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[RunKeywords]) -> None:
-        refuse_of_several(options)
         for name in options:
+            if name in (*SEVERAL, "max_parallel"):
+                hint = "max_workers" if name == "max_parallel" else "executor.map_array, or muster.submit"
+                raise InvalidRequest(f"{name}= is no option of an Executor: each call is one run", f"use {hint}")
             if name not in OPTIONS and name not in OWN:
                 hint = did_you_mean(name, OPTIONS) or f"pass arguments to the call: executor.submit(train, {name}=…)"
                 raise InvalidRequest(f"unknown option: {name}", hint)

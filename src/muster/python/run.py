@@ -75,6 +75,8 @@ class Run(Generic[T]):
         """Return the current state, such as `running`, `pending`, `succeeded` or `failed`; it equals that string."""
         if self._handle.outcome is not None:
             return self._handle.outcome.state
+        if self._handle.early_state is not None:
+            return self._handle.early_state
         return reconcile(self._run).state
 
     def done(self) -> bool:
@@ -131,6 +133,8 @@ class Run(Generic[T]):
 
     def _ended(self, timeout: float | None) -> RunResult:
         outcome = self.wait(timeout)
+        if outcome is None and self._handle.early_state is not None:
+            raise TimeoutError(f"{self.id} has not been started" + (f" after {timeout:g}s" if timeout else ""))
         if outcome is None:
             found = reconcile(self._run)
             if not found.state.lives:
@@ -187,13 +191,15 @@ class Run(Generic[T]):
         `rank`: only this rank, or these; lines of several ranks begin with `[RANK] `. `stream`: only `out` or `err`.
         `follow`: wait for more lines until the run ends.
         """
+        if self._handle.early_state is not None:
+            raise InvalidRequest(f"{self.id} has not been started", None)
         ranks = None if rank is None else [rank] if isinstance(rank, int) else list(rank)
         return log_lines.read(self._run, ranks, follow, stream)
 
     @entry
     def stacks(self) -> dict[int, str]:
         """Return the current Python stack of each running rank, without stopping the ranks."""
-        if reconcile(self._run).state is not RunState.RUNNING:
+        if self.status() is not RunState.RUNNING:
             raise InvalidRequest(
                 f"{self.id} has no running ranks", f"see how it ended: muster show {self._run.operand}"
             )

@@ -13,7 +13,7 @@ from muster.config.command_options import HoldOptions
 from muster.config.parse import ParsedArgs, from_table
 from muster.config.sessions import options_to_hold
 from muster.core.model import BUNDLED
-from muster.python import starting
+from muster.python import submission
 from muster.python.entry import entry
 from muster.python.output import tell
 from muster.python.run import Run
@@ -50,12 +50,13 @@ class Cluster:
     @entry
     def run(self, program: Callable[..., T] | str, /, *arguments: Any, **keywords: Any) -> list[T]:
         """Run a function or a script here, wait for it, and return what each rank returned, as `muster.run` does."""
-        return starting.run(program, arguments, self._with_place(keywords))
+        return submission.run(program, arguments, self._with_place(keywords))
 
     @entry
     def submit(self, program: Callable[..., T] | str, /, *arguments: Any, **keywords: Any) -> Run[T]:
         """Start a function or a script here, and return it without waiting for its end, as `muster.submit` does."""
-        return starting.submit(program, arguments, self._with_place(keywords))
+        found: Run[T] = submission.submit(program, arguments, self._with_place(keywords))
+        return found
 
     def _with_place(self, keywords: dict[str, Any]) -> dict[str, Any]:
         place = {"on": self.id, "run_dir": self._run_dir} if self._run_dir is not None else {"on": self.id}

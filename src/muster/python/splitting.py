@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
@@ -14,14 +15,7 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.python.entry import entry
 
-_OF_SEVERAL: Mapping[str, str] = {
-    **dict.fromkeys(("sweep", "array", "resubmit"), "start a run for each value: muster.Executor(…).map_array"),
-    "max_parallel": "muster.Executor(max_workers=…)",
-    **dict.fromkeys(("chain", "after"), "start the next run when run.results() has returned"),
-}
-"""Options of the command line for which a program has loops, and what it uses instead."""
-
-_OF_TERMINALS = frozenset(("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin", *_OF_SEVERAL))
+_OF_TERMINALS = frozenset(("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin", "resubmit"))
 """Options that make sense only on a command line."""
 
 OPTIONS: Mapping[str, Option[Any]] = {
@@ -31,6 +25,9 @@ OPTIONS: Mapping[str, Option[Any]] = {
 
 OWN = ("args", "kwargs", "show_output")
 """Keywords of `muster.run` that are no options of the command line."""
+
+SEVERAL = ("sweep", "array", "chain")
+"""Options that make several runs of one call."""
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -73,8 +70,6 @@ def split(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     given = {name: value for name, value in keywords.items() if name not in OWN}
     options = {name: value for name, value in given.items() if name in OPTIONS and value is not None}
     others = {name: value for name, value in given.items() if name not in OPTIONS}
-    if not callable(program) or explicit:
-        refuse_of_several(others)
     if not callable(program):
         _check_script(program, others, explicit)
         return Split(tuple(map(str, arguments)), {}, _as_text(options), show)
@@ -90,13 +85,6 @@ def split(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     kwargs = {**others, **(keywords.get("kwargs") or {})}
     _check_call(program, args, kwargs)
     return Split(args, kwargs, _as_text(options), show)
-
-
-def refuse_of_several(names: Iterable[str]) -> None:
-    """Raise `InvalidRequest` if one of these is an option of `muster run` for which a program has loops."""
-    for name in names:
-        if name in _OF_SEVERAL:
-            raise InvalidRequest(f"{name}= is not supported from Python", _OF_SEVERAL[name])
 
 
 def _check_script(program: Any, others: Mapping[str, Any], explicit: bool) -> None:
@@ -165,10 +153,21 @@ def _check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        refuse_of_several(set(kwargs) - _parameters(function))
         unknown = [name for name in kwargs if name not in _parameters(function)]
         near = next(filter(None, (did_you_mean(name, OPTIONS) for name in unknown)), None)
         raise InvalidRequest(f"cannot call {what}{signature}: {error}", near) from None
+
+
+def values_in_words(name: Any, values: Any) -> str:
+    """Return the values of a parameter of a sweep as the command line has them. Raises `InvalidRequest`."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or not list(values):
+        raise InvalidRequest(f"sweep={{{name!r}: …}}: not a list of values: {values!r}", "sweep={'lr': [0.1, 0.01]}")
+    return json.dumps([point_text(value) for value in values])
+
+
+def point_text(value: Any) -> str:
+    """Return a value of a parameter as arguments of scripts, and tables, have it."""
+    return name_of(value) if callable(value) else str(value)
 
 
 def _as_text(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +176,11 @@ def _as_text(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(option: Option[Any], value: Any) -> Any:
+    if isinstance(value, Mapping) and option.key == "sweep":
+        return [f"{name}={values_in_words(name, several)}" for name, several in value.items()]
+    if option.key == "after":
+        several = value if isinstance(value, (list, tuple)) else [value]
+        return [str(getattr(one, "id", one)) for one in several]
     if isinstance(value, Mapping):
         value = [f"{name}={text}" for name, text in value.items()]
     if isinstance(value, os.PathLike):

@@ -1,4 +1,4 @@
-"""Start functions and scripts for a Python program: what `muster.run` and `muster.submit` do."""
+"""Start functions and scripts for a Python program."""
 
 from __future__ import annotations
 
@@ -16,37 +16,51 @@ from muster.config.parse import ParsedArgs, from_table
 from muster.config.program import script_of_ours
 from muster.core.model import BUNDLED, Plan
 from muster.core.plurals import plural
+from muster.core.results import RunState
+from muster.core.sweep import Point
+from muster.core.sweep import Sweep as SweepRecord
 from muster.errors import InvalidRequest
+from muster.linux import processes
 from muster.python.output import Printed, Quiet, tell
 from muster.python.pickling import has_checkpoint, packed
 from muster.python.run import Run
 from muster.python.splitting import OPTIONS, Split, name_of, split
 from muster.rundir.run import Run as RunDir
 from muster.rundir.store import store_at
+from muster.runner.awaited import Awaited, after_others, wait_for
 from muster.runner.context import RunContext, Viewer, resolve
+from muster.runner.later import LaterRun
 from muster.schedulers import SCHEDULERS
 from muster.ui.view import View
 
 
-def run(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
-    """Run a function or a script, and return its results; see `muster.run`."""
-    found = split(program, arguments, keywords)
-    started = _start(program, found, found.show_output is not False)
-    try:
-        return started.results()
-    except BaseException as error:
-        started.end_with(error)
-        raise
+def start(program: Any, found: Split, show: bool) -> Run[Any]:
+    """Start a single run. Raises `InvalidRequest`."""
+    context, waits = ordered(context_of(program, found, show))
+    if not waits:
+        return Run(api.start(context))
+    later = LaterRun(RunDir(context.store.path(context.run_id)))
+
+    def work() -> None:
+        try:
+            if wait_for(waits, context.progress, lambda: later.early_state is not RunState.PENDING) and later.claim():
+                later.begun(api.start(context._replace(began=time.monotonic())))
+        except BaseException as error:
+            later.given_up(error)
+
+    processes.start_thread(work)
+    return Run(later)
 
 
-def submit(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Run[Any]:
-    """Start a function or a script; see `muster.submit`."""
-    found = split(program, arguments, keywords)
-    return _start(program, found, bool(found.show_output))
-
-
-def _start(program: Any, found: Split, show: bool) -> Run[Any]:
-    return Run(api.start(context_of(program, found, show)))
+def ordered(context: RunContext) -> tuple[RunContext, list[Awaited]]:
+    """Return the context of a run that starts after those of `after`, and those that this program has to wait for."""
+    context, waits = after_others(context, detached=True)
+    if waits and context.options.detach:
+        raise InvalidRequest(
+            f"after={waits[0].run.id!r} cannot be combined with detach=True: this program waits for that run",
+            "leave out detach=True",
+        )
+    return context, waits
 
 
 def submit_array(
@@ -60,12 +74,21 @@ def submit_array(
     from muster.runner.detached import DetachedRun
 
     found = [split(program, (), {**keywords, "args": args}) for args in calls]
-    first = context_of(program, found[0], False)
+    points = SweepRecord(tuple(map(Point, range(len(calls)))), most)
+    sweep = sweeps.of_calls(contexts_of_calls(program, found), points)
+    base, waits = ordered(sweep.base)
+    if waits:
+        raise InvalidRequest(f"after={waits[0].run.id!r}: not a job that the array can wait for", "use executor.submit")
+    sweeps.submit(sweep._replace(base=base))
+    return [Run(DetachedRun(RunDir(base.store.path(point.run_id)))) for point in sweep.points.values()]
+
+
+def contexts_of_calls(program: Any, found: Sequence[Split], show: bool = False) -> list[RunContext]:
+    """Return the contexts of runs that call a function with the same options each."""
+    first = context_of(program, found[0], show)
     warning = first.options.value(OPTIONS["signal_before"]).signal
     functions = [packed(program, one.args, one.kwargs, warning) for one in found[1:]]
-    sweep = sweeps.of_calls([first, *(first._replace(function=function) for function in functions)], most)
-    sweeps.submit(sweep)
-    return [Run(DetachedRun(RunDir(first.store.path(point.run_id)))) for point in sweep.points.values()]
+    return [first, *(first._replace(function=function) for function in functions)]
 
 
 def is_queued(options: Mapping[str, Any]) -> bool:
@@ -79,7 +102,7 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
     began, env = time.monotonic(), dict(os.environ)
     if callable(program) and has_checkpoint(program):
         found = found._replace(options={**_requeued(found.options), **found.options})
-    options = RunOptions(("argv", from_table(RUN, found.options, "options of the run")))
+    options = options_of(found)
     _refuse_in_a_rank()
     store = store_at(options.run_dir, env)
     if callable(program):
@@ -93,20 +116,15 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
     else:
         function, words, source = b"", [os.fspath(program), *found.args], ""
         shown = shlex.join(words)
-    argv = ["run", *_typed(found.options), *([shown] if function else words)]
-    context = resolve(
-        argv,
-        ParsedArgs({}, words, False),
-        options,
-        env,
-        began,
-        store,
-        _viewer(options, show),
-        tell,
-        tell,
-        brought=source,
-    )
+    argv = ["run", *typed(found.options), *([shown] if function else words)]
+    view = viewer(options, show)
+    context = resolve(argv, ParsedArgs({}, words, False), options, env, began, store, view, tell, tell, brought=source)
     return context._replace(function=function)
+
+
+def options_of(found: Split) -> RunOptions:
+    """Return the options of a call. Raises `InvalidRequest`."""
+    return RunOptions(("argv", from_table(RUN, found.options, "options of the run")))
 
 
 _REQUEUES = 3
@@ -118,11 +136,14 @@ def _requeued(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"requeue": _REQUEUES} if is_queued(given) else {}
 
 
-def _viewer(options: RunOptions, show: bool) -> Viewer:
+def viewer(options: RunOptions, show: bool, prefix: str | None = None) -> Viewer:
+    """Return what makes the view of a run; `prefix`: that of its lines, unless the options have one."""
+    prefix = prefix if options.prefix is None else options.prefix
+
     def view(plan: Plan, run_id: str, operand: str) -> View:
         if not show:
             return Quiet(False)
-        return Printed(plan, True if options.ranks is None else list(options.ranks), options.prefix)
+        return Printed(plan, True if options.ranks is None else list(options.ranks), prefix)
 
     return view
 
@@ -144,7 +165,7 @@ def _calls() -> bool:
     return "_muster_pickles" in sys.modules
 
 
-def _typed(options: Mapping[str, Any]) -> list[str]:
+def typed(options: Mapping[str, Any]) -> list[str]:
     """Return options as they would be typed, for job.json."""
     found = []
     for key, value in options.items():

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muster.core.results import SIGTERM, RunResult
+from muster.core.results import SIGTERM, RunResult, RunState
 from muster.errors import ControlError
 from muster.linux import processes
 from muster.rundir.run import Run
@@ -94,6 +94,8 @@ class RunHandle:
 
     detached = False
     """True if the run continues without this process; `drive` does nothing then."""
+    early_state: RunState | None = None
+    """The state of a run that has no directory yet; see `later.py`."""
     client: AttachedClient | None = None
     """The connection to the controller, if that is another process and this one is the owner."""
 

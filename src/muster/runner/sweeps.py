@@ -141,12 +141,9 @@ def prepare(sweep: Sweep, parsed: ParsedArgs, options: RunOptions, resolve: Reso
     return SweepContext(base.with_job(job), sweep, points)
 
 
-def of_calls(contexts: Sequence[RunContext], most: int | None = None) -> SweepContext:
-    """Return a sweep whose points are these runs, which call a function each with the same options.
-
-    `most`: how many run at the same time.
-    """
-    base, sweep = contexts[0], Sweep(tuple(map(Point, range(len(contexts)))), most)
+def of_calls(contexts: Sequence[RunContext], sweep: Sweep) -> SweepContext:
+    """Return the contexts of a sweep or chain whose points are these runs, which call a function each."""
+    base = contexts[0]
     words = ParsedArgs({}, list(base.asked.job.program.argv), False)
     points = {
         point.number: _of_point(base, context, sweep, point, words) for point, context in zip(sweep.points, contexts)

@@ -1,4 +1,4 @@
-"""`muster run --after RUN`: what a run waits for, and waiting for it where no scheduler does that."""
+"""`--after RUN`: what a run waits for, and waiting for it where no scheduler does that."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from muster.cli.common import named
-from muster.client.reconcile import reconcile
+from muster.client.reconcile import lives, reconcile
 from muster.config.options import RunOptions
 from muster.core.results import RunState
 from muster.errors import ControlError, InvalidRequest
+from muster.rundir.finding import find_run
 from muster.rundir.run import Run
 from muster.rundir.store import Store
 from muster.rundir.sweeps import is_sweep, runs_by_point, sweep_of
@@ -44,7 +44,7 @@ def awaited(options: RunOptions, store: Store) -> list[Awaited]:
                 f"--after {text}: unknown condition: {which.rpartition(':')[2] if colon else how}",
                 f"write RUN, or RUN:CONDITION with {', '.join(_CONDITIONS[:-1])} or {_CONDITIONS[-1]}",
             )
-        run = named(store, which)
+        run = find_run(store, which, lives)
         if is_sweep(run) and sweep_of(run).chain and (parts := list(runs_by_point(run).values())):
             run = parts[-1] if len(parts) == len(sweep_of(run).points) else run
         one = Awaited(run, how)
