@@ -60,4 +60,4 @@ def image(folder: Path) -> Iterator[str]:
     finally:
         # it fails while a container is removing itself
         argv = ["podman", "rmi", "--force", name]
-        until(lambda: subprocess.run(argv, env=env, capture_output=True).returncode == 0, "the image is removed", 30)
+        until(lambda: subprocess.run(argv, env=env, capture_output=True).returncode == 0, "the image is removed")

@@ -66,7 +66,7 @@ class Scripts:
         done = self.there.lab.run("head", argv, env=env, cwd=str(self.there.folder), timeout=120)
         logs = "".join(path.read_text() for path in self.there.folder.glob("*.out"))
         assert done.returncode == 0, done.stdout + done.stderr + logs
-        until(lambda: len(list(folder.glob("*.json"))) == ranks, f"{ranks} ranks have written: {done.stderr}{logs}", 60)
+        until(lambda: len(list(folder.glob("*.json"))) == ranks, f"{ranks} ranks have written: {done.stderr}{logs}")
         return sorted((json.loads(path.read_text()) for path in folder.glob("*.json")), key=lambda seen: seen["rank"])
 
     def change(self, name: str, *pairs: tuple[str, str]) -> None:

@@ -99,7 +99,7 @@ def toy(tmp_path: Path, env: dict[str, str]):
 def test_the_page_is_right(toy: Toy) -> None:
     # it runs, and the terminal shows it
     first = toy.start("run", "--scheduler", "toy", "--label", "first", "-g", "2", "waits.py")
-    until(lambda: toy.queue().get("1") == ("ACTIVE", "first"), "the first job runs", 30)
+    until(lambda: toy.queue().get("1") == ("ACTIVE", "first"), "the first job runs")
     # another one waits for it, and is killed meanwhile; a third one is not
     second, third = toy.detached("-g", "1", "waits.py"), toy.detached("--", "sh", "-c", "exit 7")
     assert ["pending"] * 2 == [toy.state(second), toy.state(third)]
@@ -118,7 +118,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     (toy.root / "go on").unlink()
     for job, kill in (("4", toy.kill), ("5", toy.cancel)):
         run = toy.detached("-g", "1", "waits.py")
-        until(lambda run=run: toy.printed(run), "it runs", 60)
+        until(lambda run=run: toy.printed(run), "it runs")
         assert "running" == toy.state(run)
         kill(run, job)
         assert (137, "killed") == (toy.muster("wait", run).returncode, toy.state(run))
@@ -127,7 +127,7 @@ def test_the_page_is_right(toy: Toy) -> None:
         f"exec {sys.executable} -m muster run --scheduler toy -g 1 -- sh -c 'echo in $TOYQ_JOB'"
     )
     subprocess.run(["toyq", "submit", "own.sh"], env=toy.env, cwd=toy.root, check=True, stdout=subprocess.DEVNULL)
-    until(lambda: toy.queue()["6"][0] == "DONE", "the job in which muster was started is over", 60)
+    until(lambda: toy.queue()["6"][0] == "DONE", "the job in which muster was started is over")
     assert "in 6\n" in (toy.root / "toyq" / "6.out").read_text()
     # the records name the scheduler
     job = json.loads(next(toy.root.glob(f"**/runs/{third}/job.json")).read_text())

@@ -128,7 +128,7 @@ def test_other_launchers_over_ssh(forms: Forms, there: LabCluster, kind: str):
     path = forms.exported(kind, *HOSTS)
     if kind == "tmux":
         _run(there, ["bash", str(path)], kind)
-        until(lambda: len(dumped(there.folder / kind)) == 4, "all ranks have written", 60)
+        until(lambda: len(dumped(there.folder / kind)) == 4, "all ranks have written")
         found = dumped(there.folder / kind)
     else:
         found = _run(there, ["bash", str(path)], kind, env=AS_ROOT)
@@ -150,4 +150,4 @@ def test_driver_of_ray(forms: Forms, there: LabCluster):
     path = forms.exported("ray", "-N", "1", "-g", "2")
     found = _run(there, [there.argv()[0], str(path)], "ray", env={"RAY_USAGE_STATS_ENABLED": "0"})
     assert found == forms.launched("-g", "2")
-    until(lambda: not there.pids("head", "raylet"), "Ray has ended with its driver", 60)
+    until(lambda: not there.pids("head", "raylet"), "Ray has ended with its driver")

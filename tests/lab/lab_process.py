@@ -232,7 +232,7 @@ def hold() -> int:
     os.waitpid(pid, 0)
     if group:
         for path, _, _ in os.walk(group, topdown=False):
-            until(lambda path=path: _removed(path), f"{path} can be removed", 10)
+            until(lambda path=path: _removed(path), f"{path} can be removed")
         namespaces.unmount(at)
     os.rmdir(at)
     return 0 if ready else 1

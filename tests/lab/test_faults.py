@@ -179,7 +179,7 @@ def test_nodes_have_registered_when_slurmctld_is_back(lab: Lab) -> None:
     lab.run("head", ["sbatch", "-N3", "-o", "/dev/null", "--wrap", "sleep 300"], check=True)
     until(lambda: "R" in lab.run("head", ["squeue", "-h", "-o", "%t"]).stdout, "the job runs")
     began, state = time.time(), Path(lab.folder.slurm, "state", "job_state")
-    until(lambda: state.stat().st_mtime > began, "slurmctld has written down that the job runs", 60)
+    until(lambda: state.stat().st_mtime > began, "slurmctld has written down that the job runs")
     daemons = [pid for node in ("n1", "n2", "n3") for pid in namespaces.running(lab.status()["hosts"][node], "slurmd")]
     lab.fault("slurmctld-down")
     for pid in daemons:

@@ -61,7 +61,7 @@ def test_show_takes_its_numbers_from_accounting(there: LabCluster) -> None:
         found: dict[str, Any] = json.loads(there.muster("show", "--json").stdout)["used"]
         return found if found["source"] else {}
 
-    used = until(shown, "accounting has the job, which ends a moment after the run", 30)
+    used = until(shown, "accounting has the job, which ends a moment after the run")
     assert "Slurm accounting" == used["source"]
     assert {"n1", "n2"} == {node["host"] for node in used["nodes"]}
     job = json.loads((there.run / "job.json").read_text())["scheduler"]["job"]

@@ -70,7 +70,7 @@ def test_output_of_a_launcher_is_shown_while_its_ranks_are_awaited(muster: Any, 
     with open(tmp_path / "said", "w") as said:
         process = muster.start("run", *words, stderr=said)
     told = "no ranks from mpirun yet; its output: bad name"
-    until(lambda: told in (tmp_path / "said").read_text(), "the launcher's words are shown", 60)
+    until(lambda: told in (tmp_path / "said").read_text(), "the launcher's words are shown")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert 130 == process.returncode
@@ -93,7 +93,7 @@ def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -
     assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
     assert f"launcher {launcher}" in done.stderr
     assert "orphaned" not in done.stderr
-    until(lambda: not others(muster), "nothing is left", 10)
+    until(lambda: not others(muster), "nothing is left")
     assert [] == list(own_tmp.glob("muster-*"))
 
 
@@ -110,19 +110,19 @@ def test_an_agent_that_is_killed_leaves_nothing(muster: Any, own_tmp: Path) -> N
     os.kill(agent_of(muster), signal.SIGKILL)
     assert 125 == process.wait(timeout=30)
     process.communicate()
-    until(lambda: not others(muster), "no process is left", 15)
-    until(lambda: not shim.parent.exists(), "the parent of the agent removes its directory", 15)
+    until(lambda: not others(muster), "no process is left")
+    until(lambda: not shim.parent.exists(), "the parent of the agent removes its directory")
     assert "nothing to clean up" in muster("clean").stdout
 
 
 @pytest.mark.slow
 @pytest.mark.lab
 def test_ray_tells_a_status_too(muster: Any, script: Any) -> None:
-    text = "import os, sys, time\nrank = int(os.environ['RANK'])\ntime.sleep(60 * (1 - rank))\nsys.exit(7)"
+    text = "import os, sys, time\nrank = int(os.environ['RANK'])\ntime.sleep(600 * (1 - rank))\nsys.exit(7)"
     done = muster("run", "--launcher", "ray", "-g", "2", str(script(text)), timeout=240)
     assert 7 == done.returncode, done.stderr
     assert "rank 1 failed first" in done.stderr
-    until(lambda: not others(muster), "nothing is left", 10)
+    until(lambda: not others(muster), "nothing is left")
 
 
 RAISES = """
@@ -131,7 +131,7 @@ import time
 def main(rank, word, *more):
     if rank == 1:
         raise ValueError(word, *more)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -143,7 +143,7 @@ def test_spawn_reports_an_exit_code_and_a_traceback(muster: Any, script: Any) ->
     assert "rank 1 failed first" in done.stderr
     assert "ValueError: ('a bad batch', 2, None, '1e-3x')" in done.stderr
     assert "muster-" not in muster.log(1, "err").decode(), "no frame of ours"
-    until(lambda: not others(muster), "nothing is left", 10)
+    until(lambda: not others(muster), "nothing is left")
 
 
 SELF = """
@@ -180,13 +180,13 @@ def test_which_signal_ended_a_rank(muster: Any, launcher: str) -> None:
 
 def who_failed(muster: Any, launcher: str, ends: str, status: int, says: str) -> None:
     """Check that muster reports this end of rank 1 of two."""
-    line = ["--", "sh", "-c", f"[ $RANK = 1 ] && {ends}; sleep 60"]
+    line = ["--", "sh", "-c", f"[ $RANK = 1 ] && {ends}; sleep 600"]
     done = muster("run", "--launcher", launcher, "-g", "2", *line, timeout=120)
     assert status == done.returncode, done.stderr
     assert "rank 1 failed first" in done.stderr
     assert says in done.stderr
     assert re.search("rank 0: terminated by (muster|the launcher) ", done.stderr), done.stderr
-    until(lambda: not others(muster), "nothing is left", 10)
+    until(lambda: not others(muster), "nothing is left")
 
 
 @pytest.mark.parametrize("launcher", some(PROGRAMS, "torchrun", "mpirun"))
@@ -197,7 +197,7 @@ def test_kill(muster: Any, launcher: str) -> None:
     assert 0 == done.returncode, done.stderr
     assert 137 == process.wait(timeout=30)
     process.communicate()
-    until(lambda: not others(muster), "nothing is left", 10)
+    until(lambda: not others(muster), "nothing is left")
 
 
 def wrote(muster: Any, rank: int) -> bool:
@@ -261,8 +261,8 @@ def test_ranks_do_not_outlive_their_agent(muster: Any) -> None:
     # its parent is one more process of that name, which kills what an agent leaves
     agent = agent_of(muster)
     os.kill(agent, signal.SIGKILL)
-    until(lambda: not [line for line in others(muster) if "sleep" in line], "the ranks have ended", 15)
-    until(lambda: not others(muster), "nothing is left", 15)
+    until(lambda: not [line for line in others(muster) if "sleep" in line], "the ranks have ended")
+    until(lambda: not others(muster), "nothing is left")
 
 
 def test_a_launcher_that_cannot_start_ranks_says_why(muster: Any) -> None:
@@ -277,11 +277,11 @@ def test_more_ranks_than_were_asked_for_are_refused(muster: Any) -> None:
     done = muster("run", *line, timeout=60)
     assert 125 == done.returncode, done.stderr
     assert "torchrun started a world of 3, requested: 2 ranks" in done.stderr
-    until(lambda: not others(muster), "nothing is left", 10)
+    until(lambda: not others(muster), "nothing is left")
 
 
 def test_all_ranks_are_started_again(muster: Any, tmp_path: Path) -> None:
-    line = ["--", "sh", "-c", "[ -e again ] && exit 0; [ $RANK = 1 ] && touch again && exit 3; sleep 60"]
+    line = ["--", "sh", "-c", "[ -e again ] && exit 0; [ $RANK = 1 ] && touch again && exit 3; sleep 600"]
     done = muster("run", "--launcher", "torchrun", "--max-restarts", "1", "-g", "2", *line, timeout=90)
     assert 0 == done.returncode, done.stderr
 

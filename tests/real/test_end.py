@@ -90,6 +90,15 @@ def test_other_ends_are_the_shells(muster: Any, script: Script, end: str, status
 
 SLOW = """
 import atexit, threading, time
+pids = torch.zeros(3, dtype=torch.int64)
+pids[rank] = os.getpid()
+dist.all_reduce(pids)
+peers = [int(pid) for pid in pids if pid != os.getpid()]
+
+def wait_for_peers():
+    while any(os.path.exists(f"/proc/{{pid}}") for pid in peers):
+        time.sleep(0.01)
+
 {slow}
 if rank == 1:
     try:
@@ -103,8 +112,8 @@ dist.all_reduce(total)
 @pytest.mark.parametrize(
     "slow",
     [
-        pytest.param("if rank == 1: atexit.register(time.sleep, 2)", id="atexit"),
-        pytest.param("if rank == 1: threading.Thread(target=time.sleep, args=(2,)).start()", id="thread"),
+        pytest.param("if rank == 1: atexit.register(wait_for_peers)", id="atexit"),
+        pytest.param("if rank == 1: threading.Thread(target=wait_for_peers).start()", id="thread"),
     ],
 )
 def test_a_rank_that_raised_is_named_first_though_it_exits_after_its_peers(
@@ -119,6 +128,27 @@ def test_a_rank_that_raised_is_named_first_though_it_exits_after_its_peers(
     assert "RuntimeError: mine" == found["root_cause"]["failure"]["summary"]
     assert "rank 1 failed first" in report(done.stderr)
     assert 1 == done.returncode
+
+
+STARVED = """
+import torch, torch.distributed as dist, os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+dist.init_process_group("gloo")
+total = torch.tensor(1.0)
+for _ in range(4):
+    dist.all_reduce(total)
+workers = [t for t in os.listdir("/proc/self/task") if "runloop" in open(f"/proc/self/task/{t}/comm").read()]
+for worker in workers:
+    os.sched_setscheduler(int(worker), os.SCHED_IDLE, os.sched_param(0))
+assert workers
+dist.all_reduce(total)
+"""
+
+
+def test_a_rank_that_ends_right_after_a_collective_is_not_aborted(muster: Any, script: Script) -> None:
+    """Its thread still has the tensor, gets no core, and would ask for the lock of an interpreter that is gone."""
+    done = muster("run", "-g", "4", str(script(STARVED)))
+    assert 0 == done.returncode, done.stderr
 
 
 RECORD = """

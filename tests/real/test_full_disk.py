@@ -64,7 +64,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
     def stands_still(rank: int) -> bool:
         """Check that the rank continues, and its log does not grow."""
         size, so_far = len(run.log(rank)), progress(rank)
-        until(lambda: progress(rank) > so_far + 100, "the rank goes on", 20)
+        until(lambda: progress(rank) > so_far + 100, "the rank goes on")
         return len(run.log(rank)) == size
 
     with (
@@ -88,9 +88,9 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
             mark = re.compile(
                 rf"^muster: (\d+) bytes of stdout of rank {rank} are missing from this log: No space left", re.M
             )
-            until(lambda rank=rank, mark=mark: mark.search(run.log(rank)), "the log says what is missing", 20)
+            until(lambda rank=rank, mark=mark: mark.search(run.log(rank)), "the log says what is missing")
             # while the disk was not quite full there may have been space for a few more lines
-            until(lambda rank=rank, mark=mark: len(numbers(mark.split(run.log(rank))[-1])) > 100, "more is logged", 20)
+            until(lambda rank=rank, mark=mark: len(numbers(mark.split(run.log(rank))[-1])) > 100, "more is logged")
             before, *_, after = mark.split(run.log(rank))
             missing = sum(map(int, mark.findall(run.log(rank))))
             lines = numbers(before)[0], len(set(range(1, numbers(after)[0])) - set(numbers(run.log(rank))))

@@ -144,7 +144,7 @@ def test_the_next_agent_removes_the_files_of_one_that_was_killed_with_its_guard(
             time.sleep(1.5)  # longer than an agent waits before it looks
             os.kill(third.agent(), signal.SIGKILL)
             third.end()
-            assert [] == temporary(third.id, base)
+            until(lambda: [] == temporary(third.id, base), "its guard removes them")
         assert own == temporary(alive.id, base), "nobody removes the files of a live agent"
     base.rmdir()
 
@@ -302,8 +302,8 @@ def test_no_shared_memory_of_torch_outlives_a_run(muster: Any, script: Script, s
             run.process.kill()
         run.end()
         no_one_left([], run.id)
-        until(lambda: not shared(pids), "the files of torch are gone", 10)
-        until(lambda: not set(blocks) & set(os.listdir("/dev/shm")), "the blocks of shared memory are gone", 10)
+        until(lambda: not shared(pids), "the files of torch are gone")
+        until(lambda: not set(blocks) & set(os.listdir("/dev/shm")), "the blocks of shared memory are gone")
 
 
 def test_ranks_do_not_see_what_muster_needed(muster: Any, script: Script) -> None:

@@ -60,7 +60,7 @@ def waiting(run: RunProcesses, op: str, ranks: set[int], pending: set[int]) -> M
         there = {rank for rank, one in found.items() if one.collectives and not one.collectives[-1].done}
         return found if set(found) == ranks and there == pending and all(one.stacks for one in found.values()) else None
 
-    found: Mapping[int, Inspection] = until(look, f"{pending} wait in {op}", 30)
+    found: Mapping[int, Inspection] = until(look, f"{pending} wait in {op}")
     assert {op} == {found[rank].collectives[-1].op for rank in pending}
     return found
 
@@ -252,7 +252,7 @@ def test_stacks_of_code_that_runs_do_it_no_harm(muster: Any, script: Script, tmp
         for _ in range(100):
             for rank, pid in run.ranks().items():
                 request = StackRequest(pid, rank_file(str(run.path / "attempt_0"), rank, "stack"))
-                until(request.check, "it writes its stacks", 10)
+                until(request.check, "it writes its stacks")
                 assert "in deep" in request.text or "<module>" in request.text
         (tmp_path / "go").touch()
         code, _, err = run.end()

@@ -322,7 +322,7 @@ def test_a_failure_ends_the_run_although_nobody_reads_what_is_shown(muster: Any,
         until(lambda: len(run.log(0)) == 2_000_000, "rank 0 has written more than the pipe holds")
         first = process(run.ranks()[0])
         (tmp_path / "go").touch()
-        until(lambda: not living([first]), "rank 0 is ended because rank 1 failed", 10)
+        until(lambda: not living([first]), "rank 0 is ended because rank 1 failed")
         assert 3 == run.end()[0]
 
 
@@ -331,7 +331,7 @@ def test_ctrl_c_ends_the_run_although_nobody_reads_what_is_shown(muster: Any) ->
         until(lambda: len(run.log(0)) == 2_000_000, "rank 0 has written more than the pipe holds")
         ranks = [process(pid) for pid in run.ranks().values()]
         run.process.send_signal(signal.SIGINT)
-        until(lambda: not living(ranks), "the ranks are interrupted", 10)
+        until(lambda: not living(ranks), "the ranks are interrupted")
         assert 130 == run.end()[0]
 
 

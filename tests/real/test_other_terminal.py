@@ -54,7 +54,7 @@ def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
     with RunProcesses(muster, "run", "-g", "3", str(script(DEEP, "deep.py"))) as run:
         run.wrote("ready", range(3))
         until((tmp_path / "locked").exists, "rank 2 waits")
-        until(lambda: "blocked_in_a_collective" in _stacks(muster)[0], "rank 0 is in the barrier", 20)
+        until(lambda: "blocked_in_a_collective" in _stacks(muster)[0], "rank 0 is in the barrier")
         for _ in range(2):  # repeated: reported messages are not reported twice
             found = _stacks(muster)
             assert [0, 1, 2] == sorted(found)

@@ -71,7 +71,7 @@ def boxed(muster: Any, box: Box, *words: str) -> str:
 
 
 def test_the_oom_killer_of_the_jobs_cgroup(muster: Any, script: Script, box: Box) -> None:
-    report = boxed(muster, box, str(script(EAT + "eat() if rank == 1 else time.sleep(99)\n")))
+    report = boxed(muster, box, str(script(EAT + "eat() if rank == 1 else time.sleep(600)\n")))
     assert "rank 1 failed first" in report
     assert (
         "killed by the kernel's OOM killer (SIGKILL): the job's cgroup reached 192.0 of 192.0 MiB of memory, "
@@ -87,7 +87,7 @@ def test_a_rank_that_has_entered_a_cgroup_by_itself(muster: Any, script: Script,
     text = (
         EAT + f"if rank == 1:\n    open({box.procs!r}, 'w').write(str(os.getpid()))\n    time.sleep(1.5)\n    eat()\n"
     )
-    done = muster("run", "--launcher", "exec", "-g", "2", str(script(text + "time.sleep(99)\n")))
+    done = muster("run", "--launcher", "exec", "-g", "2", str(script(text + "time.sleep(600)\n")))
     assert "the job's cgroup reached 192.0 of 192.0 MiB of memory" in done.stderr
 
 
@@ -95,7 +95,7 @@ def test_a_child_that_the_oom_killer_has_killed(muster: Any, script: Script, box
     """As a worker of a DataLoader: the rank raises, and the report says what became of the child."""
     text = EAT + (
         "if rank == 1:\n    child = os.fork()\n    if not child:\n        eat()\n    os.waitpid(child, 0)\n"
-        "    raise RuntimeError('a worker is gone')\ntime.sleep(99)\n"
+        "    raise RuntimeError('a worker is gone')\ntime.sleep(600)\n"
     )
     report = boxed(muster, box, str(script(text)))
     assert "RuntimeError, exit status 1" in report
@@ -104,7 +104,7 @@ def test_a_child_that_the_oom_killer_has_killed(muster: Any, script: Script, box
 
 
 def test_a_signal_that_somebody_sent(muster: Any, script: Script) -> None:
-    text = script("import time\nprint('there', flush=True)\ntime.sleep(99)\n")
+    text = script("import time\nprint('there', flush=True)\ntime.sleep(600)\n")
     with RunProcesses(muster, "run", "--launcher", "exec", "-g", "2", str(text)) as run:
         run.wrote("there", (0, 1))
         os.kill(run.ranks()[1], signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_the_cpu_time_limit(muster: Any, script: Script, limits: str, words: str
     text = EAT + (
         "import resource, signal\n"
         f"if rank == 1:\n    resource.setrlimit(resource.RLIMIT_CPU, {limits})\n    while True:\n        pass\n"
-        "time.sleep(99)\n"
+        "time.sleep(600)\n"
     )
     done = muster("run", "--launcher", "exec", "-g", "2", str(script(text)))
     assert words in done.stderr
@@ -138,7 +138,7 @@ def test_the_file_size_limit(muster: Any, script: Script) -> None:
         "import resource, signal\n"
         "if rank == 1:\n    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_DFL) if sys.argv[1] == 'die' else None\n"
-        "    open('big', 'wb').write(b'x' * (2 << 20))\ntime.sleep(99)\n"
+        "    open('big', 'wb').write(b'x' * (2 << 20))\ntime.sleep(600)\n"
     )
     path = str(script(text))
     done = muster("run", "--launcher", "exec", "-g", "2", path, "die")
@@ -209,12 +209,12 @@ def test_resources_over_time_are_kept(muster: Any, script: Script, tmp_path: Pat
     """Also GPUs, by nvidia-smi; its process ends with the run."""
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
-    smi.write_text('#!/bin/sh\necho "0, 512, 81559, 43"\necho $$ > "$(dirname "$0")/pid"\nexec sleep 99\n')
+    smi.write_text('#!/bin/sh\necho "0, 512, 81559, 43"\necho $$ > "$(dirname "$0")/pid"\nexec sleep 600\n')
     smi.chmod(0o755)
     muster.env["PATH"] = f"{smi.parent}:{muster.env['PATH']}"
     text = EAT + f"kept = b'x' * (32 << 20)\nwhile not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.1)\n"
     with RunProcesses(muster, "run", "--launcher", "exec", "-g", "2", str(script(text))) as run:
-        until(lambda: (smi.parent / "pid").exists(), "nvidia-smi is started", 30)
+        until(lambda: (smi.parent / "pid").exists(), "nvidia-smi is started")
         time.sleep(2.5)  # at least one more sample
         (tmp_path / "go").touch()
         assert 0 == run.end()[0]
@@ -228,7 +228,7 @@ def test_resources_over_time_are_kept(muster: Any, script: Script, tmp_path: Pat
 
 def test_resources_are_kept_when_the_controller_is_killed(muster: Any, script: Script) -> None:
     with RunProcesses(
-        muster, "run", "--launcher", "exec", "-g", "1", str(script("import time\ntime.sleep(99)\n"))
+        muster, "run", "--launcher", "exec", "-g", "1", str(script("import time\ntime.sleep(600)\n"))
     ) as run:
         until(lambda: run.events("pids"), "it has started")
         agent = run.agent()
@@ -243,7 +243,7 @@ def test_ranks_of_a_launcher(muster: Any, script: Script, box: Box) -> None:
     """The shim waits for the rank: it sends what it used and its limits, and the agent adds the facts of the cgroup."""
     text = EAT + "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))\n"
     text += f"if rank == 1:\n    open({box.procs!r}, 'w').write(str(os.getpid()))\n    time.sleep(1.5)\n    eat()\n"
-    done = muster("run", "--launcher", "torchrun", "-g", "2", str(script(text + "time.sleep(99)\n")))
+    done = muster("run", "--launcher", "torchrun", "-g", "2", str(script(text + "time.sleep(600)\n")))
     assert "the job's cgroup reached 192.0 of 192.0 MiB of memory" in done.stderr
     end = outcome(muster)["root_cause"]
     assert (1, 9) == (end["rank"], end["signal"]) and 100 << 20 < end["usage"]["peak_memory"] < 300 << 20

@@ -178,7 +178,7 @@ def test_after_muster_is_killed_nothing_is_left(muster: Any, script: Script) -> 
         marked = carriers(newest(muster).name)
         assert marked
         os.kill(terminal.pid, signal.SIGKILL)
-        until(lambda: not living(marked), "what the run started has ended", 30)
+        until(lambda: not living(marked), "what the run started has ended")
         assert before == termios.tcgetattr(terminal.fd)
 
 

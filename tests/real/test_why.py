@@ -49,7 +49,7 @@ def test_the_rank_that_has_not_come_is_named(muster: Any, script: Script, launch
     path = str(script(HANGS, "hangs.py"))
     with RunProcesses(muster, "run", "-g", "3", "--launcher", launcher, path) as run:
         run.wrote("ready", range(3))
-        sentence = until(lambda: _verdict(muster, "has not entered"), "it is seen", 30)
+        sentence = until(lambda: _verdict(muster, "has not entered"), "it is seen")
         assert sentence.startswith("rank 1 has not entered all_reduce #6 (float32 [16], hangs.py:")
         assert "ranks 0,2 have waited there for " in sentence
         assert "Rank 1 is in read_shard (hangs.py:6), blocked in read() of a pipe." in sentence
@@ -89,11 +89,11 @@ def _verdict(muster: Any, words: str) -> str:
 def test_a_run_that_makes_progress_and_a_stopped_rank(muster: Any, script: Script) -> None:
     with RunProcesses(muster, "run", "-g", "2", str(script(TRAINS))) as run:
         run.wrote("ready", range(2))
-        until(lambda: _verdict(muster, "the ranks make progress"), "they train", 30)
+        until(lambda: _verdict(muster, "the ranks make progress"), "they train")
         os.kill(run.ranks()[1], signal.SIGSTOP)
-        assert until(lambda: _verdict(muster, "Rank 1 is stopped by a signal (SIGSTOP)."), "it is seen", 30)
+        assert until(lambda: _verdict(muster, "Rank 1 is stopped by a signal (SIGSTOP)."), "it is seen")
         os.kill(run.ranks()[1], signal.SIGCONT)
-        until(lambda: _verdict(muster, "the ranks make progress"), "they train again", 30)
+        until(lambda: _verdict(muster, "the ranks make progress"), "they train again")
         assert 0 == muster("kill", "last").returncode
         run.end()
 

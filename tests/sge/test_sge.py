@@ -77,7 +77,7 @@ def there(made: Lab, tmp_path: Path) -> Iterator[Cluster]:
     found = Cluster(made, tmp_path)
     yield found
     made.run("head", ["qdel", "-f", "*"])
-    until(lambda: not found.ask("qstat"), "the queue is empty", 60)
+    until(lambda: not found.ask("qstat"), "the queue is empty")
 
 
 def test_a_run_ends_with_the_code_of_its_ranks(there: Cluster) -> None:
@@ -91,7 +91,7 @@ def test_a_run_ends_with_the_code_of_its_ranks(there: Cluster) -> None:
     assert not [path for path in run.rglob("*") if path.name == "environment.sh"]
     done = there.muster("run", "--sge", "-g", "1", "waits.py", "99", code=99)
     job = re.findall(r"as job (\d+)", done.stderr)[0]
-    until(lambda: f"jobnumber    {job}" in there.ask("qacct", "-j", job), "it is in accounting", 30)
+    until(lambda: f"jobnumber    {job}" in there.ask("qacct", "-j", job), "it is in accounting")
     assert re.search(r"^exit_status +1 ", there.ask("qacct", "-j", job), re.M), "99 would start the job again"
 
 
@@ -111,7 +111,7 @@ def test_a_running_job_is_seen_and_killed(there: Cluster) -> None:
     assert "pending: held" in there.muster("show", waiting).stdout
     assert f"{waiting}: removed from the queue\n" == there.muster("kill", waiting).stdout
     assert f"{run}: terminated\n" == there.muster("kill", run).stdout
-    until(lambda: ["killed"] * 2 == [there.state(run), there.state(waiting)], "both are known to be killed", 30)
+    until(lambda: ["killed"] * 2 == [there.state(run), there.state(waiting)], "both are known to be killed")
 
 
 def test_qdel_and_the_time_limit(there: Cluster) -> None:

@@ -78,7 +78,7 @@ def test_the_end_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> Non
     assert "pending" == listed(there)["dev"]["state"]
     released = there.muster("release", "first")
     assert 0 == released.returncode, released.stderr
-    until(lambda: "saving" in there.said(), "the rank is warned of the time limit", 60)
+    until(lambda: "saving" in there.said(), "the rank is warned of the time limit")
     assert "before the time limit: sending SIGUSR1 to ranks that handle it" in there.said()
     there.lab.run("head", ["scancel", listed(there)["dev"]["job_id"]])
     there.started[-1].wait(60)
@@ -100,6 +100,6 @@ def test_a_node_that_is_lost_is_named(there: LabCluster) -> None:
     until(lambda: "held" not in there.muster("ps").stdout, "the session has ended")
     assert "lost n2" in there.muster("show", "dev").stdout
     assert "lost n2" in there.muster("show", run.stdout.strip()).stdout
-    until(lambda: not queue(there), "the job has ended", 60)
+    until(lambda: not queue(there), "the job has ended")
     until(lambda: not there.ours(), "all processes have ended")
     assert "n1" not in there.temporary(), "where the agent was not killed, everything is removed"

@@ -67,7 +67,7 @@ def _run(there: LabCluster, *before: str, how: str) -> list[str]:
 def test_a_function_is_submitted_and_its_results_return(there: LabCluster) -> None:
     said = _run(there, how="job")
     assert ["True [('n1', 0), ('n2', 10)] succeeded", "0"] == said
-    until(lambda: not queue(there), "the queue is empty", 60)
+    until(lambda: not queue(there), "the queue is empty")
     there.nothing_left()
 
 

@@ -219,7 +219,12 @@ def test_from_the_login_node(there: LabCluster) -> None:
     assert (0, True) == (done.returncode, "terminated" in done.stdout), done.stderr
     assert [0, 137, 0] == [process.wait(timeout=60) for process in follows], there.said(1)
     shown = [line for line in there.said(0).splitlines() if line.startswith("[")]
-    assert [f"[0] {line}" for line in (first / "attempt_0" / "rank_00000.out").read_text().splitlines()] == shown
+    out, err = (
+        [f"[0] {line}" for line in (first / "attempt_0" / f"rank_00000.{stream}").read_text().splitlines()]
+        for stream in ("out", "err")
+    )
+    # a rank that is asked to end a moment after its peer tells that it has lost it, on stderr
+    assert (out, err) == ([line for line in shown if line not in err], [line for line in shown if line in err])
     assert "its ranks were never started" in there.said(2)
     there.nothing_left()
 
@@ -510,7 +515,7 @@ def test_srun_starts_the_ranks(there: LabCluster) -> None:
 
 @pytest.mark.parametrize(("ends", "status"), [("exit 7", 7), ("kill -SEGV $$", 139)])
 def test_srun_tells_who_failed_first(there: LabCluster, ends: str, status: int) -> None:
-    line = ["-N", "2", "-g", "2", "--launcher", "srun", "--", "sh", "-c", f"[ $RANK = 3 ] && {ends}; sleep 60"]
+    line = ["-N", "2", "-g", "2", "--launcher", "srun", "--", "sh", "-c", f"[ $RANK = 3 ] && {ends}; sleep 600"]
     done = there.muster("run", "--slurm", *line)
     assert status == done.returncode, done.stderr
     assert "rank 3 on n2 failed first" in done.stderr

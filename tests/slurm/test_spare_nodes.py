@@ -33,7 +33,7 @@ def test_a_node_that_fails_its_check_is_left_out(there: LabCluster) -> None:
 @pytest.mark.slow
 def test_a_spare_node_takes_the_place_of_one_that_crashes(there: LabCluster) -> None:
     process = there.start(*TWO, "--prefix", "{host} {rank}: ", there.script(WHERE), "on")
-    until(lambda: "n2 3: n2" in there.said(), "the ranks run", 60)
+    until(lambda: "n2 3: n2" in there.said(), "the ranks run")
     there.lab.fault("crash", "n2")
     assert 0 == process.wait(timeout=120), there.said()
     said = there.said()

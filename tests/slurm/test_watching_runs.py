@@ -34,8 +34,8 @@ if float(sys.argv[1]) > 0.5 and os.environ["RANK"] == "1":
 def test_top_and_its_keys_from_another_terminal(there: LabCluster, place: tuple[str, ...]) -> None:
     done = there.muster("run", "-d", "--name", "far", *place, "-g", "1", there.script(BEHIND, "behind.py"))
     assert 0 == done.returncode, done.stderr
-    until(lambda: len(list(there.run.glob("attempt_0/rank_*.out"))) == 2, "the ranks are started", 60)
-    until(lambda: all(there.log(rank) for rank in range(2)), "all ranks are up", 60)
+    until(lambda: len(list(there.run.glob("attempt_0/rank_*.out"))) == 2, "the ranks are started")
+    until(lambda: all(there.log(rank) for rank in range(2)), "all ranks are up")
     with on_terminal(there, "top", "far") as terminal:
         text = terminal.shows("rank 0 is up")
         assert "(far)" in text and "2 ranks on 2 hosts" in text
@@ -74,7 +74,7 @@ def test_a_failed_run_tells_what_changed_and_has_a_report(there: LabCluster, pla
     assert 1 == done.returncode and good != bad, done.stderr
     assert "ValueError: loss is NaN" in done.stderr
     assert f"since the last successful run of this script ({good}, " in done.stderr, done.stderr
-    until((there.run / "report.html").exists, "the report is written", 20)
+    until((there.run / "report.html").exists, "the report is written")
     shown = there.muster("diff", "last")
     assert 0 == shown.returncode, shown.stderr
     assert f"- {good}" in shown.stdout and f"+ {bad}" in shown.stdout and "0.9" in shown.stdout, shown.stdout

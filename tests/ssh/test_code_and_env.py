@@ -117,11 +117,11 @@ def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: LabCluster) -
         assert 0 == alone.lab.run(host, ["sh", "-c", line], cwd="/").returncode
     try:
         alone.start("run", "--sync", "-H", "n[1-2]", "-g", "1", "main.py", go, cwd=str(top))
-        until(lambda: "begin 0" in alone.said() and "begin 1" in alone.said(), "both ranks print", 60)
+        until(lambda: "begin 0" in alone.said() and "begin 1" in alone.said(), "both ranks print")
         alone.lab.fault("full-disk", "n1")
         for host in ("n1", "n2"):
             assert 0 == alone.lab.run(host, ["touch", go], cwd="/").returncode
-        until(lambda: alone.started[-1].poll() is not None, "the run has ended", 40)
+        until(lambda: alone.started[-1].poll() is not None, "the run has ended")
         assert 0 == alone.started[-1].returncode, alone.said()
         assert re.search(
             r"cannot copy logs of n2 to n1: No space left on device; they remain on n2 in \S", alone.said()

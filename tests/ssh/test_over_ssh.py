@@ -181,7 +181,7 @@ def test_a_long_partition_ends_the_run_on_both_sides(there: LabCluster) -> None:
     there.lab.fault("partition", "n3")
     assert 125 == process.wait(timeout=90), there.said()
     assert "lost n3: unreachable for" in there.said()
-    until(lambda: not there.ours(["n3"]), "the host that was cut off ended its own rank", 40)
+    until(lambda: not there.ours(["n3"]), "the host that was cut off ended its own rank")
     there.lab.clear()
     there.nothing_left()
 
@@ -230,7 +230,7 @@ def test_no_part_of_a_large_stdin_is_lost_when_the_terminal_is_cut_off(there: La
     with open(there.folder / "in") as file:
         command = ["--stdin", "1", "--", "sh", "-c", text]
         run = there.start("run", "--hosts", "n[1-2]", "-g", "1", *command, stdin=file)
-        until((there.folder / "some").exists, "the rank has read a part", 60)
+        until((there.folder / "some").exists, "the rank has read a part")
         for pid in there.pids("head", "ssh .*n1"):
             os.kill(pid, signal.SIGKILL)
         (there.folder / "go").touch()

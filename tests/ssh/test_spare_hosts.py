@@ -74,7 +74,7 @@ def test_a_partition_and_a_controller_that_is_killed(there: LabCluster) -> None:
     assert 0 == done.returncode, done.stderr
     there.steps(4, 3)
     there.lab.fault("partition", "n2")
-    until(lambda: len(list(there.run.glob("attempt_1/rank_*.out"))) == 4, "the second attempt", 60)
+    until(lambda: len(list(there.run.glob("attempt_1/rank_*.out"))) == 4, "the second attempt")
     there.kill("n1", "muster.pyz serve")
     outcome = there.ended(90)
     assert (0, 1) == (outcome["code"], outcome["attempt"]), outcome["reason"]
@@ -82,7 +82,7 @@ def test_a_partition_and_a_controller_that_is_killed(there: LabCluster) -> None:
         (one["node"], one["host"], one["by"], one["attempt"]) for one in outcome["replaced"]
     ]
     assert 100 == there.log(3, attempt=1).count("\n")
-    until(lambda: not there.ours(["n2"]), "the host that was cut off ended its own ranks", 40)
+    until(lambda: not there.ours(["n2"]), "the host that was cut off ended its own ranks")
     there.lab.clear()
     there.nothing_left()
 

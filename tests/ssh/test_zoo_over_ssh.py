@@ -44,7 +44,7 @@ def test_a_hang_on_three_hosts(there: LabCluster, hang: Hang) -> None:
         first: str = there.muster("why", "last").stdout.partition("\n")[0]
         return first if lacks(hang.words, first) == [] else ""
 
-    until(lambda: list((there.home / "runs").glob("*/attempt_0/rank_00005.out")), "it runs", 60)
+    until(lambda: list((there.home / "runs").glob("*/attempt_0/rank_00005.out")), "it runs")
     told = until(verdict, "the verdict", 90)
     assert " on n" in told
     assert 0 == there.muster("kill", "last").returncode

@@ -273,6 +273,20 @@ def test_different_types_of_ranks_that_have_failed_by_it() -> None:
     assert verdict_in_words(found).startswith("rank 1 called another collective, but ranks 0,2")
 
 
+def test_different_types_while_a_slow_rank_is_two_calls_behind() -> None:
+    """The aborted rank is not taken for one that differs where the slow one is: all know that call to be alike."""
+    ends = (RankExit(1, 0, WHEN, None, 6, failure=ABORTED),)
+    double = out_of(2, call(4, dtypes=("Double",)))
+    found = judged(out_of(0, call(4)), double, rank(3, call(2)), exits=ends, size=4)
+    assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISMATCH, (2,), (0, 1))
+    # with two on each side nobody can say which of them is wrong
+    found = judged(out_of(0, call(4)), double, out_of(3, call(4, dtypes=("Double",))), exits=ends, size=4)
+    assert (found.kind, found.odd) == (VerdictKind.MISMATCH, ())
+    # three that are not there yet may be of either side
+    found = judged(out_of(0, call(4)), double, *(rank(number, call(2)) for number in (3, 4, 5)), exits=ends, size=6)
+    assert (found.kind, found.odd) == (VerdictKind.MISMATCH, ())
+
+
 def test_of_two_ranks_that_differ_none_is_blamed() -> None:
     found = judged(waiting(0), rank(1, call(4, "barrier", (), dtypes=())))
     assert (found.kind, found.odd, found.waiting) == (VerdictKind.MISMATCH, (), (0, 1))

@@ -1,9 +1,14 @@
-"""Which native code is known to do nothing at the exit of a process."""
+"""Which native code is known to do nothing at the exit of a process, and who is waited for."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from muster.agent.hook import quick_exit
 from muster.agent.hook.quick_exit import is_known, loaded_code
 
 SITE = "/home/ann/.venv/lib/python3.11/site-packages"
@@ -69,3 +74,39 @@ def test_maps_are_read() -> None:
         "7f02-7f03 r-xp 00000000 00:00 0 [vdso]\n7f03-7f04 rwxp 00000000 00:00 0 \n"
     )
     assert loaded_code(maps) == {"/a b/libx.so (deleted)"}
+
+
+WORKER = """
+import ctypes, hashlib, importlib.util, os, sys, threading, time
+path = {path!r}
+spec = importlib.util.spec_from_file_location("quick_exit", path)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.modules["torch.distributed.distributed_c10d"] = module
+named, go, done = threading.Event(), threading.Event(), []
+
+def work():
+    ctypes.CDLL(None).prctl(15, b"pt_gloo_runloop", 0, 0, 0)
+    named.set()
+    go.wait()
+    hashlib.sha256(memoryview(bytearray(1 << 26))).digest()  # without the lock, as the destructors of C++
+    done.append(time.monotonic())
+    forever.wait()
+
+forever = threading.Event()
+threading.Thread(target=work, daemon=True).start()
+named.wait()
+before = time.monotonic()
+module.let_workers_finish()
+print(len(done), time.monotonic() - before < module._FINISH)
+go.set()
+module.let_workers_finish()
+print(len(done))
+"""
+
+
+def test_threads_of_gloo_that_run_are_waited_for_and_those_that_sleep_are_not() -> None:
+    path = Path(quick_exit.__file__)
+    words = [sys.executable, "-c", WORKER.format(path=str(path))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert ("0 True\n1\n", "") == (done.stdout, done.stderr)

@@ -8,7 +8,7 @@ import sys
 from .fitness import depends_on_rank, namesakes, traced, why_unfit
 from .footprint import Footprint
 from .messages import tell
-from .quick_exit import end_after_call, leave_registrations, skip_destructors
+from .quick_exit import end_after_call, leave_registrations, let_workers_finish, skip_destructors
 from .rank import become_rank, outlast_full_disk
 from .store import keep_store
 from .torch_server import LOGGER
@@ -44,6 +44,7 @@ class ForkServer:
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.skip_teardown)
         self.leaving, self.skip_destructors, self.end_after_call = False, skip_destructors, end_after_call
+        self.let_workers_finish = let_workers_finish
         self.mains: list[tuple[dict[str, Any], str]] = []
         """Names of `__main__` in other modules: the module's names, and the one that is `__main__`."""
         self.searched: set[str] = set()
@@ -354,6 +355,7 @@ class ForkServer:
         if not self.leaving:
             return
         self.end_after_call()
+        self.let_workers_finish()
         import ctypes
 
         self.skip_destructors()

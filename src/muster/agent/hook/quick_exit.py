@@ -86,6 +86,43 @@ def end_after_call() -> None:
     os._exit(0)
 
 
+def let_workers_finish() -> None:
+    """Let the threads of gloo put down the tensors of the last collective: for that they need the interpreter's lock.
+
+    A thread that asks for the lock while the interpreter exits is ended by it (before Python 3.14), inside of a
+    destructor, so that C++ aborts the process: "terminate called without an active exception". A plain rank is rarely
+    met by that, as its exit takes longer; this one has left out what took so long. Nobody waits for a collective that
+    is not complete: its thread sleeps.
+    """
+    if "torch.distributed.distributed_c10d" not in sys.modules:
+        return
+    from time import monotonic, sleep
+
+    until, asleep = monotonic() + _FINISH, 0
+    while asleep < _ASLEEP and monotonic() < until:
+        sleep(0.0003)  # whoever waits for the lock has it now, or is seen running
+        asleep = 0 if any(map(_is_running_worker, os.listdir("/proc/self/task"))) else asleep + 1
+
+
+_FINISH = 1.0
+"""Seconds that a thread may take, on a machine without a free core, to put down the tensors of a collective."""
+
+_ASLEEP = 3
+"""How often all must be seen asleep: one that meets the lock taken, just while it is looked at, sleeps as well."""
+
+_WORKER = "(pt_gloo_runloop)"
+"""The threads of torch that run collectives of gloo, as /proc names them."""
+
+
+def _is_running_worker(task: str) -> bool:
+    try:
+        with open(f"/proc/self/task/{task}/stat", errors="replace") as file:
+            stat = file.read()
+    except OSError:
+        return False  # it has just ended
+    return _WORKER in stat and stat.rpartition(")")[2].split()[0] == "R"
+
+
 def skip_destructors() -> None:
     """Have this process end without destructors, if all native code in it is known to do nothing in them.
 

@@ -21,6 +21,7 @@ def mismatched(standings: Mapping[int, Standing], members: Callable[[Collective]
     if any(has_complained(one.exit) for one in standings.values()):
         # those about to fail are out of it already
         numbers |= {(group, seq) for one in standings.values() for group, seq in one.entered.items()}
+    alike: list[Verdict] = []
     for group, seq in sorted(numbers):
         calls, ranks = {}, members(Collective("", group, seq))
         for rank in ranks:
@@ -29,14 +30,16 @@ def mismatched(standings: Mapping[int, Standing], members: Callable[[Collective]
                 calls[rank] = call
         sides = list(by_value((rank, _likeness(call)) for rank, call in calls.items()).values())
         gone = [rank for rank in ranks if rank not in calls and _got_too_much(standings[rank])]
-        if len(sides) == 1 and gone and 2 * len(sides[0]) > len(ranks):
-            return Verdict(VerdictKind.MISMATCH, tuple(gone), tuple(sides[0]), calls[sides[0][0]])
         if len(sides) > 1:
             # who received more than it expected has called with less
             small = min(sides, key=lambda side: _size(calls[side[0]]))
             sides = [side + gone if side is small else side for side in sides]
-            return _verdict(standings, calls, sides, len(ranks))
-    return None
+            behind = [rank for rank in ranks if rank not in calls and _is_behind(standings[rank], group, seq)]
+            return _verdict(standings, calls, sides, len(ranks), len(behind))
+        if len(sides) == 1 and gone and 2 * len(sides[0]) > len(ranks):
+            alike.append(Verdict(VerdictKind.MISMATCH, tuple(gone), tuple(sides[0]), calls[sides[0][0]]))
+    # what the aborted ranks called last is not known: it may be any number, but only at the last one all others agree
+    return alike[-1] if alike else None
 
 
 _TOO_MUCH = "op.preamble.length <= op.nbytes"
@@ -63,16 +66,27 @@ def _size(call: Collective) -> int:
     return sum(math.prod(size) for size in call.sizes) * width
 
 
+def _is_behind(one: Standing, group: str, seq: int) -> bool:
+    """Return whether a rank is known to be in an earlier call."""
+    return any(wait.collective.group == group and 0 < wait.collective.seq < seq for wait in one.waits)
+
+
 def _likeness(call: Collective) -> tuple[object, ...]:
     """Return what must be the same on all ranks."""
     return (call.op, call.sizes, call.dtypes) if call.op in _ALIKE_ON_ALL_RANKS else (call.op,)
 
 
 def _verdict(
-    standings: Mapping[int, Standing], calls: Mapping[int, Collective], sides: list[list[int]], members: int
+    standings: Mapping[int, Standing],
+    calls: Mapping[int, Collective],
+    sides: list[list[int]],
+    members: int,
+    behind: int,
 ) -> Verdict:
+    """Return who has called otherwise than most. `behind`: how many of the `members` have not come to this call yet."""
     most = max(sides, key=len)
-    if 2 * len(most) <= members:  # what the others have called may not be known
+    # what the others have called may not be known; those who are yet to come might at worst make it even
+    if 2 * len(most) <= members - behind or 2 * len(most) < members:
         return Verdict(VerdictKind.MISMATCH, (), tuple(sorted(calls)))
     odd = tuple(rank for rank in sorted(calls) if rank not in most)
     most = [rank for rank in most if rank in calls] + [rank for rank in most if rank not in calls]
