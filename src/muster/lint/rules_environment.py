@@ -116,6 +116,7 @@ def omp_threads_of_node(scene: Scene) -> Iterator[Finding]:
         return
     own = [launch.step.option("--cpus-per-task") if launch.step is not None else None for launch in several]
     cores = {number(option.value) if option else scene.requested("--cpus-per-task") for option in own}
+    steps_differ = all(own) and cores != {scene.requested("--cpus-per-task")}
     for _name, value, span in scene.settings("OMP_NUM_THREADS"):
         only = value.only
         names = (
@@ -123,7 +124,7 @@ def omp_threads_of_node(scene: Scene) -> Iterator[Finding]:
             and only.kind in ("variable", "default")
             and only.name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
             # the batch shell expands it to the number of the job, and srun may have one of its own
-            and not (only.name == "SLURM_CPUS_PER_TASK" and all(own) and scene.is_batch(only.shell))
+            and not (only.name == "SLURM_CPUS_PER_TASK" and steps_differ and scene.is_batch(only.shell))
         )
         if names or ((number(value) or 1) > 1 and number(value) in cores):
             yield Finding(
@@ -166,6 +167,9 @@ def cuda_visible_devices(scene: Scene) -> Iterator[Finding]:
         text = item.value.text if item.value is not None else None
         if item.name != "CUDA_VISIBLE_DEVICES" or not text or not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
             continue
+        devices = [int(device) for device in text.split(",")]
+        if devices != sorted(devices) and sorted(devices) == list(range(len(devices))):
+            continue  # another order of all of them, so that they are near to the cores of the ranks
         if item.temporary and any(item in command.assignments and command.background for command in scene.commands):
             continue  # several programs that share the GPUs of one job
         yield Finding(item.span, f"CUDA_VISIBLE_DEVICES={text} replaces the GPUs that Slurm has assigned")

@@ -208,19 +208,38 @@ def endpoint_not_on_first_node(scene: Scene) -> Iterator[Finding]:
     """A rendezvous on another node than that of rank 0."""
     for place in addresses(scene):
         for part in place.word.expansions:
-            which = _which_node(part)
+            which = _which_node(part, scene)
             if which:
                 yield Finding(
                     _written(place, part), f"the rendezvous is on {which} of the job, and rank 0 on the first"
                 )
+    yield from _elsewhere_over_ssh(scene)
 
 
-def _which_node(part: Expansion) -> str:
+def _elsewhere_over_ssh(scene: Scene) -> Iterator[Finding]:
+    """`ssh n1 torchrun --node-rank 0 --master-addr n2`, where n2 is the host of another node."""
+    sent = []
+    for launch in scene.launches:
+        ssh = next((program for program in launch.command.shell.launchers if program.name == "ssh"), None)
+        host = ssh.operands[0].text if ssh is not None and ssh.operands else None
+        if host:
+            sent.append((launch, host.rpartition("@")[2]))
+    for launch, host in sent:
+        rank = launch.program.value("--node-rank", "--machine-rank")
+        option = launch.program.option(*_ADDRESS_OPTIONS)
+        address = _host(option.value).text if option is not None and option.value is not None else None
+        if rank is None or rank.text != "0" or option is None or address == host:
+            continue
+        if address in {other for _, other in sent}:
+            yield Finding(option.span, f"the rendezvous is on {address}, and node 0 is {host}")
+
+
+def _which_node(part: Expansion, scene: Scene) -> str:
     """Describe the node that a selection from the list of hosts takes, if it is not the first."""
     names = [command.name for command in part.commands]
     inner = (found for command in part.commands for word in command.argv for found in word.expansions)
     for element in (part, *inner):
-        if element.kind == "element" and re.search("node|host", element.name, re.IGNORECASE):
+        if element.kind == "element" and _is_list_of_nodes(element.name, scene):
             index = element.fallback or ""
             if re.fullmatch(r"[1-9]\d*", index):
                 return f"node {int(index) + 1}"
@@ -240,6 +259,13 @@ def _which_node(part: Expansion) -> str:
         if command.name in ("sed", "awk") and line and line[1] not in ("0", "1") and ("NR" in words or "p" in words):
             return f"node {line[1]}"
     return ""
+
+
+def _is_list_of_nodes(array: str, scene: Scene) -> bool:
+    if re.search("node|host", array, re.IGNORECASE):
+        return True
+    words = [word for item in scene.script.assigned(array) for word in item.items]
+    return any(command.name == "scontrol" for word in words for part in word.expansions for command in part.commands)
 
 
 def random_in_each_task(scene: Scene) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from muster.lint.syntaxes import SBATCH
 
 _MISSPELLED = re.compile(r"#(SBTACH|SBACTH|SABTCH|SBATH|SBACH|SBATCHS|BATCH|SBATC|sbatch|Sbatch|SLURM)\s+-", re.ASCII)
 _JOB = re.compile(r"%[0-9]*[jAJ]")
+_MASTER, _TASK = re.compile(r"%[0-9]*A"), re.compile(r"%[0-9]*[aj]")
 _PROGRESS = re.compile(r"resume|checkpoint|ckpt|save[-_]?(steps|every|interval|freq)|restart|preempt", re.IGNORECASE)
 _NAMES = frozenset(
     [
@@ -180,7 +181,10 @@ def output_overwritten(scene: Scene) -> Iterator[Finding]:
             value = item.option.value.text if item.option.value else None
             if not item.effective or item.option.name not in ("--output", "--error") or not value:
                 continue
-            if not _JOB.search(value) and value not in ("/dev/null", "none") and "$" not in value:
+            known = value not in ("/dev/null", "none") and "$" not in value
+            if known and script.directive("--array") and _MASTER.search(value) and not _TASK.search(value):
+                yield Finding(item.option.span, f"all tasks of the array write to the same file `{value}`")
+            elif not _JOB.search(value) and known:
                 yield Finding(item.option.span, f"each job writes to the same file `{value}` and truncates it")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from muster.lint.model import Command, Expansion, Script, Span
+from muster.lint.model import Command, Expansion, Part, Script, Span, Word
 from muster.lint.rule import ERROR, NOTE, SCRIPT, WARNING, Edit, Finding, Rule
 from muster.lint.scene import TORCHRUN, Scene
 
@@ -20,7 +20,52 @@ _CONDA = re.compile(r"conda|mamba|python|forge", re.IGNORECASE)
 
 def unquoted_variable(scene: Scene) -> Iterator[Finding]:
     """Variables that are split or expanded as a pattern where that is wrong."""
-    return _unquoted(scene, _why_quote)
+    yield from _unquoted(scene, _why_quote)
+    for command in scene.commands:
+        for before, word in zip(command.words, command.words[1:]):
+            for part in word.expansions:
+                value = _with_spaces(scene, part) if part.shell.number == command.shell.number else ""
+                if value and _is_one_argument(command, before, word):
+                    begin, end = part.span
+                    edits = (Edit(Span(begin, begin), '"'), Edit(Span(end, end), '"'))
+                    message = (
+                        f'{part.source} without quotes becomes {len(value.split())} arguments: its value is "{value}"'
+                    )
+                    yield Finding(part.span, message, () if command.shell.number else edits)
+
+
+_ONE_PATH = frozenset({"cd", "pushd", "mkdir", "rm", "rmdir", "touch", "source", ".", "ls", "cat", "cp", "mv"})
+_ONE_VALUE = re.compile(
+    r"-J|--?(\w+[-_])*(name|dir|directory|root|notes?|title|description|comment|prompt|message|project|output|out)",
+    re.IGNORECASE,
+)
+"""Options with one value, which is a name, a text or a path."""
+
+
+def _with_spaces(scene: Scene, part: Expansion) -> str:
+    """The value of a variable if it has spaces and is no list of options, and each assignment gives the same."""
+    if part.quoted or part.kind != "variable":
+        return ""
+    values = {item.value.text if item.value is not None else None for item in scene.script.assigned(part.name)}
+    value = values.pop() if len(values) == 1 else None
+    if value is None or len(value.split()) < 2 or any(word[0] in "-{[" or "=" in word for word in value.split()):
+        return ""
+    return value
+
+
+def _is_one_argument(command: Command, before: Word, word: Word) -> bool:
+    """True if a word with a variable is meant as one argument: with other text, of cd, or of `--name`."""
+    if command.name in ("echo", "printf", "[[", "export", "declare", "local", "readonly", "test", "[", "for", "eval"):
+        return False
+    if len(word.parts) > 1 and not re.search(r"[\s,:;]", "".join(_literal(part) for part in word.parts)):
+        return True
+    if len(word.parts) > 1:
+        return False
+    return command.name in _ONE_PATH or bool(before.text and _ONE_VALUE.fullmatch(before.text))
+
+
+def _literal(part: Part) -> str:
+    return "" if isinstance(part, Expansion) else part.text
 
 
 def unquoted_nodelist(scene: Scene) -> Iterator[Finding]:
@@ -344,7 +389,7 @@ RULES = (
         unquoted_variable,
         "a variable without quotes where its value is split or matches files",
         "The shell splits the value at spaces and replaces `[1-4]`, `*` and `?` by names of files in the directory.",
-        'Write `"$@"`, `"${ARGS[@]}"`.',
+        'Write `"$@"`, `"${ARGS[@]}"`, `"$NAME"`.',
         f"{_ONE}python train.py $@\n",
         f'{_ONE}python train.py "$@"\n',
         True,

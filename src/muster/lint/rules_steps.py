@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from muster.lint.model import Command, Option, Program, Script, Span, Word
 from muster.lint.rule import ERROR, SCRIPT, WARNING, Edit, Finding, Rule
 from muster.lint.rules_sbatch import batch_scripts
-from muster.lint.scene import Scene, number
+from muster.lint.scene import Launch, Scene, number
 
 _NUMBERS = {"1": "HUP", "2": "INT", "3": "QUIT", "10": "USR1", "12": "USR2", "14": "ALRM", "15": "TERM", "18": "CONT"}
 _PSEUDO = {"EXIT", "0", "ERR", "DEBUG", "RETURN"}
@@ -205,10 +205,30 @@ def gpus_per_task_local_rank(scene: Scene) -> Iterator[Finding]:
             continue
         path = launch.program.operands[0].text if launch.program.operands else None
         text = scene.text_of(path) if path else None
+        sharing = step.value("--gres-flags") or _value(scene.script.directive("--gres-flags"))
+        if text is None and not (sharing is not None and "allow-task-sharing" in sharing.shown):
+            place = _local_id_as_local_rank(launch, scene)
+            if place is not None:
+                yield Finding(place, "each task sees one GPU, number 0; a script that takes that of LOCAL_RANK fails")
         if text and _takes_gpu_of_local_rank(text):
             yield Finding(
                 option.span, f"each task sees one GPU, number 0; {path} takes the GPU with the number of its local rank"
             )
+
+
+def _local_id_as_local_rank(launch: Launch, scene: Scene) -> Span | None:
+    """Return where a task passes its number on the node to a script as its local rank."""
+    words = [(word.span, word.shown) for word in launch.command.argv]
+    here = [item for item in scene.assignments if item.exported and item.shell.number == launch.command.shell.number]
+    assigned = (*launch.command.assignments, *(item for item in here if not item.temporary))
+    words += [(item.span, f"{item.name}={item.value.shown}") for item in assigned if item.value]
+    for at, (span, shown) in enumerate(words):
+        before = words[at - 1][1] if at else ""
+        if re.fullmatch(r"(LOCAL_RANK|--local[-_]rank)=\$\{?SLURM_LOCALID\}?", shown):
+            return span
+        if re.fullmatch(r"--local[-_]rank", before) and re.fullmatch(r"\$\{?SLURM_LOCALID\}?", shown):
+            return span
+    return None
 
 
 def _takes_gpu_of_local_rank(text: str) -> bool:
