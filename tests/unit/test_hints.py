@@ -38,6 +38,7 @@ WORDS = {
     "ValueError: non-finite loss": "a NaN or an infinity spreads",
     "bdb.BdbQuit": "stdin is /dev/null",
     "ModuleNotFoundError: No module named 'wandb'": "install the missing module for the Python of the ranks",
+    "terminate called without an active exception": "often a thread that asked for Python's lock",
 }
 
 

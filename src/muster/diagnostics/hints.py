@@ -180,6 +180,13 @@ FAILURE_HINTS = (
         None,
     ),
     FailureHint(
+        r"(?m)^terminate called without an active exception$",
+        "often a thread that asked for Python's lock while the interpreter exited, such as one of torch's that still "
+        "held a tensor: call torch.distributed.destroy_process_group() at the end of the script",
+        Domain.USER_CODE,
+        True,
+    ),
+    FailureHint(
         r"ModuleNotFoundError: No module named",
         "install the missing module for the Python of the ranks, or choose another Python with `--python` or `--setup`",
         Domain.ENVIRONMENT,

