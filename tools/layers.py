@@ -77,6 +77,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
     (Part("adopt", "from launch scripts to command lines of muster; pure"),),
     (Part("config.resolve", "from options to a job", WORLDLY),),
     (Part("config.nodes", "from the hosts of a job to its nodes and ranks", WORLDLY),),
+    (Part("config.roles", "from the command lines of several roles to what they request; pure"),),
     (Part("controller", "the process that supervises a run", WORLDLY),),
     (Part("client", "a run seen from another process", WORLDLY),),
     (Part("runner", "from a job to a run", WORLDLY),),

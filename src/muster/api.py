@@ -94,7 +94,7 @@ def begin(context: RunContext) -> RunHandle:
         from muster.runner import scheduled
 
         return scheduled.start(context)
-    if asked.hosts or options.detach or asked.job.hold is not None:
+    if asked.hosts or options.detach or asked.job.hold is not None or asked.roles:
         from muster.runner import hosts
 
         return hosts.start(context)

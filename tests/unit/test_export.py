@@ -161,7 +161,17 @@ def test_no_reason_is_a_default():
     told = dropped(EXPORTS["bash"], RunOptions(("argv", {option.key: "x" for option in RUN})))
     vague = {line.partition(":")[0] for line in told if line.endswith("nothing like it")}
     # options that are errors, or that only a scheduler has
-    assert vague <= {"--wrap", "--on", "--sweep", "--array", "--chain", "--max-parallel", "--virtual-local-rank"} | {
+    errors = {
+        "--wrap",
+        "--on",
+        "--sweep",
+        "--array",
+        "--chain",
+        "--max-parallel",
+        "--all-roles",
+        "--virtual-local-rank",
+    }
+    assert vague <= errors | {
         option.long_name for option in (*SLURM_OPTIONS.table, *SGE_OPTIONS.table, *ContainerOptions.table)
     }
 

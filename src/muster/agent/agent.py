@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from muster.agent.cleanup import Cleanup
 from muster.agent.context import NodeRun
+from muster.agent.external import free_port
 from muster.agent.links import RankLinks, put_files_there
 from muster.agent.local_requests import LocalRequests, open_socket
 from muster.agent.log_streaming import LogStreamer
@@ -491,11 +492,15 @@ class Agent:
             file.write(text)
         return file.name
 
-    def on_open_store(self, payload: bytes, attempt: int, host: str) -> None:
-        """Open the port of this attempt's store."""
+    def on_open_store(self, payload: bytes, attempt: int, host: str, free: bool = False) -> None:
+        """Open the port of this attempt's store. `free`: find another port, for the programs of a role."""
         port = self.ranks.listen(host)
         self.listened = attempt
-        self.emit("store_opened", attempt=attempt, port=port)
+        if free:
+            other = free_port(f"{self.run_id} {self.node} {attempt}")
+            self.emit("store_opened", attempt=attempt, port=port, free=other)
+        else:
+            self.emit("store_opened", attempt=attempt, port=port)
 
     def on_start_ranks(self, payload: bytes, attempt: int, late: Late) -> None:
         """Start all ranks of this node. `late`: values by name that were not known to the plan."""

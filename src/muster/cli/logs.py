@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from muster.cli.common import find_operand_run, parse_command
 from muster.cli.sweeps import refuse_sweep
@@ -15,7 +15,8 @@ from muster.client.follow import Follower, Mirror, tell_silence
 from muster.client.reconcile import may_still_run, reconcile, require_known
 from muster.config.command_options import LogsOptions
 from muster.core.layout import fold, named
-from muster.core.results import RunState
+from muster.core.results import RoleRanks, RunState
+from muster.core.roles import ranks_of
 from muster.errors import InvalidRequest
 from muster.rundir.log_order import Ordered
 from muster.rundir.run import Run
@@ -112,7 +113,10 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
     if options.follow:
         _await_start(run, client)
     every = range(int(run.job.get("ranks") or 1))
+    roles = ranks_of(run.plan) if run.plan is not None else ()
     chosen = options.rank or tuple(every)
+    if options.role is not None:
+        chosen = tuple(rank for rank in chosen if rank in _ranks_of_role(run, options.role, roles))
     wrong = [rank for rank in chosen if rank not in every]
     if wrong:
         raise InvalidRequest(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
@@ -124,7 +128,7 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
     if options.fold:
         lines = FoldedLines(where, colour, options.tail)
     else:
-        lines = LinePrefixer(prefixes(where, options.prefix, colour, before), False)
+        lines = LinePrefixer(prefixes(where, options.prefix, colour, before, roles), False)
     follower = Follower(run, client, tell_silence, mirror) if options.follow else None
     shown = [Ordered(run, attempt, keys, mirror.take)]
     if options.since is not None:
@@ -175,6 +179,15 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
         why = "its ranks have not started yet; wait for them with -f" if starts else "its ranks were never started"
         print(f"{run.id} has no logs: {why}", file=sys.stderr)
     return 0
+
+
+def _ranks_of_role(run: Run, name: str, roles: Sequence[RoleRanks]) -> range:
+    """Return the ranks of a role of a run. Raises `InvalidRequest`."""
+    for role in roles:
+        if role.name == name:
+            return range(role.first, role.first + role.ranks)
+    known = ", ".join(role.name for role in roles)
+    raise InvalidRequest(f"{run.id} has no role {name}", f"its roles are {known}" if known else "leave out --role")
 
 
 def _where(run: Run, ranks: range) -> dict[int, Where]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from muster.config.nodes import local_nodes, remote_nodes, spares_of
+from muster.config.nodes import spares_of
 from muster.core.env_forwarding import redact, shown
 from muster.core.model import as_json
 from muster.core.rank_env import of_each_rank
-from muster.launchers import make_plan
 from muster.runner.context import RunContext
+from muster.runner.roles import Parts, members_of, nodes_here, nodes_there, plan_of
 
 
 def print_plan(context: RunContext) -> int:
@@ -16,6 +16,7 @@ def print_plan(context: RunContext) -> int:
     from muster.transports.target import target_of
     from muster.ui.plan_text import plan_in_words
 
+    members = members_of(context)
     asked, run_id, store, options, env = context.asked, context.run_id, context.store, context.options, context.env
     if options.scheduled and not options.json:
         from muster.runner.scheduled import request, script_of
@@ -32,12 +33,12 @@ def print_plan(context: RunContext) -> int:
     if options.scheduled:
         from muster.runner.scheduled import nodes_to_come
 
-        nodes = nodes_to_come(asked, options, store.path(run_id))
+        parts: Parts = [nodes_to_come(asked, options, store.path(run_id))]
     elif asked.hosts:
-        nodes = remote_nodes(asked, None, options.ranks or ())
+        parts = nodes_there(members, None)
     else:
-        nodes = local_nodes(asked, options, env)
-    planned = make_plan(asked.job, nodes, run_id)._replace(spares=spares_of(asked))
+        parts = nodes_here(members, env)
+    planned = plan_of(members, parts, run_id)._replace(spares=spares_of(asked))
     if options.json:
         import json
 

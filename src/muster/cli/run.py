@@ -13,7 +13,7 @@ from muster import api
 from muster.cli.commands import COMMANDS
 from muster.cli.help import print_command
 from muster.cli.plan import print_plan
-from muster.cli.run_line import context_of, read_line
+from muster.cli.run_line import context_of, read_roles
 from muster.config.options import RUN, RunOptions
 from muster.core.results import RunResult
 from muster.linux import processes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Show what `run` would start; start and write nothing, contact no host."""
-    parsed, options = read_line(words, env, RunOptions, "plan")
+    parsed, options, roles = read_roles(words, env, "plan")
     if options.help:
         print_command("plan", COMMANDS["plan"], RUN, env)
         return 0
@@ -34,13 +34,13 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         from muster.cli.sweep_run import plan_sweep
 
         return plan_sweep(words, parsed, options, env, began)
-    context = context_of(["plan", *words], parsed, options, env, began, "plan")
+    context = context_of(["plan", *words], parsed, options, env, began, "plan", roles=roles)
     return print_plan(context)
 
 
 def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show the run, and return its exit code."""
-    parsed, options = read_line(words, env, RunOptions, "run")
+    parsed, options, roles = read_roles(words, env, "run")
     if options.help:
         print_command("run", COMMANDS["run"], RUN, env)
         return 0
@@ -48,7 +48,7 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         from muster.cli.sweep_run import run_sweep
 
         return run_sweep(words, parsed, options, env, began)
-    context = context_of(["run", *words], parsed, options, env, began, "run")
+    context = context_of(["run", *words], parsed, options, env, began, "run", roles=roles)
     if options.after:
         from muster.runner.awaited import after_others
 

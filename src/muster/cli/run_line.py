@@ -14,6 +14,9 @@ from muster.config import toml_files
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, cut, from_environment, hint_of_scheduler, names_in, names_of
 from muster.config.record import Source
+from muster.config.roles import OF_ROLE, check_part, split
+from muster.config.toml_files import RoleTable
+from muster.core.results import RoleRanks
 from muster.core.suggestions import nearest
 from muster.errors import InvalidRequest
 from muster.protocol import paths
@@ -31,6 +34,71 @@ def read_line(
     With a scheduler (typed, or from an environment variable or muster.toml) the short options of its own program apply:
     -t may be --time, not torchrun's --tee. For `--help`, only the command line is read. Raises `InvalidRequest`.
     """
+    if len(split(words)) > 1:
+        raise InvalidRequest(
+            f"`muster {command}` takes one program, got several roles", "`muster run` and `muster plan` take several"
+        )
+    parsed, options = _read_line(words, env, record, command)
+    role = None if parsed.operands or parsed.options.get("help") else _role_table(parsed.options, env)
+    return (parsed if role is None else parsed._replace(operands=list(role.command))), options
+
+
+def _role_table(typed: Mapping[str, Any], env: Mapping[str, str]) -> RoleTable | None:
+    """Return the table of muster.toml for the role that was typed; None without one."""
+    return toml_files.roles(env).get(typed["role"]) if "role" in typed else None
+
+
+def read_roles(
+    words: Sequence[str], env: Mapping[str, str], command: str
+) -> tuple[ParsedArgs, RunOptions, list[tuple[ParsedArgs, RunOptions]]]:
+    """Read the command line of `run` or `plan`, which may have several roles.
+
+    Return the options of the run with the program of the first role, and those of each role; none of the latter if the
+    run has one program. Raises `InvalidRequest`.
+    """
+    first, *others = split(words)
+    parsed, options = read_line(first, env, RunOptions, command)
+    if not (others or options.typed(RunOptions.all_roles)) or options.help:
+        return parsed, options, []
+    lines, typed = [(parsed, options)], parsed.options
+    if options.typed(RunOptions.all_roles):
+        lines, others = [], [["--role", name] for name in _all_roles(parsed, others, env)]
+    shared = {key: value for key, value in typed.items() if key not in OF_ROLE}
+    for part in others:
+        own, before = read_line(part, env, RunOptions, command)
+        if lines:
+            check_part(own, before)
+        given = {**(shared if lines else typed), **own.options}
+        lines.append((own, _options(RunOptions, given, _configured(given, env), env)))
+    return *lines[0], lines
+
+
+def _all_roles(parsed: ParsedArgs, others: Sequence[Sequence[str]], env: Mapping[str, str]) -> list[str]:
+    """Return the names of all roles of muster.toml. Raises `InvalidRequest`."""
+    if parsed.operands or others:
+        what = parsed.operands[0] if parsed.operands else ":"
+        raise InvalidRequest(
+            f"--all-roles cannot be combined with `{what}`: muster.toml has the programs",
+            "leave it out, or name each role with `--role`",
+        )
+    of_one = [key for key in parsed.options if key in OF_ROLE and key not in ("hosts", "hostfile")]
+    if of_one:
+        raise InvalidRequest(
+            f"--all-roles cannot be combined with --{of_one[0].replace('_', '-')}, which concerns one role",
+            "set it in a table `[roles.NAME]` of muster.toml",
+        )
+    known = toml_files.roles(env)
+    if not known:
+        raise InvalidRequest("--all-roles: no roles in muster.toml", "define each in a table `[roles.NAME]`")
+    lacking = next((name for name, table in known.items() if not table.command), None)
+    if lacking is not None:
+        raise InvalidRequest(f"{known[lacking].source} has no `command`", 'add one, e.g. `command = "train.py"`')
+    return list(known)
+
+
+def _read_line(
+    words: Sequence[str], env: Mapping[str, str], record: type[Record], command: str
+) -> tuple[ParsedArgs, Record]:
     usual, configured = names_of(record.table), None
     for name in SCHEDULERS:
         own = names_in(name, record.table)
@@ -76,6 +144,14 @@ def _configured(typed: Mapping[str, Any], env: Mapping[str, str]) -> list[tuple[
     """Return the values of environment variables and muster.toml, for the selected profile."""
     variables = from_environment(RUN, env)
     files = toml_files.tables(typed.get("profile", variables.get("profile")), env)
+    role = _role_table(typed, env)
+    if role is not None:
+        wrong = [key for key in role.options if key not in OF_ROLE]
+        if wrong:
+            raise InvalidRequest(
+                f"{role.source}: {wrong[0]} holds for the whole run, not for one role", "put it into the table `[run]`"
+            )
+        files.insert(0, role.options)
     return [("environment", variables), *(("muster.toml", table) for table in files)]
 
 
@@ -138,7 +214,7 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
 
 
 _OWN_VARIABLES = (
-    *("FOLDER", "HOME", "HOOK", "PYTHON", "RANK", "RUN_ID", "SCRATCH", "STATUS", "TRACE", "TRUST"),
+    *("FOLDER", "HOME", "HOOK", "PYTHON", "RANK", "ROLES", "RUN_ID", "SCRATCH", "STATUS", "TRACE", "TRUST"),
     *("POINT", "POINTS", "POINT_VALUES", "PART", "PARTS"),
 )
 """Variables that begin with MUSTER_ and are no options."""
@@ -162,15 +238,17 @@ def context_of(
     viewer: Viewer | None = None,
     brought: str = "",
     run_id: str = "",
+    roles: Sequence[tuple[ParsedArgs, RunOptions]] = (),
 ) -> RunContext:
     """Return the context of a run to be shown on this terminal. Raises `InvalidRequest`.
 
     `viewer` creates the view, if not as the options say; `brought` is the source of one of muster's own scripts.
-    `run_id`: the id of an existing sweep, whose points are started again.
+    `run_id`: the id of an existing sweep, whose points are started again. `roles`: see `read_roles`.
     """
     from muster.ui.terminal import prefixes
 
-    prefixes({0: ("host", 0, 0)}, options.prefix, colour=False)  # raises for one that cannot be filled in
+    some = [RoleRanks(options.role, 0, 1)] if roles else []
+    prefixes({0: ("host", 0, 0)}, options.prefix, False, "", some)  # raises for one that cannot be filled in
     for name, near in misspelled(env):
         print(f"warning: unknown environment variable: {name}; did you mean {near}?", file=sys.stderr)
     store = store_of(options, env)
@@ -180,5 +258,6 @@ def context_of(
         tell_progress(text, options.quiet)
 
     return resolve(
-        argv, parsed, options, env, began, store, shown, progress, tell_progress, foreground, verb, brought, run_id
+        *(argv, parsed, options, env, began, store, shown, progress, tell_progress, foreground, verb, brought),
+        *(run_id, roles),
     )

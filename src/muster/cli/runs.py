@@ -47,7 +47,7 @@ from muster.ui.accounting_text import advice_in_words, stats_in_words, use_in_wo
 from muster.ui.formatting import fitted, seconds, size_in_words, table
 from muster.ui.job_text import job_in_words, ranks_in_words
 from muster.ui.summary import facts_of
-from muster.ui.text import outcome_as_json, program_in_words, show_in_words
+from muster.ui.text import command_of_role, outcome_as_json, program_in_words, show_in_words
 
 _WITHIN = 4.0
 """Seconds for machines and schedulers to answer `ps`."""
@@ -218,7 +218,7 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
         "time": job.get("time"),
         "seconds": took,
         "launcher": asked.get("launcher", ""),
-        "command": program_in_words(program["kind"], program["argv"]) if program else "",
+        "command": _command(job, program),
         "program": program["argv"] if program else [],
         "argv": job.get("argv", []),
         "cwd": job.get("cwd", ""),
@@ -226,6 +226,13 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
         "scheduler": job.get("scheduler", {}).get("name"),
         "job_id": job.get("scheduler", {}).get("job"),
     }
+
+
+def _command(job: Mapping[str, Any], program: Mapping[str, Any] | None) -> str:
+    """Return the command of the ranks; those of all roles, with their names."""
+    if roles := job.get("roles"):
+        return " : ".join(f"{role.get('name')}: {command_of_role(role)}" for role in roles)
+    return program_in_words(program["kind"], program["argv"]) if program else ""
 
 
 def show(words: list[str], env: Mapping[str, str], began: float) -> int:

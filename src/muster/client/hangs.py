@@ -12,6 +12,7 @@ from muster.client.reconcile import reconcile, require_known
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
 from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.results import RankExit, RunState
+from muster.core.roles import ranks_of
 from muster.core.verdict import Verdict, VerdictKind
 from muster.diagnostics.hangs import verdict
 from muster.errors import ControlError, InvalidRequest
@@ -121,7 +122,8 @@ def _judged(run: Run, snapshot: Snapshot, live: bool, earlier: Snapshot | None =
     names = dict(enumerate(run.hosts))
     hosts = {rank: names.get(node, f"node {node}") for rank, node in nodes.items()}
     began = run.job.get("time")
-    judged = verdict(snapshot, _exits(run, snapshot.attempt), len(nodes), began, earlier)
+    roles = ranks_of(run.plan) if run.plan is not None else ()
+    judged = verdict(snapshot, _exits(run, snapshot.attempt), len(nodes), began, earlier, roles)
     return Look(snapshot, judged, hosts, live)
 
 

@@ -80,6 +80,7 @@ class LogsOptions(FindOptions):
     rank = optional(
         ("--rank", "--ranks"), "print only the output of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
     )
+    role = optional(("--role",), "print only the output of this role's ranks", "NAME", values.text, group=OUTPUT)
     stderr = flag(("--stderr",), "print only stderr", group=OUTPUT)
     stdout = flag(("--stdout",), "print only stdout", group=OUTPUT)
     since = optional(

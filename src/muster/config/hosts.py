@@ -58,6 +58,11 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
             )
         found = found[: count + spare]
     found, spares = (found[:-spare], found[-spare:]) if spare else (found, ())
+    return (*with_slots(found, options), *spares)
+
+
+def with_slots(found: tuple[HostSpec, ...], options: RunOptions) -> tuple[HostSpec, ...]:
+    """Return the hosts that get a rank, with their numbers of ranks. Raises `InvalidRequest`."""
     each = options.nproc_per_node
     number = int(each) if each is not None and each.isdigit() else None
     counts = hostlist.assign_slots(found, number, options.np)
@@ -67,10 +72,7 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
             f"--nnodes {options.nnodes} with -n {options.np} leaves {hostlist.fold_hostlist(idle)} without a rank",
             f"use `--nnodes {len(found) - len(idle)}`, or leave out --nnodes",
         )
-    return (
-        *(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0),
-        *spares,
-    )
+    return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
 
 
 def split_per_host(items: Any, names: tuple[str, ...], option: str) -> tuple[list[str], dict[str, list[str]]]:

@@ -225,7 +225,21 @@ class RunOptions(RunDirOptions):
         values.variable,
         group=RANKS,
     )
-    role = defaulted(("--role",), "value of ROLE_NAME in ranks", "NAME", values.text, default=ROLE, group=RANKS)
+    role = defaulted(
+        ("--role",),
+        "name of the ranks' role (ROLE_NAME); several programs, each with its options, are separated by ` : `, e.g. "
+        "`--role trainer -N 2 train.py : --role rollout serve.py`",
+        "NAME",
+        values.text,
+        default=ROLE,
+        group=RANKS,
+    )
+    all_roles = flag(("--all-roles",), "run the programs of all tables `[roles.NAME]` of muster.toml", group=RANKS)
+    main = flag(
+        ("--main",),
+        "finish the run once all ranks of this role have succeeded, and terminate those of other roles",
+        group=RANKS,
+    )
     gpus = optional(
         ("--gpus",),
         "GPUs that ranks may use, e.g. `2,3`; with --slurm, the total number of GPUs",

@@ -76,6 +76,15 @@ class JobRequest(NamedTuple):
     """True if the user has set OMP_NUM_THREADS."""
     snapshot: tuple[Tree, Path] | None = None
     """The code to copy, and the target directory."""
+    roles: tuple[RoleRequest, ...] = ()
+    """The roles of a run with several programs; `job` is then that of the first, and `hosts` are those of all."""
+
+
+class RoleRequest(NamedTuple):
+    """What the options of one role request, or those of a run with one program."""
+
+    asked: JobRequest
+    options: RunOptions
 
 
 def make_job(
@@ -85,11 +94,12 @@ def make_job(
     verb: str,
     brought: str,
     warn: Callable[[str], object],
+    hosts: tuple[HostSpec, ...] | None = None,
 ) -> JobRequest:
     """Return the job that these options request. Raises `InvalidRequest`.
 
     `brought` is the source of one of muster's own scripts. `warn` is called with messages on how options were
-    interpreted.
+    interpreted. `hosts`: its hosts, if they do not follow from the options.
     """
     reject_nested_launch(options, env)
     _check_scheduler(options)
@@ -100,7 +110,7 @@ def make_job(
     what = choose_program(parsed, options, verb, cwd, brought)
     if what.path:
         check_script(what.argv, cwd, env, verb)
-    named = wanted_hosts(options, cwd)
+    named = wanted_hosts(options, cwd) if hosts is None else hosts
     names = tuple(host.name for host in named)
     held_elsewhere = options.on is not None and bool(options.scheduled)
     if what.kind == "command" and not options.setup and not named and not held_elsewhere:

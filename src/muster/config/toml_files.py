@@ -6,15 +6,26 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from muster.config import trust
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import from_table
+from muster.config.program import split_words
 from muster.errors import InvalidRequest
 from muster.linux import processes
 from muster.protocol import paths
 from muster.schedulers import SCHEDULERS, options_of
+
+
+class RoleTable(NamedTuple):
+    """A table `[roles.NAME]`."""
+
+    command: tuple[str, ...]
+    """The script or program with its arguments; empty if it has to be typed."""
+    options: dict[str, Any]
+    source: str
+    """The file and the table, for messages."""
 
 
 def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -23,12 +34,14 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     profiles, general, known = [], [], []
     for path in places:
         data = _toml(path)
-        wrong = [name for name in data if name not in ("run", "profile", *SCHEDULERS)]
+        wrong = [name for name in data if name not in ("run", "profile", "roles", *SCHEDULERS)]
         if wrong and not isinstance(data[wrong[0]], dict):
             raise InvalidRequest(f"{path}: key `{wrong[0]}` outside of a table", "put options into the table `[run]`")
         if wrong:
             own = "".join(f", and for options of {options_of(name).program} `[{name}]`" for name in SCHEDULERS)
-            raise InvalidRequest(f"{path}: unknown table [{wrong[0]}]", f"tables are `[run]`, `[profile.NAME]`{own}")
+            raise InvalidRequest(
+                f"{path}: unknown table [{wrong[0]}]", f"tables are `[run]`, `[profile.NAME]`, `[roles.NAME]`{own}"
+            )
         general += [{f"[{name}]": _of_scheduler(name, data[name], path)} for name in SCHEDULERS if name in data]
         if "run" in data:
             general.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
@@ -44,6 +57,26 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
         )
         raise InvalidRequest(f"unknown profile: `{profile}`", hint)
     return profiles + general
+
+
+def roles(env: Mapping[str, str]) -> dict[str, RoleTable]:
+    """Return the tables `[roles.NAME]` of muster.toml; for each name the project's before the user's."""
+    found: dict[str, RoleTable] = {}
+    for path in _configurations(env):
+        tables_here = _toml(path).get("roles", {})
+        if not isinstance(tables_here, dict):
+            raise InvalidRequest(f"{path}: [roles] is not a table", "put each role into a table `[roles.NAME]`")
+        for name, data in tables_here.items():
+            source = f"{path} [roles.{name}]"
+            if not isinstance(data, dict):
+                raise InvalidRequest(f"{source} is not a table", "put each role into a table `[roles.NAME]`")
+            command = data.get("command", [])
+            words = split_words(command, f"command in {source}") if isinstance(command, str) else command
+            if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+                raise InvalidRequest(f"{source}: invalid command", "write it as a text, or as a list of texts")
+            options = from_table(RUN, {key: value for key, value in data.items() if key != "command"}, source)
+            found.setdefault(name, RoleTable(tuple(words), _from(path, options, env), source))
+    return found
 
 
 def _of_scheduler(name: str, data: Any, path: Path) -> dict[str, Any]:

@@ -16,3 +16,9 @@ def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | N
         return None
     beside = len(f"[{plan.world_size - 1}] ") if plan.world_size > 1 else 0
     return size._replace(columns=max(size.columns - beside, 1))._asdict()
+
+
+def node_name(plan: Plan, node: int, host: str) -> str:
+    """Return the name of a node's directory in that of the run: its host, and its role if the host has several."""
+    role = plan.role_of(node)
+    return host if role is None or plan.hosts.count(host) < 2 else f"{host}-{role.name}"

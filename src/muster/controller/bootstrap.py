@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from muster.agent import facts
-from muster.controller.agent_fields import TORCH_FLOOR, terminal_fields
+from muster.controller.agent_fields import TORCH_FLOOR, node_name, terminal_fields
 from muster.controller.connections import AgentConnection
 from muster.core import rendezvous
 from muster.core.controller_config import ControllerConfig, NodeRecord
@@ -52,11 +52,17 @@ class Need(NamedTuple):
     """The script, relative to `cwd`."""
     env: Mapping[str, str] = MappingProxyType({})
     """Environment variables of the ranks."""
+    of_nodes: tuple[Need, ...] = ()
+    """What each node needs, if that differs: in a run with roles."""
+
+    def of(self, node: int) -> Need:
+        """Return what a node needs."""
+        return self.of_nodes[node] if node < len(self.of_nodes) else self
 
 
-def need_of(job: Job) -> Need:
-    """Return the requirements of a job."""
-    return Need(job.cwd, job.program.path, job.env)
+def need_of(job: Job, of_nodes: Sequence[Job] = ()) -> Need:
+    """Return the requirements of a job; `of_nodes` are those of the nodes of a run with roles."""
+    return Need(job.cwd, job.program.path, job.env, tuple(map(need_of, of_nodes)))
 
 
 class Remedies(NamedTuple):
@@ -164,13 +170,18 @@ class Bootstrap:
     def check(self) -> None:
         """Raise `InvalidRequest` for problems that would cause a later and less clear failure."""
         remedies, code = self.agents.remedies, self.agents.code
-        check_directory(self.told, self.need.cwd, remedies)
-        if self.need.script:
-            own = facts.file_digest(os.path.join(self.need.cwd, self.need.script))
-            check_script(self.told, self.need.script, own, remedies)
+        for need, told in self._told_by_need():
+            check_directory(told, need.cwd, remedies)
+            if need.script:
+                check_script(told, need.script, facts.file_digest(os.path.join(need.cwd, need.script)), remedies)
         if code is not None and code.names and (differing := self.agents.differing(code)):
             refuse_other_code(differing, self.agents.reference, code, self.agents.code_remedy())
         check_versions(self.told)
+
+    def _told_by_need(self) -> list[tuple[Need, dict[str, Facts]]]:
+        """Return the facts of the hosts for each requirement: there is one for each role."""
+        links = by_value((link, self.need.of(link.node)[:2]) for link in self.agents.links)
+        return [(Need(*need), {link.host: link.facts for link in found}) for need, found in links.items()]
 
     # ---- rendezvous -------------------------------------------------------------------------------------------------
 
@@ -180,6 +191,8 @@ class Bootstrap:
         links = self.agents.links
         if len(links) == 1:
             return rendezvous.LOOPBACK
+        if _on_one_machine(links):  # the roles of a run; it may have no network
+            return rendezvous.on_loopback(self.agents.routes(["127.0.0.1"]).port, len(links))
         first, facts = links[0], [link.facts for link in links]
         addresses = rendezvous.candidate_addresses(first.host, first.facts, self.need.env)
         port, ways = self.agents.routes(addresses)
@@ -206,6 +219,7 @@ class Bootstrap:
         """
         links, there = self.agents.links, self.agents.controller_offset
         run_dirs = self.agents.run_dirs(run.run_dir, run.run_id)
+        addresses = met.addresses or (met.address,) * len(links)
         nodes = [
             NodeRecord(
                 run_dir,
@@ -215,8 +229,9 @@ class Bootstrap:
                 python=link.facts.get("python", ""),
                 late=late,
                 host=link.host,
+                address=address if plan.roles else "",
             )
-            for link, (run_dir, shared), late in zip(links, run_dirs, met.interface_env)
+            for link, (run_dir, shared), late, address in zip(links, run_dirs, met.interface_env, addresses)
         ]
         config = ControllerConfig(
             began=began + there,
@@ -234,7 +249,7 @@ class Bootstrap:
             record = nodes[link.node]
             return {
                 **_part(plan, run, number, rank_command),
-                "host": link.host,
+                "host": node_name(plan, link.node, link.host),
                 "run_dir": record.run_dir,
                 "own_run_dir": not record.shared,
                 "stdin_rank": plan.reader if reads else None,
@@ -263,6 +278,12 @@ def _plan_of_spare(plan: Plan, spare: Host, facts: Facts, run_id: str) -> Plan:
     return make_plan(plan.job, tuple(nodes), run_id)
 
 
+def _on_one_machine(links: Sequence[AgentConnection]) -> bool:
+    """Return whether all these agents are on the same machine."""
+    boots = {link.facts.get("boot") for link in links}
+    return len(boots) == 1 and None not in boots and len({link.host for link in links}) == 1
+
+
 def clock_of(offset: float) -> float:
     """Return what to add to a node's monotonic clock to get this machine's time of day, given the node's clock offset.
 
@@ -273,7 +294,7 @@ def clock_of(offset: float) -> float:
 
 def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the fields of the message `configure` that the plan determines for one node."""
-    job = plan.job
+    job = plan.job_of(number)
     # an external launcher may start any rank on any node
     nodes = plan.nodes if rank_command is not None else plan.nodes[number : number + 1]
     own = {

@@ -12,11 +12,12 @@ from functools import partial
 from signal import Signals
 from typing import Any
 
-from muster.controller.agent_fields import TORCH_FLOOR
+from muster.controller.agent_fields import TORCH_FLOOR, node_name
 from muster.controller.connections import AgentConnection
 from muster.controller.hangs import Hangs
 from muster.controller.pace_watch import PaceWatch
 from muster.controller.snapshots import Snapshots
+from muster.core import roles
 from muster.core.controller_config import ControllerConfig
 from muster.core.events import (
     JOB_ENDS,
@@ -112,6 +113,11 @@ def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ..
         on_hang=OnHang(job.on_hang),
         foreign=plan.rank_command is not None,
         first_attempt=first_attempt,
+        stores=plan.stores,
+        roles=roles.ranks_of(plan),
+        main=frozenset(
+            rank for role in plan.roles if role.main for rank in range(role.first_rank, role.first_rank + role.ranks)
+        ),
     )
 
 
@@ -204,7 +210,7 @@ class Controller:
 
             settings = self.supervisor.settings
             hosts = {rank: self.links[node].host for rank, node in zip(settings.ranks, settings.node_of)}
-            found = missed_ranks(snapshot, self.supervisor.exits, self.world_size, hosts)
+            found = missed_ranks(snapshot, self.supervisor.exits, self.world_size, hosts, settings.roles)
             if found is not None:
                 self.handle(RanksMissed(self.now(), snapshot.attempt, *found))
 
@@ -276,18 +282,29 @@ class Controller:
         elif isinstance(action, Replace):
             self.replace(action)
         elif isinstance(action, NOTICES):
-            self.notify(notice_in_words(action))
+            self.notify(notice_in_words(action, self.supervisor.settings.roles))
         else:
             self.snapshots.finish()
             self.outcome = action.outcome
 
     def listen(self, action: OpenStore) -> None:
-        """Have node 0 open the port of an attempt's store."""
-        self.send_message(0, "open_store", attempt=action.attempt, host=self.config.address)
+        """Have node 0, or the first node of each role, open the port of an attempt's store."""
+        for node in self.plan.stores:
+            self.open_store(node, action.attempt)
+
+    def open_store(self, node: int, attempt: int) -> None:
+        """Have a node open the port of an attempt's store."""
+        several = bool(self.plan.roles)
+        host = self.config.nodes[node].address if several else self.config.address
+        self.send_message(node, "open_store", attempt=attempt, host=host, **({"free": True} if several else {}))
 
     def start(self, link: AgentConnection, action: StartRanks) -> None:
         """Have a node start its ranks."""
         late = late_values(self.config.address, action.port, action.attempt)
+        if self.plan.roles:
+            addresses = [known.address for known in self.config.nodes]
+            ports = {node: (store.port, store.free) for node, store in self.supervisor.stores.items()}
+            late.update(roles.late_values(self.plan, link.node, addresses, ports))
         self.send_message(
             link.node, "start_ranks", attempt=action.attempt, late={**self.config.nodes[link.node].late, **late}
         )
@@ -374,8 +391,10 @@ class Controller:
                 return Problem(ProblemKind.VERSIONS, tuple(host for host, _ in told), name=name, values=told)
         return None
 
-    def _on_store_opened(self, link: AgentConnection, t: float, payload: bytes, attempt: int, port: int) -> None:
-        self.handle(StoreOpened(t, attempt, port))
+    def _on_store_opened(
+        self, link: AgentConnection, t: float, payload: bytes, attempt: int, port: int, free: int = 0
+    ) -> None:
+        self.handle(StoreOpened(t, attempt, port, link.node, free))
 
     def _on_ranks_started(
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
@@ -567,6 +586,7 @@ class Controller:
         notes: Sequence[str] = (),
     ) -> None:
         failure = None if why is None else failure_from_json({**why, "when": self.when(link, why["t"])})
+        failure = roles.with_run_ranks(failure, rank, self.supervisor.settings.roles)
         by_launcher = None if asked is None else self.when(link, asked)
         used = usage_from_json(usage) if usage is not None else None
         known = facts_from_json(facts) if facts is not None else None
@@ -581,7 +601,7 @@ class Controller:
     def _on_store_exited(
         self, link: AgentConnection, t: float, payload: bytes, code: int | None, signal: int | None
     ) -> None:
-        folder = processes.node_folder(str(self.run.path), link.host)
+        folder = processes.node_folder(str(self.run.path), node_name(self.plan, link.node, link.host))
         self.handle(StoreDied(t, code, signal, f"{folder}/store.log"))
 
     def _on_start_failed(self, link: AgentConnection, t: float, payload: bytes, what: str, **fields: Any) -> None:

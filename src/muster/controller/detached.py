@@ -36,7 +36,6 @@ from muster.core.events import (
     JOB_ENDS,
     Configured,
     JobEnding,
-    OpenStore,
     PreemptionWarned,
     Replace,
     SpareLost,
@@ -345,12 +344,13 @@ class DetachedController(Controller):
             return
         if self.every.index(link) != link.node and started < 0:  # type: ignore[arg-type]
             self.send_message(link.node, "take_place", node=link.node)
-        if link.node == 0 and now.phase is Phase.STARTING and listened < now.attempt and not now.pauses:
+        holds_store = link.node in self.plan.stores
+        if holds_store and now.phase is Phase.STARTING and listened < now.attempt and not now.pauses:
             if self.held is not None:
                 pass  # a session has no ranks
             elif now.configured:
-                self.listen(OpenStore(now.attempt))
-            else:
+                self.open_store(link.node, now.attempt)
+            elif link.node == 0:
                 self.handle(Configured(t))
         under_way = now.phase in (Phase.RUNNING, Phase.ATTRIBUTING, Phase.TERMINATING)
         if under_way and started < now.attempt and now.port is not None:

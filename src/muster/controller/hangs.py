@@ -15,6 +15,7 @@ from muster.controller.snapshots import Snapshots
 from muster.core.events import Event, HangDetected
 from muster.core.inspection import Snapshot, SnapshotReason
 from muster.core.model import Plan
+from muster.core.roles import ranks_of
 from muster.core.supervisor import Phase, Supervisor
 from muster.core.verdict import Activity, Verdict
 from muster.diagnostics.hangs import verdict
@@ -75,7 +76,8 @@ class Hangs:
         world = self._world
         if world.supervisor.phase is not Phase.RUNNING or snapshot.attempt != world.supervisor.attempt:
             return
-        found = verdict(snapshot, world.supervisor.exits, world.plan.world_size, time.time() - world.now())
+        began, roles = time.time() - world.now(), ranks_of(world.plan)
+        found = verdict(snapshot, world.supervisor.exits, world.plan.world_size, began, roles=roles)
         if is_debugged(snapshot, found):
             return
         nodes = world.plan.nodes

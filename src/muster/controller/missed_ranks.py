@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from muster.core.inspection import Snapshot
 from muster.core.layout import named
-from muster.core.results import RankExit
+from muster.core.results import RankExit, RoleRanks
 from muster.core.root_cause import Missed
 from muster.core.verdict import VerdictKind
 from muster.diagnostics.hangs import verdict
@@ -24,10 +24,14 @@ _BLAMING = (
 
 
 def missed_ranks(
-    snapshot: Snapshot, exits: Sequence[RankExit], world_size: int, hosts: Mapping[int, str]
+    snapshot: Snapshot,
+    exits: Sequence[RankExit],
+    world_size: int,
+    hosts: Mapping[int, str],
+    roles: Sequence[RoleRanks] = (),
 ) -> Missed | None:
     """Return the ranks that the others waited for; None if that is not known. `hosts`: the host of each rank."""
-    found = verdict(snapshot, exits, world_size)
+    found = verdict(snapshot, exits, world_size, roles=roles)
     if found.kind not in _BLAMING or not found.odd or len(found.odd) >= world_size:
         return None
     user = next((one.user for one in found.situations_of(found.odd[:1]) if one.user is not None), None)

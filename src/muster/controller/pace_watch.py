@@ -54,7 +54,8 @@ class PaceWatch:
     def begin(self) -> None:
         """Watch the attempt whose ranks are being started."""
         self._before = frozenset()
-        if 1 < self._world.plan.world_size <= _MOST:
+        # the collectives of several roles are not those of one group
+        if 1 < self._world.plan.world_size <= _MOST and not self._world.plan.roles:
             self._later(self._world.supervisor.attempt, 0)
 
     def _later(self, attempt: int, looks: int) -> None:

@@ -88,8 +88,6 @@ class StartedAgents:
         """The kind of that answer."""
         self.failed: dict[int, MusterError] = {}
         self.run_dir = ""
-        self.first = b""
-        """The first question to each agent once it runs."""
         self.code: Tree | None = None
         """Files besides the script that must be identical on all hosts."""
         self.strict = True
@@ -139,7 +137,6 @@ class StartedAgents:
         self.strict = strict
         patience = PATIENCE if strict or self.spares else _BRIEF
         self.run_dir = run_dir
-        self._ask()
         waiting = list(enumerate(self.targets))
         deadline, restless = time.monotonic() + patience, time.monotonic() + RESTLESS
         while len(self.answers.keys() | self.failed.keys()) < len(self.targets):
@@ -227,7 +224,8 @@ class StartedAgents:
             words = f"its agent has protocol version {facts['version']}, muster {VERSION}"
             self.fail(link, InvalidRequest(words, host=link.host))
         else:
-            self.send(link, self.first)  # not earlier: anything after the agent's own source is lost until it runs
+            # not earlier: anything after the agent's own source is lost until it runs
+            self.send(link, self._ask(link))
 
     def _on_agent_crashed(self, link: ProcessConnection, payload: bytes, text: str, limit: bool, **more: Any) -> None:
         link.broken, link.met_limit = (text.strip().splitlines() or ["?"])[-1], limit
@@ -278,14 +276,14 @@ class StartedAgents:
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
-    def _ask(self) -> None:
-        self.first = encode_frame("get_facts", cwd=self.need.cwd, script=self.need.script, run_dir=self.run_dir)
+    def _ask(self, link: ProcessConnection) -> bytes:
+        need = self.need.of(link.node)
+        return encode_frame("get_facts", cwd=need.cwd, script=need.script, run_dir=self.run_dir)
 
     def refresh_facts(self, need: Need) -> None:
         """Collect the facts again, after the code was sent."""
         self.need = need
-        self._ask()
-        for link, answer in zip(self.links, self.exchange(self.links, "facts", self.first)):
+        for link, answer in zip(self.links, self.exchange(self.links, "facts", self._ask)):
             link.facts.update(answer)
 
     def differing(self, code: Tree) -> dict[str, list[str]]:

@@ -36,6 +36,8 @@ class NodeRecord(NamedTuple):
     """Late values of the plan for this node: the interface to the other nodes."""
     host: str = ""
     """Its name when the run started; empty in records of older versions."""
+    address: str = ""
+    """Its address for the other nodes; only in a run with roles."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -76,6 +78,7 @@ _NODE = {
     "python": text,
     "late": _late,
     "host": text,
+    "address": text,
 }
 
 _CONFIG = {

@@ -47,11 +47,14 @@ class AgentReady:
 
 @dataclass(frozen=True)
 class StoreOpened:
-    """Node 0 has opened the port of an attempt's store."""
+    """Node 0, or the first node of a role, has opened the port of an attempt's store."""
 
     t: float
     attempt: int
     port: int
+    node: int = 0
+    free: int = 0
+    """Another port that is free on that node, for the programs of a role."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,7 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
 
 @dataclass(frozen=True)
 class OpenStore:
-    """Have node 0 open the port of this attempt's store."""
+    """Have node 0, or the first node of each role, open the port of this attempt's store."""
 
     attempt: int
 

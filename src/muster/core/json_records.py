@@ -36,6 +36,7 @@ from muster.core.model import (
     Program,
     Rank,
     RankCommand,
+    Role,
     TerminalSize,
     TextFile,
 )
@@ -54,6 +55,7 @@ from muster.core.results import (
     Repeated,
     Replaced,
     ResourceLimit,
+    RoleRanks,
     RunResult,
     RunState,
     StopKind,
@@ -75,12 +77,19 @@ _FILE = {"path": late_text, "text": late_text}
 
 _PROGRAM = {"kind": text, "argv": texts, "source": text}
 
+
+def program_from_json(data: Any) -> Program:
+    """Parse a program. Raises `Malformed`."""
+    found: Program = record(Program, _PROGRAM, data, ("kind", "argv"))
+    return found
+
+
 _LAST_IMPORTS = {"program": text, "run": text, "packages": text, "names": texts, "unfit": texts_by_name}
 
 _TERMINAL = {"rows": cells, "columns": cells, "term": text}
 
 _JOB = {
-    "program": lambda data: record(Program, _PROGRAM, data, ("kind", "argv")),
+    "program": program_from_json,
     "launcher": text,
     "python": text,
     "python_source": text,
@@ -174,6 +183,13 @@ _ENVIRONMENT = {
     "restored_pattern": text,
 }
 
+_ROLE = {
+    "name": text,
+    "job": lambda data: job_from_json(data),
+    **dict.fromkeys(("first_node", "nodes", "first_rank", "ranks"), whole),
+    "main": flag,
+}
+
 _PLAN = {
     "job": lambda data: job_from_json(data),
     "nodes": several(lambda data: record(Node, _NODE, data, Node._fields)),
@@ -184,6 +200,7 @@ _PLAN = {
     ),
     "external_rendezvous": flag,
     "spares": several(lambda data: record(Host, _HOST, data, ("name",))),
+    "roles": several(lambda data: record(Role, _ROLE, data, Role._fields[:-1])),
 }
 
 
@@ -280,6 +297,8 @@ def replaced_from_json(data: Any) -> Replaced:
     return found
 
 
+_ROLE_RANKS = {"name": text, "first": whole, "ranks": whole}
+
 _OUTCOME = {
     "state": lambda value: _ended(one_of(RunState)("error" if value == _ERROR_BEFORE else value)),
     "code": any_whole,
@@ -293,6 +312,7 @@ _OUTCOME = {
     "lost": several(lambda data: record(LostNode, _LOST, data, ("node", "why"))),
     "unlogged": several(lambda data: record(Unlogged, _UNLOGGED, data, tuple(_UNLOGGED))),
     "replaced": several(replaced_from_json),
+    "roles": several(lambda data: record(RoleRanks, _ROLE_RANKS, data, RoleRanks._fields)),
     "repeated": optional(lambda data: record(Repeated, _REPEATED, data, ("rank", "before"))),
 }
 

@@ -35,6 +35,7 @@ class Late(Enum):
         "program that an external launcher starts instead of the script; it asks the agent what to run",
     )
     FOLDER = ("MUSTER_FOLDER", "directory of the launcher's own files")
+    ROLES = ("MUSTER_ROLES", "JSON of all roles of the run: their hosts, addresses, ranks, and a free port of each")
     SCRATCH = ("MUSTER_SCRATCH", "directory with a short path on each host, deleted with the run")
     JOB_ID = ("JOB_ID", "id of the scheduler's job")
     JOB_NODES = ("JOB_NODES", "nodes allocated by the scheduler, in its notation")
@@ -368,6 +369,21 @@ class RankCommand(NamedTuple):
     """True if each rank is a task of the scheduler, which signals it without muster."""
 
 
+class Role(NamedTuple):
+    """One of the programs of a run that has several, and the nodes and ranks that are its own."""
+
+    name: str
+    job: Job
+    """What its ranks run."""
+    first_node: int
+    nodes: int
+    first_rank: int
+    ranks: int
+    """The number of its ranks, which are numbered on from those of the role before."""
+    main: bool = False
+    """True if the run ends once all ranks of such roles have succeeded."""
+
+
 class Plan(NamedTuple):
     """Everything that will be started; it can be printed, compared and stored."""
 
@@ -382,6 +398,22 @@ class Plan(NamedTuple):
     """True if the rendezvous of the ranks does not use muster's store, and only needs a port."""
     spares: tuple[Host, ...] = ()
     """Hosts that take the place of lost ones."""
+    roles: tuple[Role, ...] = ()
+    """The roles of a run with several programs, in order; empty for one program. `job` is then that of the first."""
+
+    def role_of(self, node: int) -> Role | None:
+        """Return the role of a node; None without roles."""
+        return next((role for role in self.roles if 0 <= node - role.first_node < role.nodes), None)
+
+    def job_of(self, node: int) -> Job:
+        """Return what the ranks of a node run."""
+        role = self.role_of(node)
+        return self.job if role is None else role.job
+
+    @property
+    def stores(self) -> tuple[int, ...]:
+        """The nodes that hold a store: the first node of each role."""
+        return tuple(role.first_node for role in self.roles) or (0,)
 
     @property
     def world_size(self) -> int:

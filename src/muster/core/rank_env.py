@@ -189,8 +189,12 @@ def _defaults(node: Node) -> dict[str, Text]:
 
 
 def _interfaces(node: Node) -> dict[str, Text]:
+    return interfaces(node.ranks[0].nodes > 1)
+
+
+def interfaces(several_hosts: bool) -> dict[str, Text]:
     """Return the interfaces on which gloo, tensorpipe and NCCL reach the other nodes."""
-    if node.ranks[0].nodes == 1:
+    if not several_hosts:
         # All ranks are on this machine: then neither resolving its own name nor its network can cause trouble.
         return {"GLOO_SOCKET_IFNAME": "lo"}
     return {

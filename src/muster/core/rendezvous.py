@@ -22,10 +22,17 @@ class Rendezvous(NamedTuple):
     """Port of its agent or controller; 0 if there is no other node."""
     interface_env: tuple[Mapping[str, str | None], ...]
     """For each node, the late values that name the interface to the others."""
+    addresses: tuple[str, ...] = ()
+    """The address of each node for the others, as far as it is known; empty where it was not looked for."""
 
 
 LOOPBACK = Rendezvous("127.0.0.1", 0, ({},))
 """The rendezvous of a single node."""
+
+
+def on_loopback(port: int, nodes: int) -> Rendezvous:
+    """Return the rendezvous of several nodes on one machine."""
+    return Rendezvous("127.0.0.1", port, (interface_values("lo", False),) * nodes, ("127.0.0.1",) * nodes)
 
 
 def candidate_addresses(host: str, facts: Facts, env: Mapping[str, str]) -> list[str]:
@@ -56,7 +63,8 @@ def choose_rendezvous(
     for address in addresses:
         if all("error" not in way[address] for way in ways):
             names = [own[address], *(way[address]["interface"] for way in ways)]
-            return Rendezvous(address, port, tuple(map(_values, facts, names)))
+            others = map(_address, facts[1:], names[1:])
+            return Rendezvous(address, port, tuple(map(_values, facts, names)), (address, *others))
     best = max(addresses, key=lambda address: sum("error" not in way[address] for way in ways))
     told = fold_reasons((host, way[best]["error"]) for host, way in zip(hosts[1:], ways) if "error" in way[best])
     tried = ", ".join(f"{address} ({own[address]})" for address in addresses)
@@ -65,6 +73,11 @@ def choose_rendezvous(
         f"allow TCP between the nodes in the firewall; addresses tried: {tried}; "
         "choose another interface with `--env GLOO_SOCKET_IFNAME=NAME`",
     )
+
+
+def _address(facts: Facts, interface: str) -> str:
+    """Return the address of a node on this interface; empty if it has none."""
+    return next((address for name, address in facts["interfaces"] if name == interface), "")
 
 
 def _values(facts: Facts, name: str) -> dict[str, str | None]:

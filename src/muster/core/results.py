@@ -340,6 +340,8 @@ class StopKind(TextEnum):
     """A scheduler ends the job."""
     HANG = "hang"
     """No rank made progress for the time of --hang-timeout."""
+    MAIN_ROLE = "main role"
+    """All ranks of the main role have succeeded, and others were still running."""
     RELEASED = "released"
     """A session was released, or was idle for `seconds`."""
     OTHER = "other"
@@ -396,6 +398,15 @@ class Repeated(NamedTuple):
     """Where it was raised: `train.py:21`; empty if unknown."""
 
 
+class RoleRanks(NamedTuple):
+    """The ranks of one role of a run with several programs."""
+
+    name: str
+    first: int
+    ranks: int
+    """Their number."""
+
+
 class RunResult(NamedTuple):
     """The result of a run. `outcome.json` in the run directory contains it, and the reason as a sentence."""
 
@@ -423,3 +434,5 @@ class RunResult(NamedTuple):
     """Why there was no further restart although --max-restarts allowed one."""
     replaced: tuple[Replaced, ...] = ()
     """Hosts whose place spare hosts have taken."""
+    roles: tuple[RoleRanks, ...] = ()
+    """The roles of a run with several programs."""

@@ -56,6 +56,7 @@ from muster.core.results import (
     RankExit,
     Repeated,
     Replaced,
+    RoleRanks,
     RunResult,
     RunState,
     StopKind,
@@ -127,6 +128,12 @@ class SupervisorConfig:
     on_hang: OnHang = OnHang.WARN
     first_attempt: int = 0
     """The number of the first attempt; earlier ones belong to a controller that ended with its job."""
+    stores: tuple[int, ...] = (0,)
+    """The nodes that hold a store."""
+    roles: tuple[RoleRanks, ...] = ()
+    """The roles of a run with several programs."""
+    main: frozenset[int] = frozenset()
+    """The ranks whose success ends the run, although others are still running; empty for none."""
 
 
 @dataclass
@@ -154,7 +161,8 @@ class Supervisor:
         """True if the first attempt's port was requested."""
         self._ready: set[int] = set()
         self._clean_nodes: set[int] = set()
-        self._port: int | None = None
+        self._stores: dict[int, StoreOpened] = {}
+        """The stores of this attempt that are open, by node."""
         self._node_of = dict(zip(settings.ranks, settings.node_of))
         self._ranks_of: dict[int, set[int]] = {}
         """The ranks of each node."""
@@ -231,8 +239,14 @@ class Supervisor:
 
     @property
     def port(self) -> int | None:
-        """The port of this attempt's store, once it is known."""
-        return self._port
+        """The port of this attempt's first store, once all are open."""
+        known = all(node in self._stores for node in self.settings.stores)
+        return self._stores[self.settings.stores[0]].port if known else None
+
+    @property
+    def stores(self) -> Mapping[int, StoreOpened]:
+        """The stores of this attempt that are open, by node."""
+        return self._stores
 
     @property
     def patience(self) -> float:
@@ -272,13 +286,14 @@ class Supervisor:
     def _on_store_opened(self, event: StoreOpened, actions: list[Action]) -> None:
         self.configured = True  # earlier versions recorded no event for it
         if event.attempt == self.attempt:
-            self._port = event.port
+            self._stores[event.node] = event
             self._start(event.t, actions)
 
     def _start(self, t: float, actions: list[Action]) -> None:
-        if self.phase is Phase.STARTING and self._port is not None and len(self._ready) == self.settings.nodes:
+        port = self.port
+        if self.phase is Phase.STARTING and port is not None and len(self._ready) == self.settings.nodes:
             self.phase, self._began = Phase.RUNNING, t
-            actions.append(StartRanks(self.attempt, self._port))
+            actions.append(StartRanks(self.attempt, port))
 
     def _on_ranks_started(self, event: RanksStarted, actions: list[Action]) -> None:
         """Do nothing: only the controller and views use this event."""
@@ -302,7 +317,17 @@ class Supervisor:
                 self.phase, self._next_step = Phase.ATTRIBUTING, event.t + (OTHERS_WAIT if known else ROOT_CAUSE_WAIT)
         elif self.phase is Phase.ATTRIBUTING and not end.ok and is_own_failure(end):
             self._fail(event.t, actions)
+        elif self.phase is Phase.RUNNING and self._main_succeeded and self._living:
+            names = (role.name for role in self.settings.roles if role.first in self.settings.main)
+            reason = StopReason(StopKind.MAIN_ROLE, message=", ".join(names))
+            self._terminate(event.t, _Termination(RunState.SUCCEEDED, 0, reason, self._term_then_kill()), actions)
         self._clean_up_after_last(event.t, actions)
+
+    @property
+    def _main_succeeded(self) -> bool:
+        """Whether all ranks have succeeded whose success ends the run."""
+        main = self.settings.main
+        return bool(main) and all(rank in self._exits and self._exits[rank].ok for rank in main)
 
     def _on_ranks_missed(self, event: RanksMissed, actions: list[Action]) -> None:
         if event.attempt == self.attempt and self._missed is None:
@@ -413,7 +438,8 @@ class Supervisor:
 
     def _on_stop_requested(self, event: StopRequested, actions: list[Action]) -> None:
         if self.ends_well:
-            actions += [Hurrying(), CleanUp(0.0)]
+            actions.append(Hurrying())
+            self._hurry(event.t, actions)
             return
         grace = self.settings.grace
         hard = [(SIGTERM, min(grace, INTERRUPT_TO_KILL)), (SIGKILL, 0.0)]
@@ -443,6 +469,15 @@ class Supervisor:
             end = _Termination(RunState.KILLED, 137, StopReason(StopKind.KILL, by=event.by), self._term_then_kill())
         self._terminate(event.t, end, actions)
 
+    def _hurry(self, t: float, actions: list[Action]) -> None:
+        """End what is left of a run that has succeeded."""
+        assert self._termination is not None
+        if self.phase is Phase.TERMINATING:  # ranks of other roles than the main one
+            self._termination.escalation = [(SIGKILL, 0.0)]
+            self._escalate(t, actions)
+        else:
+            actions.append(CleanUp(0.0))
+
     def _on_preemption_warned(self, event: PreemptionWarned, actions: list[Action]) -> None:
         self._job_end = event.cause
         self._warned |= set(event.ranks)
@@ -450,7 +485,7 @@ class Supervisor:
 
     def _on_job_ending(self, event: JobEnding, actions: list[Action]) -> None:
         if self.ends_well:
-            actions.append(CleanUp(0.0))
+            self._hurry(event.t, actions)
             return
         self._stop_requested = True
         if self._termination is not None and self.phase is Phase.TERMINATING:
@@ -603,7 +638,7 @@ class Supervisor:
 
     def _begin_attempt(self, t: float, wait: float, actions: list[Action]) -> None:
         """Begin the next attempt after `wait` seconds."""
-        self.phase, self.attempt, self._port, self._termination = Phase.STARTING, self.attempt + 1, None, None
+        self.phase, self.attempt, self._stores, self._termination = Phase.STARTING, self.attempt + 1, {}, None
         self._living, self._warned_living = set(self.settings.ranks), set(self._warned)
         self._exits, self._asked_at, self._signals_sent, self._leftovers = {}, {}, {}, []
         self._one_failed = self._left_when_warned = False
@@ -628,6 +663,7 @@ class Supervisor:
         return RunResult(
             *(end.state, code, t, self.attempt, end.reason, first, ends, left, lost, self.unlogged, self._repeated),
             replaced=tuple(self._replaced),
+            roles=self.settings.roles,
         )
 
     @property

@@ -146,6 +146,7 @@ _ONLY_MUSTER: dict[Option[Any], str] = {
     RunOptions.numa_binding: "only muster and torchrun bind ranks by NUMA nodes",
     RunOptions.role: "only muster and torchrun set ROLE_NAME",
     RunOptions.on_end: "start the command after the script",
+    RunOptions.main: "only muster runs several roles",
     RunOptions.after: "start it when those runs have ended, or use --dependency",
     RunOptions.resubmit: "only muster submits a job again",
     RunOptions.no_auto_preload: "only muster forks ranks from one interpreter",
@@ -161,8 +162,10 @@ _VIEW: Some = frozenset(
     )
 )
 _SHOWN = "it is about what muster shows and keeps"
-_SEVERAL: Some = frozenset((RunOptions.sweep, RunOptions.array, RunOptions.chain, RunOptions.max_parallel))
-"""Options that make several runs."""
+_SEVERAL: Some = frozenset(
+    (RunOptions.sweep, RunOptions.array, RunOptions.chain, RunOptions.max_parallel, RunOptions.all_roles)
+)
+"""Options that make several runs, or a run of several programs."""
 
 
 def dropped(row: Export, options: RunOptions) -> tuple[str, ...]:

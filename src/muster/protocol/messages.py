@@ -340,8 +340,8 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
             "open_store": (
-                "Has node 0 open the port of an attempt's store.",
-                {"attempt": WHOLE, "host": TEXT},
+                "Has node 0, or the first node of a role, open the port of an attempt's store; `free`: find one more.",
+                {"attempt": WHOLE, "host": TEXT, "free": maybe(FLAG)},
             ),
             "start_ranks": (
                 "Starts all ranks of the node.",
@@ -478,7 +478,10 @@ MESSAGES: tuple[Message, ...] = (
                     **dict.fromkeys(("missing", "limit"), maybe(FLAG)),
                 },
             ),
-            "store_opened": ("The port of the attempt's store is open.", {"attempt": WHOLE, "port": WHOLE}),
+            "store_opened": (
+                "The port of the attempt's store is open; `free` is another free port.",
+                {"attempt": WHOLE, "port": WHOLE, "free": maybe(WHOLE)},
+            ),
             "ranks_started": (
                 "The ranks of the node, or its launchers, were started.",
                 {"attempt": WHOLE, "pids": PIDS},

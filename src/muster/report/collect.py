@@ -14,7 +14,8 @@ from muster.core.folding import fold_texts
 from muster.core.inspection import Snapshot
 from muster.core.model import Job, Plan
 from muster.core.progress import Progress
-from muster.core.results import RankExit, RunResult, RunState
+from muster.core.results import RankExit, RoleRanks, RunResult, RunState
+from muster.core.roles import ranks_of
 from muster.core.verdict import Verdict
 from muster.diagnostics.hangs import verdict
 from muster.errors import MusterError
@@ -163,16 +164,17 @@ def _looks(run: Run, attempts: Sequence[Attempt], began: float) -> tuple[Look, .
         except Unreadable:
             continue
         if found:
-            return tuple(Look(each, _judged(each, attempt, began)) for each in reversed(found))
+            roles = ranks_of(run.plan) if run.plan is not None else ()
+            return tuple(Look(each, _judged(each, attempt, began, roles)) for each in reversed(found))
     return ()
 
 
-def _judged(snapshot: Snapshot, attempt: Attempt, began: float) -> Verdict:
+def _judged(snapshot: Snapshot, attempt: Attempt, began: float, roles: Sequence[RoleRanks]) -> Verdict:
     """Return why the ranks stood still at that moment."""
     there = {found.rank for found in snapshot.inspections}
     ends = [span.end for span in attempt.ranks if span.end is not None and span.rank not in there]
     before = [end for end in ends if end.when <= snapshot.when + _AT_ONCE]
-    return verdict(snapshot, before, len(attempt.ranks), began)
+    return verdict(snapshot, before, len(attempt.ranks), began, roles=roles)
 
 
 def _tracebacks(outcome: RunResult | None, hosts: Sequence[str], clean: Callable[[str], str]) -> tuple[RankText, ...]:

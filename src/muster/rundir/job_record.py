@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from muster.core.json_checks import Malformed, checked, flag, number, optional, text, texts, whole
-from muster.core.json_records import job_from_json
+from muster.core.json_checks import Malformed, checked, flag, number, optional, several, text, texts, whole
+from muster.core.json_records import job_from_json, program_from_json
 from muster.core.model import as_json
 from muster.schedulers import SCHEDULERS
 
@@ -66,6 +66,8 @@ def _number_of_ranks(value: Any) -> int:
 
 _SERVED = {"name": text, "user": text}
 
+_ROLE = {"name": text, "ranks": _number_of_ranks, "program": lambda value: as_json(program_from_json(value))}
+
 JOB = {
     "id": text,
     "name": text,
@@ -84,5 +86,6 @@ JOB = {
     "there": text,
     "shared": flag,
     "scheduler": lambda value: checked(value, _SCHEDULED, ("name", "job")),
+    "roles": lambda value: list(several(lambda role: checked(role, _ROLE, ("name", "ranks", "program")))(value)),
 }
 """The checks of the fields of job.json."""

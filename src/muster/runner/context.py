@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from muster import __version__
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
-from muster.config.resolve import JobRequest, make_job
+from muster.config.resolve import JobRequest, RoleRequest, make_job
 from muster.core.env_forwarding import redact, redact_argv
 from muster.core.model import Job, Plan, as_json
 from muster.errors import InvalidRequest
@@ -124,11 +124,13 @@ def resolve(
     verb: str = "run",
     brought: str = "",
     run_id: str = "",
+    roles: Sequence[tuple[ParsedArgs, RunOptions]] = (),
 ) -> RunContext:
     """Resolve options to a job and the id of a new run, without writing anything. Raises `InvalidRequest`.
 
     `verb` is the command named in messages; `brought` is the source of one of muster's own scripts. `run_id`: the id of
-    an existing sweep, whose points are started again.
+    an existing sweep, whose points are started again. `roles`: the command line and the options of each role, with
+    those of the first one, if the run has several programs.
     """
     session = None
     if options.on is not None:
@@ -138,17 +140,23 @@ def resolve(
         session = find_session(store, options.on, progress)
         _, record, plan = session
         options = with_session(options, options.on, record.options, plan)
-    asked = make_job(parsed, options, env, verb, brought, warn)
+    if roles:
+        from muster.config.roles import make_roles
+
+        asked = make_roles(roles, env, verb, warn)
+    else:
+        asked = make_job(parsed, options, env, verb, brought, warn)
     if session is not None:
         of, job = session[2].job, asked.job._replace(setup=plan.job.setup)
         job = job._replace(python=of.python, python_source=of.python_source, python_named=of.python_named)
         job = job._replace(allocation=of.allocation, env={**session[1].env, **job.env})
         asked = asked._replace(job=job)
-    if not options.no_auto_preload:
+    if not options.no_auto_preload and not roles:
         from muster.rundir.last_imports import last_imports
 
         asked = asked._replace(job=asked.job._replace(last_imports=last_imports(store, asked.job)))
     now = time.time()
+    asked = asked._replace(roles=tuple(_in_container(role, store) for role in asked.roles))
     run_id = run_id or free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     if asked.job.runtime != BARE:
         asked = asked._replace(job=asked.job._replace(runs=str(store.root / "runs")))
@@ -163,6 +171,14 @@ def resolve(
         code_sync.guard(found, context.code_limit, "--snapshot")
         asked = asked._replace(job=code_sync.redirect(job, found.root, str(copy)), snapshot=(found, copy))
     return context._replace(asked=asked)
+
+
+def _in_container(role: RoleRequest, store: Store) -> RoleRequest:
+    """Return a role whose container, if it has one, sees the directory of runs."""
+    job = role.asked.job
+    if job.runtime == BARE:
+        return role
+    return role._replace(asked=role.asked._replace(job=job._replace(runs=str(store.root / "runs"))))
 
 
 def refuse_stdin(context: RunContext) -> None:

@@ -15,7 +15,7 @@ from muster.agent.facts import file_digest
 from muster.client import remote
 from muster.client.attach import AttachedClient
 from muster.client.client import sync_files
-from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes, spares_of
+from muster.config.nodes import spares_of
 from muster.config.sessions import options_of_session
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.connections import captured_signals
@@ -23,13 +23,12 @@ from muster.controller.started_agents import StartedAgents
 from muster.core.controller_config import RECORD, config_as_json
 from muster.core.env_forwarding import redact
 from muster.core.hostlist import fold_hostlist, fold_reasons
-from muster.core.model import Job, Node, Plan, as_json
+from muster.core.model import Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import Replaced
 from muster.core.spares import arrange, unfit_hosts
 from muster.errors import InvalidRequest, Unreachable
-from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
 from muster.rundir.run import FUNCTION, Run
@@ -39,6 +38,7 @@ from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import Views
+from muster.runner.roles import Parts, check_ranks, hosts_of, members_of, nodes_here, nodes_there, plan_of, roles_record
 from muster.runner.shipped import with_environment
 from muster.transports.target import target_of
 
@@ -57,7 +57,7 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
     if options.sync:
         context = context.with_job(code_sync.real(asked.job))
         asked = context.asked
-    here = None if asked.hosts else local_nodes(asked, options, context.env)
+    here = None if asked.hosts else nodes_here(members_of(context), context.env)
     run = context.new_directory()
     facts.write_marker(str(run.path))
     resources: ExitStack[None] = ExitStack()
@@ -73,14 +73,16 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
                 raise
             asked = context.asked
             job = asked.job
-        hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
-        targets = [target_of(job, host) for host in hosts]
-        gathering = StartedAgents(loop, signals, need_of(job), targets, context.env, context.progress)
+        reached = hosts_of(members_of(context), here)
+        targets = [target_of(own, host) for own, host in reached]
+        need = need_of(job, [own for own, _ in reached] if asked.roles else ())
+        gathering = StartedAgents(loop, signals, need, targets, context.env, context.progress)
         gathering.spares = job.spare_nodes
-        bootstrap = Bootstrap(gathering, need_of(job))
+        bootstrap = Bootstrap(gathering, need)
         try:
             context, nodes, replaced = _reach(context, gathering, bootstrap, run, here)
-            plan = make_plan(context.asked.job, nodes, context.run_id)
+            plan = plan_of(members_of(context), nodes, context.run_id)
+            check_ranks(plan, options)
             if job.spare_nodes:
                 plan = plan._replace(spares=spares_of(context.asked))
             views = Views(context.viewer(plan, context.run_id, run.operand), context.warn)
@@ -119,11 +121,11 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
 
 
 def _reach(
-    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, here: tuple[Node, ...] | None
-) -> tuple[RunContext, tuple[Node, ...], tuple[Replaced, ...]]:
+    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, here: Parts | None
+) -> tuple[RunContext, Parts, tuple[Replaced, ...]]:
     """Start the agents, send the code, and run the checks.
 
-    Return the context with the remote job, its nodes, and the hosts that were replaced by spares.
+    Return the context with the remote job, its nodes by role, and the hosts that were replaced by spares.
 
     `here`: the nodes on this machine, if no hosts are named.
     """
@@ -141,10 +143,25 @@ def _reach(
     elif here is None and not options.no_code_check:
         gathering.code = code_sync.sources(context.asked.job, str(run.path.parent))
     bootstrap.check()
+    _check_shared_hosts(gathering)
     for finding in bootstrap.findings():
         gathering.say(finding)
-    nodes = here if here is not None else remote_nodes(context.asked, facts, options.ranks or ())
+    nodes = here if here is not None else nodes_there(members_of(context), facts)
     return context, nodes, replaced
+
+
+def _check_shared_hosts(gathering: StartedAgents) -> None:
+    """Raise `InvalidRequest` for a host with several roles that does not share the run directory.
+
+    Each of its agents would delete the directory of all when it is done.
+    """
+    names = [link.host for link in gathering.links]
+    twice = [link.host for link in gathering.links if names.count(link.host) > 1 and not link.facts["shared"]]
+    if twice:
+        raise InvalidRequest(
+            f"{fold_hostlist(dict.fromkeys(twice))} has several roles, and does not share the run directory",
+            "give each role a host of its own, or set --run-dir to a directory that the hosts share",
+        )
 
 
 def _choose_hosts(context: RunContext, gathering: StartedAgents) -> tuple[RunContext, tuple[Replaced, ...]]:
@@ -204,6 +221,7 @@ def _hand_over(
         served=as_json(plan.nodes[0].host),
         there=config.nodes[0].run_dir,
         shared=first.facts["shared"],
+        **roles_record(plan),
     )
     files = {"job.json": record, "plan.json": redact(as_json(plan)), RECORD: config_as_json(config)}
     remote.remember_way(run, remote.way_of(job))

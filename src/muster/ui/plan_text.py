@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from muster.core.env_forwarding import REDACTED, is_secret
 from muster.core.fold import by_value
+from muster.core.hostlist import fold_hostlist
 from muster.core.layout import fold, named
-from muster.core.model import Command, Late, Plan, Rank, Template, Text, Variables
+from muster.core.model import Command, Late, Plan, Rank, Role, Template, Text, Variables
 from muster.core.plurals import plural
 from muster.runtimes import python_inside
 from muster.ui.formatting import shell_word
@@ -28,6 +29,7 @@ def plan_in_words(
     if any(command.python_index is not None for command in plan.commands):
         rows.append(("python", f"{python_inside(job)} ({job.python_source})"))
     rows += [("ship env", shipped)] if shipped else []
+    rows += [("role", _role_in_words(plan, role)) for role in plan.roles]
     rows += [("cwd", job.cwd)]
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
@@ -44,6 +46,13 @@ def plan_in_words(
         lines += ["", *_commands_in_words(plan, commands, show_env)]
     lines += _rank_command_in_words(plan, show_env) if plan.rank_command is not None else []
     return "\n".join([*lines, "", *_late_in_words(plan)])
+
+
+def _role_in_words(plan: Plan, role: Role) -> str:
+    hosts = fold_hostlist(plan.hosts[role.first_node : role.first_node + role.nodes])
+    ranks = named(range(role.first_rank, role.first_rank + role.ranks))
+    main = "; the run ends when it has succeeded" if role.main else ""
+    return f"{role.name}: {ranks} of the run on {hosts}, launcher {role.job.launcher}, in {role.job.cwd}{main}"
 
 
 def _indented(lines: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from muster.core.fold import by_value
@@ -23,9 +23,11 @@ from muster.core.results import (
     RankExit,
     Repeated,
     Replaced,
+    RoleRanks,
     StopKind,
     StopReason,
 )
+from muster.core.roles import rank_in_words
 from muster.diagnostics.deaths import DeathCause, death_of, signal_of
 from muster.linux.processes import FEWER_PROCESSES
 from muster.ui.death_text import killed_in_words, signal_name
@@ -70,6 +72,8 @@ def _reason(reason: StopReason) -> str:
         return "the program that started it has ended"
     if kind is StopKind.OWNER_GONE:
         return f"the terminal that started the run was gone for {reason.seconds:g}s (--lease)"
+    if kind is StopKind.MAIN_ROLE:
+        return f"role {safe(reason.message)} succeeded"
     if kind is StopKind.RELEASED and reason.seconds:
         return f"released: no run for {duration(reason.seconds)} (--idle)"
     if kind is StopKind.RELEASED:
@@ -129,8 +133,8 @@ _STATUSES: Mapping[int | None, str] = {
 """Exit codes with a conventional meaning."""
 
 
-def notice_in_words(notice: Notice) -> str:
-    """Return the supervisor's message to the user."""
+def notice_in_words(notice: Notice, roles: Sequence[RoleRanks] = ()) -> str:
+    """Return the supervisor's message to the user, about a run with these roles."""
     from muster.core.events import Escalating, Hanging, Restarting
 
     if isinstance(notice, Hanging):
@@ -140,7 +144,7 @@ def notice_in_words(notice: Notice) -> str:
     if isinstance(notice, Restarting):
         first = notice.first
         reason = reason_in_words(without_verdict(notice.reason))
-        who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason
+        who = f"{rank_in_words(first.rank, roles)} failed: {_end_in_brief(first)}" if first else reason
         count = f"{notice.restart} of {notice.restarts}"
         when = f" in {notice.delay:g}s" if notice.delay else ""
         return f"{who or 'a rank failed'}; restarting all ranks{when} (restart {count})"

@@ -14,7 +14,8 @@ from typing import Any, Optional, Union
 from muster.core.layout import fill
 from muster.core.model import Plan, TerminalSize
 from muster.core.printable import lines
-from muster.core.results import RunResult
+from muster.core.results import RoleRanks, RunResult
+from muster.core.roles import label, ranks_of, role_of
 from muster.errors import InvalidRequest
 from muster.ui.color import use_color
 from muster.ui.output_writer import write
@@ -67,16 +68,28 @@ class Moment:
         return at.strftime(form) if form else at.time().isoformat("milliseconds")
 
 
-def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, before: str = "") -> dict[int, Prefix]:
-    """Return the prefix of each rank's lines; `before` is a template put before it."""
-    width = len(str(max(where, default=0)))
+def prefixes(
+    where: Mapping[int, Where],
+    template: str | None,
+    colour: bool,
+    before: str = "",
+    roles: Sequence[RoleRanks] = (),
+) -> dict[int, Prefix]:
+    """Return the prefix of each rank's lines; `before` is a template put before it.
+
+    With `roles`, ranks are named by their role: `[trainer:0] `.
+    """
+    names = {rank: label(rank, roles) or str(rank) for rank in where}
+    width = max(map(len, names.values()), default=1)
 
     def stands(rank: int) -> Prefix:
         host, local, node = where[rank]
-        form = before + (f"[{rank:>{width}}] " if template is None else template)
+        form = before + (f"[{names[rank]:>{width}}] " if template is None else template)
         if colour and form:
             form = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{form}\x1b[0m"
         values = {"rank": rank, "host": host, "local_rank": local, "node": node, "time": Moment(0.0)}
+        if (role := role_of(rank, roles)) is not None:
+            values.update(role=role.name, role_rank=rank - role.first)
         text = fill(form, values, "--prefix")  # raises for what cannot be filled in, including the time
         if not any(name == "time" for _, name, _, _ in Formatter().parse(form)):
             return text.encode("utf-8", "surrogateescape")
@@ -308,7 +321,7 @@ class TerminalView:
     def _prefixes(self) -> dict[int, Prefix]:
         nodes = self.plan.nodes
         where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
-        return prefixes(where, *self._prefix)
+        return prefixes(where, *self._prefix, roles=ranks_of(self.plan))
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Show the first line."""

@@ -12,6 +12,7 @@ from muster.core.model import BUNDLED, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import FailureKind, RankExit, RunResult, RunState, StopKind, Unlogged
+from muster.core.roles import named_in_roles, rank_in_words
 from muster.diagnostics.hints import Domain
 from muster.ui.death_text import facts_in_words, signal_name
 from muster.ui.formatting import seconds, shell_word, size_in_words
@@ -48,7 +49,9 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     """Return the first line of a run: what starts, and with which Python."""
     job = plan.job
     launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
-    words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
+    of_roles = ", ".join(f"{role.name} {role.ranks}" for role in plan.roles)
+    launcher = "/".join(dict.fromkeys(role.job.launcher for role in plan.roles)) or launcher
+    words = f"{run_id}: {plural(plan.world_size, 'rank')}{f' ({of_roles})' if of_roles else ''}, launcher {launcher}"
     if all(command.python_index is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0].removeprefix(BUNDLED)}`"
     threads = _threads({node.host.threads for node in plan.nodes})
@@ -83,6 +86,10 @@ def outcome_in_words(
     after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
     if outcome.stopped is not None and outcome.stopped.kind is StopKind.RELEASED:
         lines.append(f"{reason_in_words(outcome.stopped)}, {after}")
+    elif outcome.state is RunState.SUCCEEDED and outcome.stopped is not None:
+        others = [end.rank for end in outcome.exits if not end.ok]
+        then = f"; terminated {named_in_roles(others, outcome.roles)}" if others else ""
+        lines.append(f"{reason_in_words(outcome.stopped)} in {seconds(outcome.duration)}{then}")
     elif outcome.state is RunState.SUCCEEDED:
         lines.append(f"{_all(world_size)} succeeded in {seconds(outcome.duration)}")
     elif failed is not None:
@@ -97,7 +104,7 @@ def outcome_in_words(
         lines += [f"hint: {_indented(hint)}"] if hint else []
         before = failure_before(outcome, hosts)
         if before is not None:
-            lines.append(f"{_who(before)} failed before that: {ended_in_words(before.end)}")
+            lines.append(f"{_who(before, outcome)} failed before that: {ended_in_words(before.end)}")
             failure = before.end.failure
             summary = [f"    {safe(failure.summary)}"] if failure is not None and failure.summary else []
             lines += _last_words(before.end) or summary
@@ -106,7 +113,9 @@ def outcome_in_words(
     lines += _few(list(map(replaced_in_words, outcome.replaced)), "hosts")
     if outcome.state is not RunState.SUCCEEDED:
         lines += _few(others_in_words(outcome), "groups of ranks", max(_MOST_ALIKE, _MOST_LINES - len(lines) - 1))
-    lines += _few([f"note: {named(note.ranks)}: {safe(note.text)}" for note in notes_of(outcome)], "notes")
+    lines += _few(
+        [f"note: {named_in_roles(note.ranks, outcome.roles)}: {safe(note.text)}" for note in notes_of(outcome)], "notes"
+    )
     lines += _few(list(map(leftover_in_words, outcome.leftovers)), "processes")
     lines += _few(list(map(lost_in_words, outcome.lost)), "hosts")
     lines += _few(unlogged_in_words(outcome.unlogged), "logs")
@@ -191,8 +200,9 @@ def _fitting(lines: list[str], begin: int) -> list[str]:
     return [*lines[:first], "      ...", *[line for line in lines[first + cut :] if line.strip() != "..."]]
 
 
-def _who(failed: FirstFailure) -> str:
-    return f"rank {failed.end.rank}" + (f" on {safe(failed.host)}" if failed.among_others else "")
+def _who(failed: FirstFailure, outcome: RunResult) -> str:
+    name = rank_in_words(failed.end.rank, outcome.roles)
+    return name + (f" on {safe(failed.host)}" if failed.among_others else "")
 
 
 def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
@@ -207,10 +217,12 @@ def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
         lines = [headline, f"exit status {first.status}, {after_start(first)}{restarts}"]
     elif caused_by_others_only(first):
         what = _CASCADES.get(first.failure.kind, "failed") if first.failure is not None else "failed"
-        lines = [f"no rank failed by itself; {_who(failed)} {what} first, {after_start(first)}{restarts}: {how}"]
+        lines = [
+            f"no rank failed by itself; {_who(failed, outcome)} {what} first, {after_start(first)}{restarts}: {how}"
+        ]
     else:
         lines = [headline] if headline else []
-        lines.append(f"{_who(failed)} failed first, {after_start(first)}{restarts}: {how}")
+        lines.append(f"{_who(failed, outcome)} failed first, {after_start(first)}{restarts}: {how}")
     lines += _last_words(first)
     lines += facts_in_words(first)
     lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
@@ -220,7 +232,7 @@ def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
 
 def _headline(failed: FirstFailure, outcome: RunResult) -> str:
     """Return what happened and where, for the first line of a report; empty if it is not known."""
-    failure, rank = failed.end.failure, _who(failed)
+    failure, rank = failed.end.failure, _who(failed, outcome)
     if failed.end.ok:
         return f"{rank}: exited with status 0 while other ranks still worked"
     if failure is None or failure.kind is FailureKind.NEVER_REGISTERED or not failure.summary:
@@ -230,10 +242,14 @@ def _headline(failed: FirstFailure, outcome: RunResult) -> str:
     if failure.kind is FailureKind.ABSENT and failure.proven:
         return summary  # a verdict, which names the rank
     if failure.kind is FailureKind.ABSENT:
-        return f"{named(failed.missing)}: did not come to where others waited: {summary}{place}"
+        return f"{named_in_roles(failed.missing, outcome.roles)}: did not come to where others waited: {summary}{place}"
     if len(failed.alike) > 1:
         name, _, text = summary.partition(":")
-        who = _all(len(failed.alike)) if len(failed.alike) == len(outcome.exits) else named(failed.alike)
+        who = (
+            _all(len(failed.alike))
+            if len(failed.alike) == len(outcome.exits)
+            else named_in_roles(failed.alike, outcome.roles)
+        )
         return f"{who} raised {name} within {max(failed.within, 0.1):.1f}s" + (f":{text}" if text else "") + place
     told = failure.kind is not FailureKind.EXIT or failed.end.signal is None or _FATAL.match(failure.summary)
     return f"{rank}: {summary}{place}" if told else ""
@@ -254,8 +270,8 @@ def _missed_in_words(failed: FirstFailure, outcome: RunResult) -> str:
         return "exit status 0, too early"
     waited = [end.rank for end in outcome.exits if not end.ok and not end.by_muster and end.rank not in failed.missing]
     if failed.end.failure is not None and failed.end.failure.proven and waited:
-        return f"{named(waited)} failed because of it"
-    return f"did not come, {named(waited)} waited in vain" if waited else "did not come"
+        return f"{named_in_roles(waited, outcome.roles)} failed because of it"
+    return f"did not come, {named_in_roles(waited, outcome.roles)} waited in vain" if waited else "did not come"
 
 
 def _judgement_in_words(failed: FirstFailure) -> list[str]:
@@ -280,7 +296,10 @@ def _last_words(end: RankExit) -> list[str]:
 
 def others_in_words(outcome: RunResult) -> list[str]:
     """Return what happened to the ranks that did not fail first, with a line per group."""
-    return [f"{named(ranks)}: {_fate_in_words(fate, end)}" for ranks, fate, end in other_ends(outcome)]
+    return [
+        f"{named_in_roles(ranks, outcome.roles)}: {_fate_in_words(fate, end)}"
+        for ranks, fate, end in other_ends(outcome)
+    ]
 
 
 def _fate_in_words(fate: Fate, end: RankExit) -> str:
@@ -357,6 +376,7 @@ def show_in_words(
     lines.append(f"cwd      {safe(job.get('cwd', '?'))}" + (f" on {safe(on)}" if on else ""))
     lines.append(f"{'submitted' if job.get('scheduler') else 'started '} {safe(job.get('started', '?'))}")
     lines += _how_in_words(job, facts_of(events), hosts)
+    lines += _roles_in_words(job.get("roles"))
     lines += where
     lines += ["", now] if now else []
     if outcome is not None:
@@ -371,6 +391,21 @@ def show_in_words(
         lines += [f"  {length:7.3f}  {STEPS[step]}" for step, length in spans]
         lines.append(f"  {sum(length for _, length in spans):7.3f}  total")
     return "\n".join(lines)
+
+
+def _roles_in_words(roles: Any) -> list[str]:
+    """Return the lines about the roles of a run, from its record."""
+    return [
+        f"{'role':<8} {safe(str(role.get('name')))}: {plural(role.get('ranks') or 0, 'rank')}, "
+        f"`{safe(command_of_role(role))}`"
+        for role in roles or ()
+    ]
+
+
+def command_of_role(role: Mapping[str, Any]) -> str:
+    """Return the command of the ranks of a role, from the record of its run."""
+    program = role.get("program") or {}
+    return program_in_words(program["kind"], program["argv"]) if program.get("argv") else ""
 
 
 STEPS: Mapping[Step, str] = {

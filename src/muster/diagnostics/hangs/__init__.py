@@ -7,6 +7,6 @@ cause. Where that cannot be told, the verdict has no odd rank.
 
 from __future__ import annotations
 
-from muster.diagnostics.hangs.decision import verdict
+from muster.diagnostics.hangs.by_role import verdict
 
 __all__ = ["verdict"]
