@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from muster.errors import MusterError, RemoteError
     from muster.python.executor import Executor
     from muster.python.rank import Preemption, Rank, get_logger, init, on_preemption, progress
+    from muster.python.roles import RoleHosts, roles
     from muster.python.run import Run, attach
     from muster.python.session import Cluster, hold
     from muster.python.signatures import RunKeywords, run, submit
@@ -33,6 +34,7 @@ __all__ = [
     "Preemption",
     "Rank",
     "RemoteError",
+    "RoleHosts",
     "Run",
     "RunKeywords",
     "RunResult",
@@ -46,6 +48,7 @@ __all__ = [
     "init",
     "on_preemption",
     "progress",
+    "roles",
     "run",
     "submit",
 ]
@@ -58,6 +61,7 @@ _PLACES = {
     **dict.fromkeys(
         ("Preemption", "Rank", "get_logger", "init", "on_preemption", "progress"), ("muster.python.rank", "")
     ),
+    **dict.fromkeys(("RoleHosts", "roles"), ("muster.python.roles", "")),
     **dict.fromkeys(("Run", "attach"), ("muster.python.run", "")),
     **dict.fromkeys(("Cluster", "hold"), ("muster.python.session", "")),
     **dict.fromkeys(("Point", "Sweep"), ("muster.python.sweep", "")),

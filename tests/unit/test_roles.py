@@ -394,3 +394,21 @@ def test_an_exit_keeps_its_number(scripts: Path) -> None:
     from muster.core.roles import exits_in
 
     assert [end.rank for end in exits_in([RankExit(1, 0, 1.0), RankExit(3, 1, 1.0)], ROLLOUT)] == [1]
+
+
+# ---- in a rank ------------------------------------------------------------------------------------------------------
+
+
+def test_a_script_asks_where_other_roles_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import muster
+
+    monkeypatch.delenv("MUSTER_ROLES", raising=False)
+    assert dict(muster.roles()) == {}
+    found = late_values(of_two(), 0, ["10.0.0.1", "10.0.0.2"], {0: (4000, 4001), 1: (5000, 5001)})
+    monkeypatch.setenv("MUSTER_ROLES", found["MUSTER_ROLES"])
+    rollout = muster.roles()["rollout"]
+    assert rollout.endpoint == ("10.0.0.2", 5001)
+    assert (rollout.hosts, rollout.ranks, rollout.ranks_per_node) == (("b",), 3, (3,))
+    monkeypatch.setenv("MUSTER_ROLES", '{"rollout": {"hosts": 3}}')
+    with pytest.raises(InvalidRequest, match="cannot read MUSTER_ROLES"):
+        muster.roles()

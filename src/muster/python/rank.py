@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Optional
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from muster.agent.rank_info import Identity, detect
 from muster.errors import InvalidRequest
 from muster.python.entry import entry
+from muster.python.roles import RoleHosts, roles
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,11 @@ class Rank:
     def is_main(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
+
+    @property
+    def roles(self) -> Mapping[str, RoleHosts]:
+        """The roles of this run by name, with their hosts; none if it has one program. See `muster.roles`."""
+        return roles()
 
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.world_size} on {self.device}, {self.backend}>"
