@@ -16,7 +16,6 @@ def print_plan(context: RunContext) -> int:
     from muster.transports.target import target_of
     from muster.ui.plan_text import plan_in_words
 
-    members = members_of(context)
     asked, run_id, store, options, env = context.asked, context.run_id, context.store, context.options, context.env
     if options.scheduled and not options.json:
         from muster.runner.scheduled import request, script_of
@@ -30,6 +29,7 @@ def print_plan(context: RunContext) -> int:
 
         job, shipped = planned_environment(asked.job, options, str(store.root))
         asked = asked._replace(job=job, pythons={})
+    members = members_of(context._replace(asked=asked))
     if options.scheduled:
         from muster.runner.scheduled import nodes_to_come
 

@@ -20,6 +20,7 @@ from muster.core.plurals import plural
 from muster.core.roles import NAME
 from muster.errors import InvalidRequest
 from muster.runtimes import RUNTIMES, runtime
+from muster.schedulers import typed
 
 OF_ROLE: frozenset[str] = frozenset(
     option.key
@@ -93,6 +94,10 @@ def _check(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
         if names.count(name) > 1:
             raise InvalidRequest(f"two roles have the name {name}", "give each another name")
     options = lines[0][1]
+    if options.scheduled:
+        raise InvalidRequest(
+            f"{typed(options.scheduled)} cannot be combined with roles", "start them on the hosts of a job with --hosts"
+        )
     wrong = next((option for option in _EXCLUDED if options.given(option)), None)
     if wrong is not None:
         raise InvalidRequest(f"{wrong.long_name} cannot be combined with roles", "leave it out")
