@@ -67,12 +67,17 @@ class Bench:
         for host in self.lab.nodes:
             self.lab.run(host, ["sh", "-c", f"rm -rf {self.root}"], cwd="/")
 
-    def rsync(self, hosts: Sequence[str], options: Sequence[str]) -> None:
+    def rsync_each(self) -> None:
+        """Copy the venv to one host after another."""
+        for host in self.lab.nodes:
+            self.rsync([host])
+
+    def rsync(self, hosts: Sequence[str]) -> None:
         """Copy the venv to these hosts at once, to another path."""
         source = str(Path(self.python).parent.parent) + "/"
 
         def one(host: str) -> None:
-            self.head(("rsync", *options, "--mkpath", source, f"{host}:{self.root}/copy/"))
+            self.head(("rsync", "-a", "--mkpath", source, f"{host}:{self.root}/copy/"))
 
         with ThreadPoolExecutor(len(hosts)) as pool:
             list(pool.map(one, hosts))
@@ -88,10 +93,10 @@ def turn(bench: Bench, changed: Path) -> None:
     timed("run --ship-env, one file changed", lambda: bench.ship(*ship))
     timed("run, plain", lambda: bench.ship("--python", sys.executable))
     bench.forget()
-    timed("rsync -a, one host after another", lambda: [bench.rsync([host], ["-a"]) for host in hosts])
-    timed("rsync -a, again, nothing changed", lambda: [bench.rsync([host], ["-a"]) for host in hosts])
+    timed("rsync -a, one host after another", bench.rsync_each)
+    timed("rsync -a, again, nothing changed", bench.rsync_each)
     bench.forget()
-    timed("rsync -a, all hosts at once", lambda: bench.rsync(hosts, ["-a"]))
+    timed("rsync -a, all hosts at once", lambda: bench.rsync(hosts))
     bench.forget()
 
 

@@ -19,8 +19,7 @@ from muster.export import _ALL, EXPORTS, check, dropped, text_of
 from muster.export._shell import quote
 from muster.export.wanted import Batch, Wanted
 from muster.runtimes.container import ContainerOptions
-from muster.schedulers.sge_options import RUN as SGE_OPTIONS
-from muster.schedulers.slurm_options import RUN as SLURM_OPTIONS
+from muster.schedulers import SCHEDULERS, options_of
 
 WORDS = ("--lr", "0.1", 'it\'s "so"', "a b", "$HOME `date` $(x)", "two\nlines", "größe", "*", "", "\\n", "#x", "!!")
 JOB = Job(
@@ -172,7 +171,9 @@ def test_no_reason_is_a_default():
         "--virtual-local-rank",
     }
     assert vague <= errors | {
-        option.long_name for option in (*SLURM_OPTIONS.table, *SGE_OPTIONS.table, *ContainerOptions.table)
+        option.long_name
+        for table in (*(options_of(name).run.table for name in SCHEDULERS), ContainerOptions.table)
+        for option in table
     }
 
 

@@ -32,6 +32,7 @@ GROUPS = [
     "Where to run",
     "Slurm",
     "Grid Engine",
+    "PBS",
     "Launcher",
     "Ranks",
     "Failure and shutdown",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from muster.schedulers import SCHEDULERS, get_scheduler, options_of
 
 SRC = Path(__file__).parents[2] / "src" / "muster"
@@ -26,7 +28,6 @@ ELSEWHERE = {
     "python/executor.py": (1, "an example of jobs"),
     "python/rank.py": (4, "ranks of a plain srun, which does not tell them where to meet; its option for a warning"),
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
-    "schedulers/sge_options.py": (1, "the key of an option that is an error with another scheduler"),
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
     "config/options.py": (2, "help of options that mean something else with --slurm"),
     "config/command_options.py": (6, "options that describe the lab's, and those of a job that a session has"),
@@ -65,15 +66,28 @@ def test_slurm_is_named_where_it_has_to_be() -> None:
     assert {name: len(lines) for name, lines in found.items()} == {name: most for name, (most, _) in ELSEWHERE.items()}
 
 
-def test_other_schedulers_are_named_in_their_own_files() -> None:
-    """What belongs to Grid Engine is in its files, its row, and what is written from the option table."""
+ELSEWHERE_OTHERS = {"schedulers/__init__.py", "python/signatures.py", "config/command_options.py", "cli/lab.py"}
+WORDS = {
+    "sge": r"\bSGE_|grid ?engine|\bsge\b|\bqrsh\b|\bqconf\b",
+    "pbs": r"\bPBS|\bpbs|\bqselect\b|\bpbsnodes\b",
+}
+"""What names a scheduler."""
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_other_schedulers_are_named_in_their_own_files(name: str) -> None:
+    """What belongs to one is in its files, its row, and what is written from the option table."""
     named = {
         str(path.relative_to(SRC))
         for path in SRC.rglob("*.py")
-        if re.search(r"\bSGE_|grid ?engine|\bsge\b|\bqsub\b|\bqrsh\b", path.read_text(), re.IGNORECASE)
+        if re.search(WORDS[name], path.read_text(), re.IGNORECASE) and path.relative_to(SRC).parts[0] not in READERS
     }
-    own = {str(path.relative_to(SRC)) for pattern in ("schedulers/sge_*.py", "lab/*.py") for path in SRC.glob(pattern)}
-    assert named - own <= {"schedulers/__init__.py", "python/signatures.py", "config/command_options.py", "cli/lab.py"}
+    own = {str(path.relative_to(SRC)) for where in (f"schedulers/{name}_*.py", "lab/*.py") for path in SRC.glob(where)}
+    assert named - own <= ELSEWHERE_OTHERS
+
+
+READERS = ("lint", "adopt")
+"""Parts that read scripts for all schedulers."""
 
 
 def test_schedulers_are_whole() -> None:

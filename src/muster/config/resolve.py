@@ -43,12 +43,14 @@ def _check_scheduler(options: RunOptions) -> None:
         raise InvalidRequest(
             f"{others[0].long_name} cannot be combined with --scheduler {name}", "leave out one of them"
         )
+    borrowed = options_of(options.scheduled).borrows if options.scheduled else ()
     for other in SCHEDULERS:
         given = [option for option in options.all_given("argv") if of_scheduler(option) == other]
+        given = [option for option in given if option.key not in borrowed]
         if given and options.scheduled != other:
             names, what = ", ".join(option.long_name for option in given), title(other)
             if options.scheduled:
-                instead = options_of(options.scheduled).instead.get(given[0].key)
+                instead = _instead(given[0].key, options.scheduled)
                 raise InvalidRequest(
                     f"{given[0].long_name} is an option of {what}, and not available with {typed(options.scheduled)}",
                     instead or "leave it out",
@@ -58,6 +60,15 @@ def _check_scheduler(options: RunOptions) -> None:
                 hint += f"; to limit the duration of a run without {what}, use `--timeout 1h`"
             verb = "requires" if len(given) == 1 else "require"
             raise InvalidRequest(f"{names} {verb} {typed(other)}", hint)
+
+
+def _instead(key: str, scheduler: str) -> str | None:
+    """Return what to use with a scheduler in place of another one's option; None for nothing."""
+    of = options_of(scheduler)
+    if key.endswith("_opt") and key not in of.instead:
+        own = next((option.long_name for option in of.run.table if option.key.endswith("_opt")), "")
+        return f"use `{own} NAME=VALUE` with an option of {of.program}" if own else None
+    return of.instead.get(key)
 
 
 class JobRequest(NamedTuple):

@@ -64,6 +64,10 @@ class RunKeywords(TypedDict, total=False):
     project: str
     resource: str | Sequence[str]
     sge_opt: str | Sequence[str]
+    pbs: bool
+    place: str
+    chunk: str | Sequence[str]
+    pbs_opt: str | Sequence[str]
     sync: bool
     ship_env: bool
     env_dir: str | os.PathLike[str]
@@ -163,6 +167,10 @@ def run(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -267,6 +275,10 @@ def run(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -371,6 +383,10 @@ def run(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -475,6 +491,10 @@ def run(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -602,6 +622,10 @@ def submit(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -706,6 +730,10 @@ def submit(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -810,6 +838,10 @@ def submit(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -914,6 +946,10 @@ def submit(
     project: str | None = None,
     resource: str | Sequence[str] | None = None,
     sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,

@@ -36,6 +36,7 @@ _OF_SGE = (
 SCHEDULERS: Mapping[str, Row] = {
     "slurm": Row("Slurm", "slurm_record", "SLURM_JOB_ID", "SLURM_.*", "slurm_options"),
     "sge": Row("Grid Engine", "sge_record", "SGE_TASK_ID", _OF_SGE, "sge_options"),
+    "pbs": Row("PBS", "pbs_record", "PBS_JOBID", "PBS_.*", "pbs_options"),
 }
 
 
@@ -62,6 +63,8 @@ class SchedulerOptions(NamedTuple):
     """The submit program, whose options users know."""
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Aliases of options, by key, that are valid with this scheduler: their names in that program."""
+    borrows: tuple[str, ...] = ()
+    """Keys of options of other schedulers that are valid with this one, too."""
     unlike: Mapping[str, Unlike] = MappingProxyType({})
     instead: Mapping[str, str] = MappingProxyType({})
     """What to use instead of options, by key, that only another scheduler has; the end of a hint."""

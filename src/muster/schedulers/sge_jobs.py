@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from xml.etree import ElementTree
 
 from muster.core.results import RunState
+from muster.schedulers._shared import seconds_of
 from muster.schedulers.scheduler import Final, JobEnd, JobRecord, JobStatus, Phase
-from muster.schedulers.sge_request import seconds_of
 
 KILL_WAIT = 60.0
 """Grid Engine's default time between SIGUSR2 and SIGKILL with `-notify`, in seconds."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable, TypeVar
-
 from muster.schedulers import sge_batch, sge_env, sge_jobs, sge_nodes, sge_request
+from muster.schedulers._shared import ask
 from muster.schedulers.scheduler import (
     Ask,
     Final,
@@ -19,28 +17,21 @@ from muster.schedulers.scheduler import (
     Task,
 )
 
-T = TypeVar("T")
-
-
-def _ask(argv: Sequence[str], read: Callable[[str], T]) -> Ask[T]:
-    """Return a question that is answered on stdout."""
-    return Ask(argv, lambda answer: read(answer.out))
-
 
 def _jobs() -> Ask[dict[str, JobStatus]]:
-    return _ask(sge_jobs.queue("$user"), sge_jobs.jobs)
+    return ask(sge_jobs.queue("$user"), sge_jobs.jobs)
 
 
 def _final(job: str) -> Ask[Final]:
-    return _ask(sge_jobs.final(job), lambda out: sge_jobs.final_state(out, job))
+    return ask(sge_jobs.final(job), lambda out: sge_jobs.final_state(out, job))
 
 
 def _record(job: str) -> Ask[JobRecord | None]:
-    return _ask(sge_jobs.record(job), sge_jobs.record_of)
+    return ask(sge_jobs.record(job), sge_jobs.record_of)
 
 
 def _submit(request: Request, script: str) -> Ask[str]:
-    return _ask(sge_batch.submit(request, script), sge_batch.submitted)
+    return ask(sge_batch.submit(request, script), sge_batch.submitted)
 
 
 SCHEDULER = Scheduler(
@@ -69,13 +60,13 @@ SCHEDULER = Scheduler(
         stop="USR2",
         beside=("CONT",),
         kill_wait=sge_jobs.KILL_WAIT,
-        asked_kill_wait=_ask(sge_jobs.configuration(), sge_jobs.kill_wait),
+        asked_kill_wait=ask(sge_jobs.configuration(), sge_jobs.kill_wait),
         tells_limit=False,
     ),
     machines=Machines(
-        _ask(sge_nodes.everything(), sge_nodes.nodes),
-        _ask(sge_nodes.everything(), sge_nodes.used_gpus),
-        _ask(sge_nodes.everything(), sge_nodes.queue),
+        ask(sge_nodes.everything(), sge_nodes.nodes),
+        ask(sge_nodes.everything(), sge_nodes.used_gpus),
+        ask(sge_nodes.everything(), sge_nodes.queue),
         Remedies(
             "check sge_qmaster with `qping -info $(cat $SGE_ROOT/$SGE_CELL/common/act_qmaster) 6444 qmaster 1`",
             "compare `complex_values` of `qconf -se HOST` with the GPUs of the node",

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from muster.config.record import Options
-from muster.core.layout import check_sizes
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
+from muster.schedulers import _shared
 from muster.schedulers.scheduler import After, Allocation, Answer, Ask, JobTerms, Request, Wish
 from muster.schedulers.sge_options import RUN
 
@@ -39,9 +39,6 @@ OURS = {
 _TABLE = "sge"
 """Table of muster.toml with options under qsub's names."""
 
-_WARN_BEFORE = 120.0
-"""Seconds before the time limit at which ranks that handle SIGUSR1 get it; at most a quarter of the limit."""
-
 
 def request(wish: Wish, options: Options) -> Request:
     """Return the request for qsub, without a parallel environment unless one is named; raises `InvalidRequest`."""
@@ -50,14 +47,11 @@ def request(wish: Wish, options: Options) -> Request:
             f"--gpus {wish.gpus}: Grid Engine counts GPUs per slot, not per job",
             "use `--resource gpu=1`, one GPU for each slot; `qconf -sc` tells what the cluster calls them",
         )
-    if wish.spares:
-        raise InvalidRequest(
-            f"--spare-nodes {wish.spares}: a job of Grid Engine does not survive the loss of a node", "leave it out"
-        )
-    nodes, slots = _size(wish, options.value(RUN.slots))
+    _shared.refuse_spares(wish, "Grid Engine")
+    nodes, slots = _shared.sizes(wish, options.value(RUN.slots), "Grid Engine", "--slots")
     waits = ",".join(_ended_however(one) for one in wish.after)
     return Request(
-        name=job_name(wish.name),
+        name=_shared.plain_name(wish.name),
         nodes=nodes,
         options=(*_options(options), *([("hold_jid", waits)] if waits else [])),
         output=_output(wish.run_dir),
@@ -77,46 +71,14 @@ def _ended_however(one: After) -> str:
 
 def _options(options: Options) -> Iterable[tuple[str, str]]:
     """Yield the options of qsub (name, value) that the user has set; `-l` may occur several times."""
-    table = {name: "" if value is True else str(value) for name, value in options.table_of(_TABLE).items()}
-    more = dict(item.lstrip("-").partition("=")[::2] for item in options.value(RUN.sge_opt))
-    for name in (*table, *more):
-        if name in OURS:
-            hint = f"use `{OURS[name]}` of muster" if OURS[name] else "muster needs that option itself"
-            raise InvalidRequest(f"--sge-opt {name}: muster sets this option of qsub itself", hint)
+    given = _shared.own_options(options.table_of(_TABLE), options.value(RUN.sge_opt), OURS, "--sge-opt", "qsub")
     for option, name in ((RUN.pe, "pe"), (RUN.queue, "q"), (RUN.project, "P")):
         if options.given(option):
-            table.pop(name, None)
+            given.pop(name, None)
             yield name, str(options.value(option))
     for resource in options.value(RUN.resource):
         yield "l", resource
-    yield from {"w": "e", **table, **more}.items()
-
-
-def _size(wish: Wish, chosen: int | None) -> tuple[int | None, int]:
-    """Return the number of nodes, None if Grid Engine chooses it, and the number of slots of all together."""
-    each = int(wish.each) if wish.each is not None and wish.each.isdigit() else None
-    nodes, ranks = wish.nodes, wish.ranks
-    if nodes is not None:
-        check_sizes(nodes, wish.each, ranks, f"-N {nodes}")
-    if nodes is None and ranks is not None:
-        if chosen is None and each is None:
-            return None, ranks
-        nodes = -(-ranks // (each or chosen or 1))
-    nodes = nodes or 1
-    if each is None and ranks is not None:
-        each = -(-ranks // nodes)
-    if each is None and chosen is None and wish.each is not None:
-        raise InvalidRequest(
-            f"-g {wish.each}: the number of slots has to be known when a job is submitted to Grid Engine",
-            "set the number of ranks per node, for example `-g 8`, or the slots per node with `--slots`",
-        )
-    return nodes, nodes * (chosen or each or 1)
-
-
-def job_name(name: str) -> str:
-    """Return a name that Grid Engine accepts: without blanks and special characters, and not beginning with a digit."""
-    kept = re.sub(r"[^\w.,=+-]", "_", name) or "muster"
-    return kept if re.match(r"[^\W\d]", kept) else f"_{kept}"
+    yield from {"w": "e", **given}.items()
 
 
 OUTPUTS = ("sge-%j.out",)
@@ -204,34 +166,16 @@ def time_limit(options: Options) -> float | None:
     """Return the time limit in seconds that `--resource h_rt=…` sets; None for none."""
     for item in options.value(RUN.resource):
         for name, _, value in (part.partition("=") for part in item.split(",")):
-            if name.strip() == "h_rt" and (found := seconds_of(value)) is not None:
+            if name.strip() == "h_rt" and (found := _shared.seconds_of(value)) is not None:
                 return found
     return None
 
 
-def seconds_of(text: str) -> float | None:
-    """Return `3600`, `1:00:00` or `::30` in seconds; None for `INFINITY` and other words."""
-    parts = text.strip().split(":")
-    if len(parts) > 3 or not any(parts) or not all(part.isdigit() or not part for part in parts):
-        return None
-    numbers = [int(part or 0) for part in parts]
-    return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))
-
-
 def terms(options: Options) -> JobTerms:
-    """Return the terms that hold inside a job: ranks are warned before a time limit that was set here."""
-    limit = time_limit(options)
-    if limit is None:
-        return JobTerms()
-    return JobTerms(before=min(_WARN_BEFORE, limit / 4), chosen=True)
+    """Return the terms that hold inside a job."""
+    return _shared.terms_of(time_limit(options))
 
 
 def check_inside(allocation: Allocation, options: Options) -> None:
     """Raise `InvalidRequest` for options that request slots, which a job already has."""
-    made = [option for option in RUN.table if option.key != "sge" and options.typed(option)]
-    if made:
-        names = ", ".join(option.long_name for option in made)
-        raise InvalidRequest(
-            f"{names}: not available inside job {allocation.job}, which already has its nodes",
-            "leave them out" if len(made) > 1 else "leave it out",
-        )
+    _shared.check_inside(RUN.table, "sge", allocation, options)

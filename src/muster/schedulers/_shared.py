@@ -1,0 +1,217 @@
+"""What several schedulers have in common: questions, sizes, time limits, options of their submit programs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, TypeVar
+
+from muster.config.record import Option, Options
+from muster.core.layout import check_sizes
+from muster.errors import InvalidRequest
+from muster.schedulers.scheduler import After, Allocation, Ask, JobTerms, Wish
+
+T = TypeVar("T")
+
+WARN_BEFORE = 120.0
+"""Seconds before the time limit at which ranks that handle SIGUSR1 get it; at most a quarter of the limit."""
+
+
+def ask(argv: Sequence[str], read: Callable[[str], T]) -> Ask[T]:
+    """Return a question that is answered on stdout."""
+    return Ask(argv, lambda answer: read(answer.out))
+
+
+def seconds_of(text: str) -> float | None:
+    """Return `3600`, `1:00:00` or `::30` in seconds; None for `INFINITY` and other words."""
+    parts = text.strip().split(":")
+    if len(parts) > 3 or not any(parts) or not all(part.isdigit() or not part for part in parts):
+        return None
+    numbers = [int(part or 0) for part in parts]
+    return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))
+
+
+def terms_of(limit: float | None) -> JobTerms:
+    """Return the terms that hold inside a job: ranks are warned before a time limit, in seconds, that was set here."""
+    return JobTerms() if limit is None else JobTerms(before=min(WARN_BEFORE, limit / 4), chosen=True)
+
+
+def check_inside(table: Sequence[Option[Any]], name: str, allocation: Allocation, options: Options) -> None:
+    """Raise `InvalidRequest` for options of a scheduler that describe a new job, inside an existing one.
+
+    `name`: the key of the option that only chooses the scheduler.
+    """
+    made = [option for option in table if option.key != name and options.typed(option)]
+    if made:
+        names = ", ".join(option.long_name for option in made)
+        raise InvalidRequest(
+            f"{names}: not available inside job {allocation.job}, which already has its nodes",
+            "leave them out" if len(made) > 1 else "leave it out",
+        )
+
+
+def sizes(wish: Wish, chosen: int | None, title: str, option: str) -> tuple[int | None, int]:
+    """Return the number of nodes, None if the scheduler chooses it, and the number of slots of all together.
+
+    `chosen`: the slots of each node, by the `option` of this scheduler, whose name for users is `title`.
+    """
+    each = int(wish.each) if wish.each is not None and wish.each.isdigit() else None
+    nodes, ranks = wish.nodes, wish.ranks
+    if nodes is not None:
+        check_sizes(nodes, wish.each, ranks, f"-N {nodes}")
+    if nodes is None and ranks is not None:
+        if chosen is None and each is None:
+            return None, ranks
+        nodes = -(-ranks // (each or chosen or 1))
+    nodes = nodes or 1
+    if each is None and ranks is not None:
+        each = -(-ranks // nodes)
+    if each is None and chosen is None and wish.each is not None:
+        raise InvalidRequest(
+            f"-g {wish.each}: the number of slots has to be known when a job is submitted to {title}",
+            f"set the number of ranks per node, for example `-g 8`, or the slots per node with `{option}`",
+        )
+    return nodes, nodes * (chosen or each or 1)
+
+
+def own_options(
+    table: Mapping[str, Any], typed: Sequence[str], ours: Mapping[str, str], option: str, program: str
+) -> dict[str, str]:
+    """Return options of the submit program by name: those of a table of muster.toml, and those `typed` with an option.
+
+    The latter go before. Raises `InvalidRequest` for those that muster sets itself, `ours`.
+    """
+    found = {name: "" if value is True else str(value) for name, value in table.items()}
+    found.update(item.lstrip("-").partition("=")[::2] for item in typed)
+    for name in found:
+        if name in ours:
+            hint = f"use `{ours[name]}` of muster" if ours[name] else "muster needs that option itself"
+            raise InvalidRequest(f"{option} {name}: muster sets this option of {program} itself", hint)
+    return found
+
+
+def refuse_spares(wish: Wish, title: str) -> None:
+    """Raise `InvalidRequest`: the jobs of this scheduler do not survive the loss of a node."""
+    if wish.spares:
+        raise InvalidRequest(
+            f"--spare-nodes {wish.spares}: a job of {title} does not survive the loss of a node", "leave it out"
+        )
+
+
+def ended(after: Sequence[After], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the scheduler's name for how a job has to end, and the job."""
+    return ((names[one.how], one.job) for one in after)
+
+
+def plain_name(name: str, most: int = 200) -> str:
+    """Return a job name without characters that schedulers reject, not beginning with a digit."""
+    kept = re.sub(r"[^\w.,=+-]", "_", name)[:most] or "muster"
+    return kept if re.match(r"[^\W\d]", kept) else f"_{kept}"[:most]
+
+
+def failed_steps(said: str) -> dict[str, str]:
+    """Return the hosts on which a step has failed, and how, as `fanned_out` prints it."""
+    return dict(re.findall(r"^step: (\S+): (exit status \d+)$", said, re.MULTILINE))
+
+
+_FAN_OUT = r"""
+host_variable=$1 drop=$2 hosts=$3 tasks=; shift 3
+first=@FIRST@
+trap '' USR1 USR2
+trap 'trap "" TERM; kill -TERM 0' TERM
+last=${!#}
+[ -d "$last" ] || last=$HOME
+umask 077
+file=$(mktemp "$last/.env.XXXXXX") || exit 1
+trap 'rm -f "$file"' EXIT
+for name in $(compgen -e); do
+  [[ $name =~ ^($drop)$ ]] || declare -p "$name"
+done >"$file"
+for host in $hosts; do
+  (
+    trap - EXIT
+    if [ "$host" = "$first" ]; then
+      export "$host_variable=$host"
+      (exec "$@" </dev/null)
+    else
+      @START@ /bin/bash -c 'trap "" USR1 USR2; . "$1"; export "$2=$3"; shift 3; exec "$@" </dev/null' \
+        bash "$file" "$host_variable" "$host" "$@"
+    fi
+    code=$?
+    [ $code = 0 ] || echo "step: $host: exit status $code" >&2
+    exit $code
+  ) &
+  tasks="$tasks $!"
+done
+code=0
+for task in $tasks; do wait "$task" || code=$?; done
+exit $code
+"""
+
+
+def fanned_out(
+    start: str, variable: str, drop: str, first: str, hosts: Sequence[str], command: Sequence[str]
+) -> list[str]:
+    """Return a command that starts another one on each host of a job, with the environment of this process.
+
+    `start`: shell words that start a program on `$host`. `variable`: gets the name of the host. `drop`: pattern of
+    variables that each host has for itself. `first`: the host where this is run, as a shell word; no task is started
+    there. The environment is passed in a file that only the user can read, in the directory that is the last word of
+    the command, or at home: command lines and what schedulers pass are visible to other users.
+    """
+    script = _FAN_OUT.replace("@START@", start).replace("@FIRST@", first)
+    return ["bash", "-c", script, "bash", variable, drop, " ".join(hosts), *command]
+
+
+def over_ssh(variable: str, host: str, command: Sequence[str]) -> list[str]:
+    """Return a command that starts another one on a host of a job by ssh, with stdin: many clusters allow that to users
+    with a job there, and no program of the scheduler does."""
+    words = shlex.join(["env", f"{variable}={host}", *command])
+    return ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes", "--", host, words]
+
+
+def value_of(options: Options, key: str) -> Any:
+    """Return the value of an option by its key; None if there is no such option, or it is not given."""
+    option = options.option(key)
+    return options.value(option) if option is not None and options.given(option) else None
+
+
+def duration_of(text: str) -> int:
+    """Return the seconds of a time limit: minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS`.
+
+    Raises `InvalidRequest`.
+    """
+    days, dash, rest = text.strip().rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in parts) or not (not dash or days.isdigit()) or len(parts) > 3:
+        raise InvalidRequest(f"--time {text}: not a time limit", "write it like `4:00:00` or `1-12`")
+    numbers = [int(part) for part in parts]
+    hours, minutes, seconds = ([*numbers, 0, 0] if dash or len(numbers) == 3 else [0, *numbers, 0])[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def clock_of(seconds: int) -> str:
+    """Return seconds as `HH:MM:SS`."""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def counted(names: Iterable[str]) -> dict[str, int]:
+    """Return how often each name occurs, in the order of their first occurrence: a file that lists a host once for each
+    slot."""
+    found: dict[str, int] = {}
+    for name in filter(None, map(str.strip, names)):
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def number(value: Any) -> int:
+    """Return the whole number of a value; 0 for other words."""
+    found = re.match(r"\d{1,15}", str(value).strip())
+    return int(found[0]) if found else 0
+
+
+def megabytes(text: str) -> int:
+    """Return the megabytes of `256gb`, `16384kb` or `23.5G`; 0 for words."""
+    found = re.fullmatch(r"([\d.]+)([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    return int(float(found[1]) * 1024.0 ** ("bkmgt".index((found[2] or "b").lower()) - 2)) if found else 0

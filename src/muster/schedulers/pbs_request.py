@@ -1,0 +1,154 @@
+"""Translation of a run's options to a request for PBS, the batch script, and qsub.
+
+From the manuals of OpenPBS 23.06 (qsub(1B), pbs_resources(7B)); not tried on a real one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from shlex import join, quote
+
+from muster.agent.bootstrap import shell_script
+from muster.config.record import Options
+from muster.errors import InvalidRequest
+from muster.schedulers import _shared
+from muster.schedulers.pbs_options import RUN
+from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
+
+OURS = {
+    **dict.fromkeys(("C", "e", "h", "I", "j", "k", "o", "r", "S", "V", "z", "f"), ""),
+    "N": "--name",
+    "J": "--array",
+    "q": "--queue",
+    "A": "--account",
+    "P": "--project",
+    "v": "--env",
+    "l": "--chunk, --place, --time",
+}
+"""The options of qsub that muster sets itself, each with the option of muster to use instead; empty for none."""
+
+OUTPUTS = ("pbs.out",)
+"""The batch script's output in the run directory."""
+
+_DEPENDS = {"ok": "afterok", "any": "afterany", "failed": "afternotok"}
+
+
+def request(wish: Wish, options: Options) -> Request:
+    """Return the request for qsub. Raises `InvalidRequest`."""
+    _shared.refuse_spares(wish, "PBS")
+    if wish.gpus is not None:
+        raise InvalidRequest(f"--gpus {wish.gpus}: PBS counts GPUs per node, not per job", "use `--gpus-per-node N`")
+    cores = _shared.value_of(options, "cpus_per_task")
+    gpus = str(_shared.value_of(options, "gpus_per_node") or "").rpartition(":")[2]
+    if wish.each == "gpu" or (wish.each is None and gpus):
+        if not gpus.isdigit():
+            raise InvalidRequest("-g gpu: the number of GPUs of a node has to be known", "add `--gpus-per-node N`")
+        wish = wish._replace(each=gpus)
+    nodes, slots = _shared.sizes(wish, None, "PBS", "--cpus-per-task")
+    each = slots // nodes if nodes is not None else 1
+    chunk = [f"ncpus={cores or each}", f"mpiprocs={each}", *([f"ngpus={gpus}"] if gpus else [])]
+    memory = _shared.value_of(options, "mem")
+    chunk += [f"mem={_shared.megabytes(str(memory))}mb"] if memory else []
+    chunk += options.value(RUN.chunk)
+    place = options.value(RUN.place) or ("scatter" if nodes is not None else "free")
+    asked = [("l", f"select={nodes or slots}:{':'.join(chunk)}"), ("l", f"place={place}")]
+    limit = time_limit(options)
+    asked += [("l", f"walltime={_shared.clock_of(limit)}")] if limit else []
+    given = _shared.own_options(options.table_of("pbs"), options.value(RUN.pbs_opt), OURS, "--pbs-opt", "qsub")
+    for key, name in (("queue", "q"), ("account", "A"), ("project", "P")):
+        value = _shared.value_of(options, key)
+        asked += [(name, str(value))] if value else []
+    depends = ",".join(f"{how}:{job}" for how, job in _shared.ended(wish.after, _DEPENDS))
+    asked += [("W", f"depend={depends}")] if depends else []
+    return Request(
+        name=_shared.plain_name(wish.name),
+        nodes=nodes,
+        options=(*asked, *given.items()),
+        output=_output(wish.run_dir),
+        tasks=slots,
+    )
+
+
+def _output(folder: str) -> str:
+    """Return the path for `-o`, in which a colon separates a host, and `^array_index^` is replaced."""
+    return "/dev/null" if not folder or re.search(r"[:^,\n]", folder) else f"{folder}/{OUTPUTS[0]}"
+
+
+def time_limit(options: Options) -> int | None:
+    """Return the time limit in seconds; None for that of the queue."""
+    text = _shared.value_of(options, "time")
+    return None if text is None else _shared.duration_of(str(text))
+
+
+def terms(options: Options) -> JobTerms:
+    """Return the terms that hold inside a job."""
+    return _shared.terms_of(time_limit(options))
+
+
+def check_inside(allocation: Allocation, options: Options) -> None:
+    """Raise `InvalidRequest` for options that request nodes, which a job already has."""
+    _shared.check_inside(RUN.table, "pbs", allocation, options)
+
+
+# ---- submission ------------------------------------------------------------------------------------------------------
+
+
+def options_of(request: Request) -> list[str]:
+    """Return all options of qsub. `-r n`: a job whose node crashed is not started again."""
+    words = ["-N", request.name, "-S", "/bin/bash", "-j", "oe", "-o", request.output, "-r", "n"]
+    for name, value in request.options:
+        words += [f"-{name}", *([value] if value else [])]
+    return words
+
+
+_HEAD = """#!/bin/bash{login}
+# submitted with: qsub {options}
+{environment}# PBS signals all processes of the job; muster decides what to do
+trap : USR1 USR2 TERM
+(
+{start}
+)
+exit $?
+"""
+
+
+def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
+    """Return the script: the job's environment, the user's setup lines, and muster.
+
+    The options are on the command line of qsub alone: `#PBS` lines of a user's setup must not be read as options.
+    """
+    file = quote(request.env_file)
+    return _HEAD.format(
+        login=" -l" if setup else "",
+        options=join(options_of(request)).replace("\n", " "),
+        environment=f". {file} && rm -f {file}\n" if request.env_file else "",
+        start=shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {join(command)}",
+    )
+
+
+def submit(request: Request, script: str) -> tuple[str, ...]:
+    """Return the command that submits a script. With an empty prefix for `-C`, qsub reads no options in it."""
+    return ("qsub", "-C", "", *options_of(request), script)
+
+
+def submitted(out: str) -> str:
+    """Return the job id, such as `12.server`, the last line: a site may print its own text before."""
+    return out.strip().splitlines()[-1].strip()
+
+
+_REFUSED = (
+    ("nknown queue", "list the queues with `qstat -Q`"),
+    ("nauthorized", "check `--queue` and `--project`, and the access lists of the queue with `qstat -Qf`"),
+    ("violates queue", "see the limits of the queue with `qstat -Qf`"),
+    ("nknown resource", "list the resources of a node with `pbsnodes -av`"),
+    ("llegal attribute", "check the values of `--chunk` and `--pbs-opt`"),
+    ("annot connect", "the PBS server does not answer; try again later"),
+)
+
+
+def refused(err: str) -> Refusal:
+    """Return why qsub rejected a job: `qsub: Unknown queue`."""
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    words = re.sub(r"^qsub: ", "", lines[-1]) if lines else "no error message"
+    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
