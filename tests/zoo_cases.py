@@ -111,7 +111,7 @@ def report(stderr: str) -> str:
 
 def first_rank(told: str) -> int | None:
     """Return the rank that a report says failed first; None if it names none."""
-    named = re.search(r"^(?:muster: )?rank (\d+)(?: on \S+)? failed first", told, re.MULTILINE)
+    named = re.search(r"^(?:muster: )?rank (\d+)(?: on \S+)? failed(?: first)?,", told, re.MULTILINE)
     return int(named[1]) if named else None
 
 

@@ -126,7 +126,7 @@ def test_a_disk_that_a_rank_fills_itself_and_a_failure_that_cannot_be_logged(
     with small_disk(tmp_path / "disk", "2m") as disk:
         done = muster("run", "--run-dir", str(disk), "-q", terminal, "--", "sh", "-c", text)
         assert 4 == done.returncode, done.stderr[-2000:]
-        assert re.search(r"failed first, .*: exit status 4", done.stderr)
+        assert re.search(r"rank 0 failed, .*: exit status 4", done.stderr)
         assert re.search(r"rank 0: (26|27|28) MiB of output missing from its log: No space left on device", done.stderr)
         assert "Traceback" not in done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,11 +35,14 @@ time.sleep(600)
 """
 
 
+OF_SESSION = ("SECRET_TOKEN=sesame", "NCCL_DEBUG=INFO")
+
+
 @pytest.fixture
 def held(muster: Muster) -> Iterator[Muster]:
     """A session `dev` of two ranks on this machine."""
     muster.env["GONE"] = "from hold"
-    started = muster("hold", "-g", "2", "--name", "dev")
+    started = muster("hold", "-g", "2", "--name", "dev", *(f"--env={value}" for value in OF_SESSION))
     assert started.returncode == 0, started.stderr
     assert "it ends after 30m without a run (--idle)" in started.stderr
     del muster.env["GONE"]
@@ -77,10 +81,19 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     for words, error in (
         (("--hosts", "n1"), "--hosts cannot be combined with --on: it belongs to the session"),
         (("-g", "3"), "-g 3: the session dev has 2 ranks on each node"),
-        (("--sync",), "--sync cannot be combined with --on yet"),
+        (("-N", "2"), "-N 2: the session dev has 1 node"),
     ):
         wrong = held("run", "--on", "dev", *words, path.name)
         assert wrong.returncode == 2 and wrong.stderr.startswith(f"error: {error}\nhint: "), wrong.stderr
+
+    for command in (["run", "--on", "de", path.name], ["shell", "de"]):
+        unknown = held(*command)
+        assert unknown.returncode == 2, unknown.stderr
+        assert unknown.stderr == "error: session not found: `de`\nhint: did you mean `dev`?\n"
+    waiting = held("show", "dev").stdout
+    assert re.search(r"^state    held: idle for .*, ends after 30m without a run \(--idle\)$", waiting, re.MULTILINE)
+    assert "no ranks" not in waiting and "startup" not in waiting
+    assert listed(held)[1]["command"].startswith("muster hold -g 2 --name dev ")
 
     # a script that was edited, fails, and leaves a process behind
     script("import os, subprocess\nsubprocess.Popen(['sleep', '7654'])\nraise SystemExit(int(os.environ['RANK']) + 3)")
@@ -92,8 +105,9 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert program.returncode == 0, program.stderr
     assert held.log(1) == b"rank 1 of 2\n"
 
-    shell = held("shell", "dev", input="echo in $PWD; exit 5\n", stdin=None, env={**held.env, "SHELL": "/bin/sh"})
-    assert (shell.returncode, shell.stdout) == (5, f"in {held.cwd}\n"), shell.stderr
+    text = "echo in $PWD ${SECRET_TOKEN-unset} $NCCL_DEBUG; exit 5\n"
+    shell = held("shell", "dev", input=text, stdin=None, env={**held.env, "SHELL": "/bin/sh"})
+    assert (shell.returncode, shell.stdout) == (5, f"in {held.cwd} unset INFO\n"), "no file has the secret"
     nowhere = held("shell", "dev", "-w", "n7")
     assert nowhere.returncode == 2 and "dev has no host n7" in nowhere.stderr
 
@@ -104,8 +118,8 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert anew.returncode == 0, anew.stderr
     assert "OMP_NUM_THREADS as set" in anew.stderr
     del held.env["OMP_NUM_THREADS"]
-    changed = "OMP_NUM_THREADS, TORCH_SHOW_CPP_STACKTRACES changed"
-    assert f"starting a new preloaded interpreter: {changed}" in anew.stderr
+    changed = "TORCH_SHOW_CPP_STACKTRACES changed"
+    assert f"starting a new preloaded interpreter: {changed}" in anew.stderr, "another number of threads needs none"
 
     # one that runs, a second one, and Ctrl-C
     script(SLEEPS)
@@ -114,6 +128,7 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     refused = held("run", "--on", "dev", path.name)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert f"error: dev: {held.newest().name} runs on it since" in refused.stderr
+    assert f"state    held: {held.newest().name} runs on it since" in held("show", "dev").stdout
     busy = held("release", "dev")
     assert busy.returncode == 2 and "runs on it since" in busy.stderr
     running.send_signal(signal.SIGINT)
@@ -132,6 +147,92 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert states[detached.stdout.strip()] == "killed"
     gone = held("run", "--on", "dev", path.name)
     assert gone.returncode == 2 and "the session dev has ended: released by " in gone.stderr
+
+
+TELLS = """
+import os, sys
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+if "torch" in sys.argv:
+    import torch
+    print("threads", torch.get_num_threads())
+print(os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "attempt", attempt, *sys.argv[1:])
+raise SystemExit(7 if "fails" in sys.argv and attempt == "0" and os.environ["RANK"] == "0" else 0)
+"""
+
+
+def test_all_kinds_of_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
+    """Fewer ranks, restarts, sweeps, other launchers: as without a session."""
+    path = script(TELLS)
+    held.env.pop("OMP_NUM_THREADS", None)
+
+    def run(*words: str) -> str:
+        done = held("run", "--on", "dev", *words)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout) + str(done.stderr)
+
+    for count in (("-g", "1"), ("-n", "1")):
+        told = run(*count, path.name, "torch")
+        assert "preloaded interpreter" not in told, "another number of threads needs no other one"
+        threads = re.search(r"(\d+) threads? each", told)
+        assert threads is not None
+        assert held.log(0) == f"threads {threads[1]}\n0 of 1 attempt 0 torch\n".encode()
+    assert "restarting all ranks (restart 1 of 1)" in run("--max-restarts", "1", path.name, "fails")
+    assert held.log(1, attempt=1) == b"1 of 2 attempt 1 fails\n"
+    assert "2 ok" in run("--sweep", "lr=1,2", path.name, "{lr}")
+    assert "2 ok" in run("--array", "0-1", path.name)
+    both = held("run", "--on", "dev", "--array", "0-3%2", path.name)
+    assert both.returncode == 2, both.stderr
+    assert "2 points at the same time: a session has one run at a time" in both.stderr
+    for launcher in ("mpirun", "torchrun"):
+        run("--launcher", launcher, path.name)
+        assert held.log(1) == b"1 of 2 attempt 0\n"
+    run("--sync", path.name)
+
+
+WAITS = """
+import os, time
+print("up", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.05)
+"""
+
+
+def controllers(home: Path) -> dict[str, int]:
+    """Return the pids of controllers, by the run directory that they write to."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if not _in(pid, str(home)):
+            continue
+        try:
+            log = os.path.dirname(os.readlink(f"/proc/{pid}/fd/2"))
+            name = os.path.basename(os.readlink(f"/proc/{pid}/fd/2"))
+            waits = b"standby" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if name == "controller.log" and not (waits and log.endswith("-hold")):
+            found[log] = int(pid)
+    return found
+
+
+def test_controllers_may_be_killed(held: Muster, script: Callable[..., Path]) -> None:
+    """Of a run on a session, and of the session: the next one knows the run that is there, and leaves it alone."""
+    path = script(WAITS)
+    detached = held("run", "-d", "--on", "dev", path.name)
+    assert detached.returncode == 0, detached.stderr
+    run = held.home / "runs" / detached.stdout.strip()
+    until(lambda: "up" in held("logs", run.name).stdout, "the run is up")
+    for which in (run, session(held)):
+        killed = controllers(held.home)[str(which)]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: controllers(held.home).get(str(which), killed) != killed, "there is another controller")  # noqa: B023
+    until(lambda: "runs on it since" in held("show", "dev").stdout, "the session knows its run")
+    refused = held("run", "--on", "dev", path.name)
+    assert refused.returncode == 2 and f"{run.name} runs on it since" in refused.stderr
+    held.cwd.joinpath("go").touch()
+    ended = held("wait", run.name)
+    assert ended.returncode == 0, ended.stderr
+    again = held("run", "--on", "dev", path.name)
+    assert again.returncode == 0, again.stderr
 
 
 def test_a_run_ends_when_its_program_is_killed(held: Muster, script: Callable[..., Path]) -> None:
@@ -187,6 +288,10 @@ def leaves(name):
     kept.write("not flushed")
     atexit.register(lambda: open(name + os.environ["RANK"] + ".exit", "w").close())
 
+def sleeps():
+    import time
+    time.sleep(600)
+
 with muster.hold(nproc_per_node=2) as cluster:
     print(cluster.run(square, 3), cluster.run(square, 4))
     cluster.run(leaves, "left.")
@@ -196,6 +301,18 @@ with muster.hold(nproc_per_node=2) as cluster:
     except KeyError as error:
         print("raised", error)
     print(cluster.submit(square, 5).results())
+    print(cluster.run(square, 5, nproc_per_node=1))
+    name = cluster.id
+    bad = (lambda: open("/dev/null"), lambda: (n for n in "ab"), lambda: muster.run(print, on=name))
+    running = None
+    for call in (*bad, lambda: None):
+        if call not in bad:
+            running = cluster.submit(sleeps)
+        try:
+            cluster.run(call, show_output=False)
+        except Exception as error:
+            print(type(error).__name__, str(error).splitlines()[0])
+    running.kill()
 try:
     cluster.run(square, 6)
 except muster.MusterError as error:
@@ -211,8 +328,14 @@ def test_functions_on_hosts_that_are_held(muster: Muster, script: Callable[..., 
     said = called.stdout.splitlines()
     left = "['not flushed', 'not flushed']"
     assert said[:4] == ["[9, 10] [16, 17]", left, "raised 'of rank 1'", "[25, 26]"], called.stderr
-    assert " has ended: released by pid " in said[4]
-    assert [run["state"] for run in listed(muster)] == ["succeeded", "failed", *["succeeded"] * 4]
+    assert said[4] == "[25]"
+    assert "TypeError cannot pickle the result of rank 0: result: " in said[5]
+    assert "is a generator, which cannot be sent: return a list" in said[6]
+    assert said[7].startswith("InvalidRequest this is rank ") and "would each start a run" in said[7]
+    assert said[8].startswith("InvalidRequest ") and " runs on it since " in said[8], "one run at a time"
+    assert " has ended: released by pid " in said[9]
+    states = ["killed", *["failed"] * 3, *["succeeded"] * 2, "failed", *["succeeded"] * 4]
+    assert [run["state"] for run in listed(muster)] == states
 
 
 OWNS = """

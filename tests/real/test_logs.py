@@ -306,7 +306,7 @@ def test_the_end_waits_for_output_that_the_terminal_has_not_taken(muster: Any) -
         whole = len("".join(f"{number}\n" for number in range(1, 200_001)))
         until(lambda: len(run.log(0, "err")) == whole, "the rank has written all while nobody reads")
         lines = run.end()[1].splitlines()
-        at = next(index for index, line in enumerate(lines) if "failed first" in line)
+        at = next(index for index, line in enumerate(lines) if "rank 0 failed" in line)
         assert [f"[0] {number}" for number in range(1, 200_001)] == [line for line in lines[:at] if line[0] == "["]
 
 

@@ -340,7 +340,7 @@ def test_prefix_ranks_and_quiet_choose_what_is_shown_and_all_is_kept(muster: Any
 def test_quiet_tells_a_failure(muster: Any) -> None:
     done = muster("run", "--quiet", "--", "sh", "-c", "echo out; echo why >&2; exit 6")
     assert (6, "") == (done.returncode, done.stdout)
-    assert "rank 0 failed first" in done.stderr
+    assert "rank 0 failed, " in done.stderr
 
 
 FAIL_AFTER_THE_OTHER = r"""
@@ -445,7 +445,7 @@ def test_after_the_last_restart_the_status_is_that_of_the_last_attempt(muster: A
     done = muster("run", "--max-restarts", "2", "--restart-delay", "0", "--", "sh", "-c", text)
     assert 7 == done.returncode
     assert [b"0\n", b"1\n", b"2\n"] == [log(muster, 0, attempt=attempt) for attempt in range(3)]
-    assert re.search(r"rank 0 failed first, .* after the start \(after 2 restarts\)", done.stderr)
+    assert re.search(r"rank 0 failed, .* after the start \(after 2 restarts\)", done.stderr)
     assert 2 == outcome(muster)["attempt"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from job_queue import queue
 from lab_cluster import LabCluster
 from waiting import until
@@ -76,6 +77,11 @@ def test_the_end_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> Non
     until(lambda: "is pending" in there.said(), "it tells that the session is pending")
     assert "dev: job " in there.said() and "; waiting" in there.said()
     assert "pending" == listed(there)["dev"]["state"]
+    third = there.muster("hold", "--slurm", "-d", "-N", "3", "--exclusive", "--name", "third")
+    assert 0 == third.returncode, third.stderr
+    left = there.muster("release", "third")
+    assert 0 == left.returncode and "released" in left.stdout, left.stderr
+    assert "pending" != listed(there)["third"]["state"]
     released = there.muster("release", "first")
     assert 0 == released.returncode, released.stderr
     until(lambda: "saving" in there.said(), "the rank is warned of the time limit")
@@ -85,8 +91,21 @@ def test_the_end_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> Non
     assert "the job was cancelled" in there.said()
     until(lambda: not queue(there), "the job has ended")
     states = {run["id"]: (run["state"], run["code"]) for run in json.loads(there.muster("ps", "--json").stdout)}
-    assert [("killed", 137)] * 2 + [("succeeded", 0)] == sorted(states.values())
+    assert [("killed", 137)] * 2 + [("succeeded", 0)] * 2 == sorted(states.values())
     assert "the job was cancelled" in there.muster("show", "dev").stdout
+    there.nothing_left()
+
+
+@pytest.mark.slow
+def test_the_time_limit_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> None:
+    held = there.muster("hold", "--slurm", "-N", "1", "-g", "1", "--time", "1", "--name", "dev")
+    assert 0 == held.returncode, held.stderr
+    run = there.start("run", "--on", "dev", there.script(WAITS))
+    assert 124 == run.wait(timeout=180), there.said()
+    assert "saving" in there.said() and "the job reached its time limit" in there.said()
+    until(lambda: not queue(there), "the job has ended", 60)
+    assert "the job reached its time limit" in there.muster("show", "dev").stdout
+    assert {"timed out"} == {found["state"] for found in listed(there).values()}
     there.nothing_left()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 from lab_cluster import LabCluster
 from waiting import until
@@ -16,6 +18,19 @@ total = torch.ones(1)
 dist.all_reduce(total)
 print(socket.gethostname(), total.item(), os.environ.get("TOLD"), os.environ.get("SECRET_TOKEN"), flush=True)
 """
+
+
+def _synced(there: LabCluster, word: str) -> set[str]:
+    """Write a script into a directory that each host has for itself, run it on the session, and return what it says."""
+    top = f"/var/tmp/held {there.folder.name}"
+    text = f"import socket; print(socket.gethostname(), {word!r})"
+    write = ["sh", "-ec", f"mkdir -p '{top}'; cat > '{top}/main.py'"]
+    assert 0 == there.lab.run("head", write, input=text, cwd="/").returncode
+    missing = there.muster("run", "--on", "far", "main.py", cwd=top)
+    assert 2 == missing.returncode and "main.py" in missing.stderr, missing.stderr
+    done = there.muster("run", "--on", "far", "--sync", "-g", "1", "--prefix", "", "main.py", cwd=top)
+    assert 0 == done.returncode and "copying 1 file" in done.stderr, done.stderr
+    return set(done.stdout.splitlines())
 
 
 def test_runs_on_hosts_that_are_held(there: LabCluster) -> None:
@@ -32,6 +47,11 @@ def test_runs_on_hosts_that_are_held(there: LabCluster) -> None:
         assert 0 == unset.returncode and "n2 4.0 None None" in unset.stdout, "not what an earlier run had"
         hosts = there.muster("run", "--on", "far", "--", "hostname")
         assert sorted(hosts.stdout.split()[1::2]) == ["n1", "n1", "n2", "n2"]
+        for count, names in ((("-g", "1"), ["n1", "n2"]), (("-N", "1"), ["n1", "n1"]), (("-n", "1"), ["n1"])):
+            fewer = there.muster("run", "--on", "far", *count, "--", "hostname")
+            assert sorted(fewer.stdout.split()[1::2]) == names, fewer.stderr
+        for word in ("first", "second"):
+            assert _synced(there, word) == {f"n1 {word}", f"n2 {word}"}
         written = b"".join(path.read_bytes() for path in there.run.parent.rglob("*.json*"))
         assert b"sesame" not in written
     finally:
@@ -40,3 +60,18 @@ def test_runs_on_hosts_that_are_held(there: LabCluster) -> None:
     listed = json.loads(there.muster("ps", "--json").stdout)
     assert {run["state"] for run in listed} == {"succeeded"}
     until(lambda: "muster.pyz" not in there.lab.run("n1", ["ps", "-eo", "args"]).stdout, "nothing is left on n1")
+
+
+def test_a_host_of_a_session_that_is_lost_is_named(there: LabCluster) -> None:
+    held = there.muster("hold", "-H", "n1,n2", "-g", "1", "--name", "far")
+    assert 0 == held.returncode, held.stderr
+    script = there.script("import time; print('up', flush=True); time.sleep(600)")
+    run = there.muster("run", "-d", "--on", "far", script)
+    assert 0 == run.returncode, run.stderr
+    until(lambda: 2 == there.muster("logs", run.stdout.strip()).stdout.count("up"), "the run has begun")
+    os.kill(there.agent("n2"), signal.SIGKILL)
+    until(lambda: "held" not in there.muster("ps").stdout, "the session has ended")
+    assert "lost n2" in there.muster("show", run.stdout.strip()).stdout
+    gone = there.muster("run", "--on", "far", "--", "true")
+    assert 2 == gone.returncode and "the session far has ended: lost n2" in gone.stderr, gone.stderr
+    until(lambda: not there.ours(), "all processes have ended")

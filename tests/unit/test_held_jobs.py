@@ -65,7 +65,7 @@ def busy(world: Controller, folder: Path) -> HeldRuns:
     held = HeldRuns(world, 0.0)
     world.supervisor._ready.add(0)
     held.begin(order(folder), world.replies.append)
-    held.hosted(0, "a", "", 0)
+    held.hosted(0, "a", "", 0, "")
     assert [{"run_dir": str(folder / "run")}] == world.replies
     return held
 
@@ -98,3 +98,23 @@ def test_a_run_that_does_not_end_leaves_time_to_report(world: Controller, tmp_pa
     world.loop.advance(25.0)
     (event,) = world.events
     assert event.t < began + 20.0, "before the scheduler kills the session"
+
+
+def test_a_new_controller_learns_which_run_is_there(world: Controller, tmp_path: Path) -> None:
+    held = HeldRuns(world, 0.0)
+    world.supervisor._ready.add(0)
+    held.hosted(0, "b", "", 0, str(tmp_path / "run"))
+    held.begin(order(tmp_path), world.replies.append)
+    assert "b runs on it since" in world.replies[-1]["refused"]
+    held.left(0, "b")
+    held.begin(order(tmp_path), world.replies.append)
+    assert "start_run" == world.sent[-1][0]
+
+
+def test_a_run_that_a_node_cannot_take_leaves_the_one_there_alone(world: Controller, tmp_path: Path) -> None:
+    held = HeldRuns(world, 0.0)
+    world.supervisor._ready.add(0)
+    held.begin(order(tmp_path), world.replies.append)
+    held.hosted(0, "a", "b is still here", 0, "")
+    assert "n1: b is still here" == world.replies[-1]["refused"]
+    assert "stop_run" not in [kind for kind, _ in world.sent]

@@ -78,6 +78,9 @@ class Holding(Protocol):
     def start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
         """Host a run."""
 
+    def tell_run(self) -> None:
+        """Tell a new controller which run is here."""
+
     def stop_run(self, by: str, cause: str, within: float) -> None:
         """End the run that is here, for a user or because the job ends."""
 
@@ -271,6 +274,8 @@ class Agent:
         if not same:
             if self.prepared or self.places:
                 started = self.ranks.attempt if self.prepared and self.ranks.folder else -1
+                if self.held is not None:
+                    self.held.tell_run()
                 self.emit("agent_state", started=started, listened=self.listened)
             else:
                 self.emit("facts", **self.introduction)

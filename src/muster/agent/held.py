@@ -57,7 +57,8 @@ class Held:
             self.agent.emit("ready", fork=self.warm.ready, why=self.warm.why, torch=torch, cuda=cuda)
 
     def refill(self) -> None:
-        """Start a controller that waits for the next run, where the controllers of runs are."""
+        """Have a fork server wait for the next run, and a controller, where the controllers of runs are."""
+        self.warm.refill()
         if self.agent.node:
             return
         try:
@@ -70,12 +71,14 @@ class Held:
     def start_run(self, payload: bytes, run_id: str, sealed: bool, port: int, nodes: int) -> None:
         """Host a run. The reply is `run_hosted`, with why that failed or with the port of its controller."""
         failed, here = "", 0
+        if self.hosted is not None:
+            self.hosted.turn()
+            self.turn()
+        if self.hosted is not None:
+            failed = f"{self.hosted.run_id} is still here"
+            self.agent.emit("run_hosted", run_id=run_id, failed=failed, port=0, run_dir="")
+            return
         try:
-            if self.hosted is not None:
-                self.hosted.turn()
-                self.turn()
-            if self.hosted is not None:
-                raise OSError(f"{self.hosted.run_id} is still here")
             if sealed:
                 assert self.agent.dialer is not None
                 payload = unsealed(self.agent.dialer.terms.secret, payload)
@@ -88,8 +91,14 @@ class Held:
             self.agent.complain(traceback.format_exc())
         if failed and self.hosted is not None:
             self.hosted.over = True
-        self.agent.emit("run_hosted", run_id=run_id, failed=failed, port=here)
+        self.agent.emit("run_hosted", run_id=run_id, failed=failed, port=here, run_dir="")
         self.turn()
+
+    def tell_run(self) -> None:
+        """Tell a new controller of the session which run is here."""
+        if self.hosted is not None and self.hosted.prepared and not self.hosted.over:
+            hosted = self.hosted
+            self.agent.emit("run_hosted", run_id=hosted.run_id, failed="", port=0, run_dir=hosted.run_dir)
 
     def _host(self, order: dict[str, Any], port: int, nodes: int) -> int:
         inherited, script = order.pop("inherited", None), order.pop("script")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -13,11 +14,15 @@ from typing import Any
 from muster.agent.forkserver import READ_AT_LOAD, READ_AT_LOAD_PREFIXES, HookedPython, counting
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
+from muster.linux.hardware import physical_cores
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _ROOM = 4000
 """Bytes for the command line of a run, which `ps` shows in place of this argument (`hook/any_script.py`)."""
+
+_OPTIONAL = ("cloudpickle",)
+"""Modules that are imported as `--preload` is, if they are installed: each call of a function imports them."""
 
 _AT_START = ("PYTHON", "LD_", "LC_", "MALLOC_")
 """Prefixes of variables that Python, or the C library, reads when a process starts."""
@@ -63,6 +68,30 @@ def packages_in(path: Iterable[str]) -> list[str]:
     return [folder for folder in path if folder.endswith(("site-packages", "dist-packages"))]
 
 
+class _Fork:
+    """A fork of the interpreter, which waits for a run, or has become its fork server."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.python, self._names = HookedPython(), names
+        self._pid: int | None = None
+        self._forked: Callable[[int], object] | None = None
+
+    def is_process(self, pid: int) -> None:
+        """Take in its pid."""
+        self._pid = pid
+        if self._forked is not None:
+            self._forked(pid)
+        else:
+            self._names[pid] = "nursery"
+
+    def belongs_to(self, forked: Callable[[int], object]) -> None:
+        """Leave it to a run; `forked` is called with its pid, now or as soon as that is known."""
+        self._forked = forked
+        if self._pid is not None:
+            self._names.pop(self._pid, None)
+            forked(self._pid)
+
+
 class PreloadedInterpreter:
     """One interpreter that has imported torch, and waits for runs. `names` are the agent's children by pid.
 
@@ -87,7 +116,10 @@ class PreloadedInterpreter:
         self.preload: tuple[str, ...] = ()
         self._reads: list[str] = []
         self._stamps: dict[str, tuple[int, int]] = {}
-        self._forks: deque[Callable[[int], object]] = deque()
+        self._forks: deque[_Fork] = deque()
+        """Those whose pid is not known yet."""
+        self._next: _Fork | None = None
+        """The one that waits for the next run."""
         self._waiting: list[Callable[[], object]] = []
 
     @property
@@ -111,6 +143,7 @@ class PreloadedInterpreter:
             # without the site hook this ends at once
             argv = [sys.executable, "-c", "pass", _ROOM * "."]
             conf: dict[str, Any] = {"mode": "nursery", "preload": list(preload), "counting": counting(), "found": []}
+            conf.update(optional=_OPTIONAL)
             conf.update(stdin=None, asked=None)
             python.start(argv, env, cwd, (null, log, log), self.hook_folder, **conf)
         except OSError as error:
@@ -126,6 +159,8 @@ class PreloadedInterpreter:
     def end(self) -> None:
         """Kill it."""
         python, self.python = self.python, None
+        self._forks.clear()
+        self._drop_next()
         if python is not None and python.connected:
             self.loop.remove_reader(python.sock.fileno())
             python.close()
@@ -143,6 +178,8 @@ class PreloadedInterpreter:
         if self.python is None or not self.python.connected:
             return "it has exited"
         names = changed_variables(self.env, env, self._reads)
+        if self._applies_threads(env):
+            names = [name for name in names if name != "OMP_NUM_THREADS"]
         if names:
             return f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} changed"
         missing = [name for name in preload if name not in self.preload]
@@ -153,6 +190,59 @@ class PreloadedInterpreter:
             if now.get(path) != stamp:
                 return f"{path} changed"
         return ""
+
+    def refill(self) -> None:
+        """Have it fork in advance, unless a fork waits already: two forks take as long as all else of a short run."""
+        if self.ready and self._next is None:
+            try:
+                self._next = self._fork()
+            except OSError:
+                pass  # the next run tells why
+
+    def _fork(self) -> _Fork:
+        """Return a fork of it that waits for a run, until its socket is closed. Raises OSError."""
+        assert self.python is not None
+        made = _Fork(self.names)
+        made.python.sock, theirs = socket.socketpair()
+        made.python.connected = True
+        log = os.path.join(self.folder, "warm.log")
+        self._forks.append(made)
+        try:
+            self.python.request_fork({"run": {"out": [log], "err": [log]}}, [theirs.fileno()])
+        except BaseException:
+            self._forks.pop()
+            made.python.close()
+            raise
+        finally:
+            theirs.close()
+        return made
+
+    def _drop_next(self) -> None:
+        """Have the fork that waits exit."""
+        if self._next is not None:
+            self._next.python.close()
+            self._next = None
+
+    def catch_up(self) -> None:
+        """Take in the pids of all forks that have left their parent, so that nobody takes them for what ranks left."""
+        while self._forks and self.ready:
+            assert self.python is not None
+            if not select.select([self.python.sock], [], [], 0)[0]:
+                return
+            self._heard(self.python)
+
+    def _applies_threads(self, env: Mapping[str, str]) -> bool:
+        """Return whether ranks apply another OMP_NUM_THREADS when they import torch (`Withheld.set_threads`).
+
+        Modules of --preload may have read it otherwise.
+        """
+        values = [each.get("OMP_NUM_THREADS", "") for each in (self.env, env)]
+        own = set(self.preload) - {"torch", "torch.distributed"} or "OMP_NUM_THREADS" in self._reads
+        return (
+            not own
+            and "MKL_NUM_THREADS" not in env
+            and all(value.isdigit() and 0 < int(value) <= physical_cores() for value in values)
+        )
 
     def fork_server(
         self,
@@ -165,27 +255,27 @@ class PreloadedInterpreter:
         ranks: int,
         found: Mapping[str, Any],
         umask: int | None,
-        forked: Callable[[int], object],
+        calls: bool,
+        forked: Callable[[HookedPython, int], object],
     ) -> HookedPython:
-        """Return a fork server for this command line (without the interpreter); `forked` is called with its pid.
+        """Return a fork server for this command line (without the interpreter); `forked` is called with it and its pid.
 
         `log` is the file for its output; `asked` a file in memory with a byte for each of the `ranks`.
         `found` are the imports that it makes before the script. `umask` is that of the ranks; None for that of the
-        session.
+        session. `calls`: they call a function.
         """
-        assert self.python is not None
-        made = HookedPython()
-        made.sock, theirs = socket.socketpair()
-        made.connected = True
         conf = {"argv": list(argv), "env": dict(env), "cwd": cwd, "stdin": stdin is not None}
-        conf.update(asked=0 if asked is None else ranks, out=[log], err=[log], umask=umask, **found)
-        fds = [theirs.fileno(), *([] if stdin is None else [stdin]), *([] if asked is None else [asked])]
-        self._forks.append(forked)
+        conf.update(asked=0 if asked is None else ranks, out=[log], err=[log], umask=umask, calls=calls, **found)
+        fds = [*([] if stdin is None else [stdin]), *([] if asked is None else [asked])]
+        made, self._next = self._next or self._fork(), None
         try:
-            self.python.request_fork({"run": conf}, fds)
-        finally:
-            theirs.close()
-        return made
+            made.python.request_fork({"run": conf}, fds)
+        except OSError:  # it was killed
+            made.python.close()
+            made = self._fork()
+            made.python.request_fork({"run": conf}, fds)
+        made.belongs_to(lambda pid: forked(made.python, pid))
+        return made.python
 
     # ---- messages ---------------------------------------------------------------------------------------------------
 
@@ -194,6 +284,7 @@ class PreloadedInterpreter:
         if said is None:
             self.loop.remove_reader(python.sock.fileno())
             python.close()
+            self._drop_next()
             if not self.facts:
                 self._unusable(f"it exited; see {self.folder}/warm.log")
             return
@@ -203,10 +294,10 @@ class PreloadedInterpreter:
             elif message["kind"] == "preload_failed":
                 self._unusable(message["text"])
             elif message["kind"] in ("forked", "fork_failed"):
-                forked = self._forks.popleft() if self._forks else None
+                fork = self._forks.popleft() if self._forks else None
                 for pid in message["pids"].values():
-                    if forked is not None:
-                        forked(pid)
+                    if fork is not None:
+                        fork.is_process(pid)
 
     def _preloaded(self, message: Mapping[str, Any]) -> None:
         if message["unfit"]:
@@ -226,5 +317,6 @@ class PreloadedInterpreter:
     def _known(self) -> None:
         waiting, self._waiting = self._waiting, []
         self._tell()
+        self.refill()
         for then in waiting:
             then()

@@ -138,6 +138,8 @@ class RankProcesses:
         """A file in memory with a byte for each rank, which a forked rank sets when its script imports torch."""
         # without a Python it is unknown whether the ranks will use the store
         waits = rank_command is None and all(command["python_index"] is None for command in commands)
+        # on a session most functions end sooner than the process of a store starts
+        waits = waits or (hosting is not None and self.calls_function)
         self.store = StoreProcess(run.loop, waits, self.start_store)
         self.attempt, self.folder = 0, ""
         self.pending_forks: set[int] = set()
@@ -260,8 +262,13 @@ class RankProcesses:
         self.found.choose(argv[0], version, path, argv, command["cwd"])
         self.start_forkserver()
         # what calls a function is muster's own script; on a session nothing is imported while it is read
-        if self.hosting is None or not os.path.exists(os.path.join(os.path.dirname(self.run.folder), "function")):
+        if self.hosting is None or not self.calls_function:
             self.read_ahead(path)
+
+    @property
+    def calls_function(self) -> bool:
+        """Whether the ranks call a function (`payloads/call.py`)."""
+        return os.path.exists(os.path.join(os.path.dirname(self.run.folder), "function"))
 
     def read_ahead(self, path: Iterable[str]) -> None:
         """Read what the script does before it imports torch, while the fork server imports."""
@@ -336,7 +343,8 @@ class RankProcesses:
             *(argv, self.env(), command["cwd"], log, self.stdin.fd, asked, len(self.ranks)),
             self.found.as_conf(self.environment, self.ranks[0]),
             self.hosting.umask if self.hosting is not None else None,
-            lambda pid: self.name_forkserver(forked, pid),
+            self.calls_function,
+            self.name_forkserver,
         )
         self.loop.add_reader(forked.sock.fileno(), lambda: self.on_forkserver_message(forked))
 
@@ -450,7 +458,7 @@ class RankProcesses:
     def start_store(self, listener: socket.socket) -> None:
         """Start the store process on the socket that listens already."""
         port = listener.getsockname()[1]
-        if self.forks and self.forkserver is not None:
+        if self.forks and self.forkserver is not None and self.forkserver.connected:
             log = os.path.join(self.run.folder, "store.log")
             child = {"store": [self.store.host, port], "out": [log], "err": [log]}
             self.pending_forks.add(self.forkserver.request_fork({"store": child}, [listener.fileno()]))
@@ -822,6 +830,8 @@ class RankProcesses:
 
     def left(self) -> dict[int, str]:
         """Return the processes that ranks have left behind."""
+        if self.hosting is not None:
+            self.hosting.warm.catch_up()
         return processes.leftover_descendants(
             os.getpid(), self.persistent_pids() | ({self.store.pid} if self.store.pid else set())
         )

@@ -27,7 +27,6 @@ from muster.client.status import RunStatus
 from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
 from muster.config.options import FindOptions
 from muster.core.accounting import RunUse
-from muster.core.controller_config import RECORD
 from muster.core.job_facts import JobFacts
 from muster.core.model import as_json
 from muster.core.plurals import plural
@@ -40,6 +39,7 @@ from muster.rundir.accounting import use_of
 from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
 from muster.rundir.progress import progress_at_end
 from muster.rundir.run import Run, Unreadable
+from muster.rundir.session import has_begun
 from muster.rundir.store import Store
 from muster.rundir.sweeps import folded, is_sweep, runs_by_point
 from muster.schedulers import title
@@ -47,7 +47,7 @@ from muster.ui.accounting_text import advice_in_words, stats_in_words, use_in_wo
 from muster.ui.formatting import fitted, seconds, size_in_words, table
 from muster.ui.job_text import job_in_words, ranks_in_words
 from muster.ui.summary import facts_of
-from muster.ui.text import command_of_role, outcome_as_json, program_in_words, show_in_words
+from muster.ui.text import command_of_role, how_it_was_started, outcome_as_json, program_in_words, show_in_words
 
 _WITHIN = 4.0
 """Seconds for machines and schedulers to answer `ps`."""
@@ -204,12 +204,12 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
     program = asked.get("program")
     far = progress_at_end(outcome) if outcome else status.progress
     took = outcome.duration if outcome else (time.time() - job["time"] if status.state is RunState.RUNNING else None)
-    held = asked.get("hold") is not None and (run.scheduled is None or run.read(RECORD) is not None)
+    session = asked.get("hold") is not None
     return {
         "id": run.id,
         "name": job.get("name", ""),
         "ranks": job.get("ranks", "?"),
-        "state": RunState.HELD if held and status.state is RunState.RUNNING else status.state,
+        "state": RunState.HELD if status.state is RunState.RUNNING and _is_held(run) else status.state,
         "why": status.why,
         "code": outcome.code if outcome else None,
         "step": far.step if far else None,
@@ -217,9 +217,9 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
         "started": started_for_programs(job),
         "time": job.get("time"),
         "seconds": took,
-        "launcher": asked.get("launcher", ""),
-        "command": _command(job, program),
-        "program": program["argv"] if program else [],
+        "launcher": asked.get("launcher", "") if not session else "",
+        "command": how_it_was_started(job) if session else _command(job, program),
+        "program": program["argv"] if program and not session else [],
         "argv": job.get("argv", []),
         "cwd": job.get("cwd", ""),
         "host": job.get("host", ""),
@@ -254,7 +254,9 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
             from muster.cli.slow import show_slow
 
             return show_slow(run, status.state, client, options.json)
-        now = usage.of(run, client) if status.state is RunState.RUNNING else None
+        held = _is_held(run) and status.state is RunState.RUNNING
+        session = (client.ask("state").get("session") or {}) if held else None
+        now = usage.of(run, client) if status.state is RunState.RUNNING and not held else None
     if now is not None:
         status = status._replace(progress=least(rank.progress for rank in now.ranks))
     outcome, events = run.outcome, run.events()
@@ -264,11 +266,14 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
         use = used(run, _use(run, outcome)) if outcome is not None else None
         record.update(used={**as_json(use), "advice": advice_in_words(use)} if use is not None else None)
+        record.update(session=session)
         record.update(scheduler_job=facts._asdict() if facts is not None else None)
         print(json.dumps(record, indent=1))
         return 0
     why = status.why or (facts.why if facts is not None else "")
     told = f"{status.state}: {why}" if why else str(status.state)
+    if session is not None:
+        told, events = _held_in_words(session), []  # its start is not that of ranks
     uses = _now_in_words(now, run.hosts) if now else ""
     job = {**run.job, "started": started_in_words(run.job)}
     notes = notes_in_words(run, outcome, ended=True) if outcome is not None else []
@@ -280,6 +285,26 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     if told := told_in_words(run):
         print(told)
     return 0
+
+
+def _program(program: Mapping[str, Any] | None) -> str:
+    return program_in_words(program["kind"], program["argv"]) if program else ""
+
+
+def _is_held(run: Run) -> bool:
+    """Return whether this is a session whose hosts are held already; its job may still be pending."""
+    return run.job.get("job", {}).get("hold") is not None and has_begun(run)
+
+
+def _held_in_words(session: Mapping[str, Any]) -> str:
+    """Return what a session does, as its controller told; nothing is known if that does not answer."""
+    if session.get("run"):
+        since = time.strftime("%H:%M:%S", time.localtime(float(session["since"])))
+        return f"{RunState.HELD}: {session['run']} runs on it since {since}"
+    if not session.get("ready") or session.get("idle") is None:
+        return str(RunState.HELD)
+    limit = f", ends after {seconds(session['limit'])} without a run (--idle)" if session.get("limit") else ""
+    return f"{RunState.HELD}: idle for {seconds(session['idle'])}{limit}"
 
 
 def _use(run: Run, outcome: RunResult | None) -> RunUse | None:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 from muster.client.connection import Connection
 from muster.client.remote import connect
 from muster.controller.connections import ProcessConnection
+from muster.core.env_forwarding import is_hidden
 from muster.core.json_checks import Malformed, table
 from muster.core.model import Host, Job, Plan
 from muster.core.results import RunResult
+from muster.core.suggestions import did_you_mean
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import VERSION
-from muster.rundir.finding import find_run
+from muster.rundir.finding import RunNotFound, find_run
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import SessionRecord, has_begun, read_session
 from muster.rundir.store import Store
@@ -62,7 +65,10 @@ def find_held(store: Store, name: str) -> Run:
     except InvalidRequest:
         from muster.client.reconcile import lives
 
-        run = find_run(store, name, lives)
+        try:
+            run = find_run(store, name, lives)
+        except RunNotFound:
+            raise _no_such_session(store, name) from None
     job = run.job.get("job", {})
     if job.get("hold") is None:
         what = name if name in (run.id, run.operand) else f"{name} ({run.id})"
@@ -75,6 +81,19 @@ def find_held(store: Store, name: str) -> Run:
             f"see how: muster show {run.operand}; hold a new one: muster hold",
         )
     return run
+
+
+def _no_such_session(store: Store, name: str) -> InvalidRequest:
+    """Return the error for the name of a session that does not exist, with the sessions that do."""
+    from muster.rundir.finding import list_runs
+
+    found = [run for run in list_runs(store) if run.job.get("job", {}).get("hold") is not None and _has_no_result(run)]
+    known = ", ".join(name_of_session(run) for run in found[::-1][:3])
+    sessions = f"sessions: {known}; hold" if known else "hold"
+    hint = did_you_mean(name, [name_of_session(run) for run in found])
+    return InvalidRequest(
+        f"session not found: `{name}`", hint or f"{sessions} one: muster hold --name {shlex.quote(name)}"
+    )
 
 
 def _how(outcome: RunResult) -> str:
@@ -235,10 +254,14 @@ def release_session(run: Run, by: str, force: bool) -> RunResult:
 def run_shell(job: Job, host: Host, gpus: int | None, env: Mapping[str, str]) -> int:
     """Run a shell on a host of a session, with the terminal of this process, and return its exit code.
 
-    `gpus`: their number there; None if unknown. In a scheduler's job the shell is a step of it. Over ssh
-    it does not have the variables of `--env`, which would be visible on a command line.
+    `job`: of the session's plan.json, which lacks secrets. `gpus`: their number there; None if unknown. In a
+    scheduler's job the shell is a step of it. Over ssh it does not have the variables of `--env`, which would be
+    visible on a command line.
     """
-    lines = [f"cd {shlex.quote(job.cwd)}", *job.setup, *host.setup]
+    setup = [*job.setup, *host.setup]
+    for line in filter(is_hidden, setup):
+        print(f"warning: not run in this shell, because its value is not stored: {line}", file=sys.stderr)
+    lines = [f"cd {shlex.quote(job.cwd)}", *(line for line in setup if not is_hidden(line))]
     if job.scheduler:
         from muster.schedulers import get_scheduler
 
@@ -251,7 +274,8 @@ def run_shell(job: Job, host: Host, gpus: int | None, env: Mapping[str, str]) ->
         return subprocess.run(argv, env=of.clean(env)).returncode
     if job.transport == "local":
         text = "\n".join([*lines, 'exec "${SHELL:-sh}"'])
-        return subprocess.run(["bash", "-c", text], env={**env, **job.env}).returncode
+        own = {name: value for name, value in job.env.items() if not is_hidden(value)}
+        return subprocess.run(["bash", "-c", text], env={**env, **own}).returncode
     terminal = ["-t"] if os.isatty(0) else []
     where = f"{host.user}@{host.name}" if host.user else host.name
     text = "\n".join([*lines, 'exec "${SHELL:-sh}" -l'])

@@ -9,6 +9,7 @@ from muster import runtimes
 from muster.config.command_options import HoldOptions
 from muster.config.options import RunOptions
 from muster.config.record import Option
+from muster.core.layout import layout
 from muster.core.model import Node, Plan
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
@@ -21,8 +22,8 @@ OF_SESSION: tuple[Option[Any], ...] = (
 )
 """Options of `muster hold` that `muster run --on` takes from it."""
 
-_COUNTS: tuple[Option[Any], ...] = (RunOptions.np, RunOptions.nproc_per_node)
-"""Options with the number of ranks, which has to be that of the session."""
+_COUNTS: tuple[Option[Any], ...] = (RunOptions.np, RunOptions.nproc_per_node, RunOptions.nnodes)
+"""Options with the number of ranks or nodes: a run may have fewer than its session."""
 
 
 def _belongs(option: Option[Any], options: RunOptions) -> bool:
@@ -36,31 +37,54 @@ def options_of_session(options: RunOptions) -> dict[str, Any]:
     return {**chosen, **{option.key: options.value(option) for option in wanted if options.given(option)}}
 
 
-def with_session(options: RunOptions, name: str, session: Mapping[str, Any], plan: Plan) -> RunOptions:
+def with_session(options: RunOptions, session: Mapping[str, Any]) -> RunOptions:
     """Return the options of a run on this session. Raises `InvalidRequest` for those that contradict it."""
     for option in options.all_given("argv"):
-        if _belongs(option, options):
+        if _belongs(option, options) and option not in _COUNTS:
             raise InvalidRequest(
                 f"{option.long_name} cannot be combined with --on: it belongs to the session",
                 f"leave it out, or hold another session: muster hold {option.long_name} …",
             )
-    _check_count(options, name, plan)
     options = options.without(*(option for option in options.all_given() if _belongs(option, options)), *_COUNTS)
     given = [(options.source(option), {option.key: options.value(option)}) for option in options.all_given()]
     known = {option.key for option in RunOptions.table}
     return type(options)(*given, ("session", {key: value for key, value in session.items() if key in known}))
 
 
-def _check_count(options: RunOptions, name: str, plan: Plan) -> None:
-    counts = [len(node.ranks) for node in plan.nodes]
-    each, total = options.nproc_per_node, options.np
-    if options.typed(RunOptions.nproc_per_node) and any(each != str(count) for count in counts):
-        raise InvalidRequest(f"-g {each}: the session {name} has {_ranks_in_words(plan.nodes)}", _OTHER)
-    if options.typed(RunOptions.np) and total != plan.world_size:
-        raise InvalidRequest(f"-n {total}: the session {name} has {plural(plan.world_size, 'rank')}", _OTHER)
+def nodes_of_run(options: RunOptions, name: str, plan: Plan) -> tuple[Node, ...]:
+    """Return the nodes of a run on this session: all, or the first ones with fewer ranks, by -N, -g and -n as typed.
+
+    Raises `InvalidRequest`.
+    """
+    number, each, total = (options.value(option) if options.typed(option) else None for option in _NUMBERS)
+    nodes = plan.nodes
+    if number is not None:
+        nodes = nodes[
+            : _at_most(f"-N {number}", number, len(nodes), f"the session {name} has {plural(len(nodes), 'node')}")
+        ]
+    held = [len(node.ranks) for node in nodes]
+    counts = held
+    if each is not None:
+        count = _at_most(f"-g {each}", each, min(held), f"the session {name} has {_ranks_in_words(nodes)}")
+        counts = [count for _ in nodes]
+    if total is not None:
+        left = _at_most(f"-n {total}", total, sum(counts), f"there are {plural(sum(counts), 'rank')} on {name}")
+        counts = [max(0, min(count, left - sum(counts[:before]))) for before, count in enumerate(counts)]
+    if counts == [len(node.ranks) for node in plan.nodes]:
+        return plan.nodes
+    pairs = [(node.host, count) for node, count in zip(nodes, counts) if count]
+    return layout([(host._replace(gpus=host.gpus[:count]), count) for host, count in pairs])
 
 
-_OTHER = "leave it out: a run has the ranks of its session; or hold another session"
+_NUMBERS = (RunOptions.nnodes, RunOptions.nproc_per_node, RunOptions.np)
+
+
+def _at_most(typed: str, value: object, most: int, why: str) -> int:
+    """Return a number of ranks or nodes of a run. Raises `InvalidRequest` if it is larger than the session."""
+    text = str(value)
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise InvalidRequest(f"{typed}: {why}", f"use at most {most}, or leave it out for all")
+    return int(text)
 
 
 def _ranks_in_words(nodes: tuple[Node, ...]) -> str:

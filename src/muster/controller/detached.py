@@ -396,10 +396,10 @@ class DetachedController(Controller):
         )
 
     def _on_run_hosted(
-        self, link: AgentConnection, t: float, payload: bytes, run_id: str, failed: str, port: int
+        self, link: AgentConnection, t: float, payload: bytes, run_id: str, failed: str, port: int, run_dir: str
     ) -> None:
         if self.held is not None:
-            self.held.hosted(link.node, run_id, failed, port)
+            self.held.hosted(link.node, run_id, failed, port, run_dir)
 
     def _on_run_left(self, link: AgentConnection, t: float, payload: bytes, run_id: str) -> None:
         if self.held is not None:

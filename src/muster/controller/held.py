@@ -66,7 +66,7 @@ class _Guest(NamedTuple):
 
     run_id: str
     run_dir: str
-    """On node 0."""
+    """On node 0; empty if that is not known yet."""
     since: float
     """Unix time."""
     order: Mapping[str, Any]
@@ -154,7 +154,7 @@ class HeldRuns:
     def begin(self, order: Mapping[str, Any], reply: Reply) -> None:
         """Bring a run to the agents of this session."""
         guest = self._guest
-        parted = [link.host for link in self.world.far if not link.channel.connected]
+        parted = [link.host for link in self.world.far[: len(order["parts"])] if not link.channel.connected]
         if self._ending or self.world.supervisor.phase is not Phase.STARTING:
             reply({"refused": "the session is ending", "hint": "hold a new one: `muster hold`"})
         elif not self.ready:
@@ -174,7 +174,7 @@ class HeldRuns:
 
     def _has_ended(self, guest: _Guest) -> bool:
         """Return whether the result of a run is known, so that its agents are about to leave it."""
-        return not guest.awaited and Run(Path(guest.run_dir)).outcome is not None
+        return not guest.awaited and bool(guest.run_dir) and Run(Path(guest.run_dir)).outcome is not None
 
     def _wait(self, guest: _Guest, then: Callable[[], object], most: float) -> None:
         """Call `then` once a run has left its agents, or after so many seconds."""
@@ -190,7 +190,7 @@ class HeldRuns:
 
     def _begin(self, order: Mapping[str, Any], reply: Reply) -> None:
         run_id, run_dir = order["run_id"], order["config"]["nodes"][0]["run_dir"]
-        guest = _Guest(run_id, run_dir, time.time(), order, reply, set(range(len(self.world.far))), set())
+        guest = _Guest(run_id, run_dir, time.time(), order, reply, set(range(len(order["parts"]))), set())
         self._guest = guest
         self.world.record("run began", {"t": self.world.now(), "run": run_id})
         self._send(guest, 0, 0)
@@ -217,19 +217,26 @@ class HeldRuns:
             told["inherited"] = order["inherited"]
         data = json.dumps(told).encode()
         data = sealed(self.world.secret, data) if node else data
-        count = len(self.world.far)
+        count = len(order["parts"])
         self.world.send_message(node, "start_run", data, run_id=guest.run_id, sealed=node > 0, port=port, nodes=count)
 
     # ---- answers of agents ------------------------------------------------------------------------------------------
 
-    def hosted(self, node: int, run_id: str, failed: str, port: int) -> None:
-        """Handle that a node has its part of a run, or could not take it."""
+    def hosted(self, node: int, run_id: str, failed: str, port: int, run_dir: str) -> None:
+        """Handle that a node has its part of a run, or could not take it.
+
+        With `run_dir`, that the run is there since before this controller was started.
+        """
+        if run_dir:
+            self._adopt(node, run_id, run_dir)
+            return
         guest = self._guest
         if guest is None or guest.run_id != run_id:
             return
         guest.awaited.discard(node)
         if failed:
-            self.world.send_message(0, "stop_run", by="the session")
+            if 0 in guest.there:
+                self.world.send_message(0, "stop_run", by="the session")
             hint = "copy it there, or share its directory" if "script" in failed else "see agent.log of the session"
             guest.reply({"refused": f"{self.world.far[node].host}: {failed}", "hint": hint})
             if node == 0 and not guest.there:
@@ -237,10 +244,19 @@ class HeldRuns:
             return
         guest.there.add(node)
         if node == 0:
-            for other in range(1, len(self.world.far)):
+            for other in range(1, len(guest.order["parts"])):
                 self._send(guest, other, port)
         if not guest.awaited:
             guest.reply({"run_dir": guest.run_dir})
+
+    def _adopt(self, node: int, run_id: str, run_dir: str) -> None:
+        """Take in a run that an earlier controller of this session has brought to a node."""
+        guest = self._guest
+        if guest is None:
+            guest = _Guest(run_id, "", time.time(), {}, lambda fields: None, set(), set())
+        if guest.run_id == run_id:
+            guest.there.add(node)
+            self._guest = guest._replace(run_dir=run_dir) if node == 0 else guest
 
     def left(self, node: int, run_id: str) -> None:
         """Handle that a run has left a node."""

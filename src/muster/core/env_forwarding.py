@@ -130,6 +130,11 @@ def stored(name: str, value: str) -> str:
     return f"(hidden, sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]})"
 
 
+def is_hidden(text: str) -> bool:
+    """Return whether a stored value, or a stored line with one, lacks what it was."""
+    return REDACTED in text or "(hidden, sha256 " in text
+
+
 def shown(name: str, value: str) -> str:
     """Return the representation of a value on the user's terminal: everything except secrets."""
     return REDACTED if is_secret(name, value) else value

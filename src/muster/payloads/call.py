@@ -1,8 +1,9 @@
 """Call a function in each rank: read it from the run directory, and write its result or its exception there.
 
 The program starts this script for `muster.run(function)`. The file `function` of the run directory has, each with its
-length before it: a header (JSON) with the versions of the caller and the sources of what is needed to unpickle, and the
-pickle of (function, args, kwargs). It is read only if it belongs to this user and nobody else can write it.
+length before it: a header (JSON) with the versions of the caller and the sources of what is needed to unpickle, the
+pickle of (function, args, kwargs), and the bytecode of `pickles.py`, for the caller's version of Python. It is read
+only if it belongs to this user and nobody else can write it.
 
 A callable object with a method `checkpoint` is saved by it when the job is preempted or near its time limit; the next
 attempt continues with what was saved.
@@ -32,12 +33,12 @@ def _refuse_of_others(path: str) -> None:
             raise PermissionError("muster: error: other users can write " + name)
 
 
-def _parts_of(path: str) -> tuple[dict[str, Any], bytes]:
-    """Return the header and the pickle of the file. Raises PermissionError if others can write it."""
+def _parts_of(path: str) -> tuple[dict[str, Any], bytes, bytes]:
+    """Return the header, the pickle and the bytecode of the file. Raises PermissionError if others can write it."""
     _refuse_of_others(path)
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        header, data = (file.read(int.from_bytes(file.read(8), "big")) for _ in range(2))
-    return json.loads(header), data
+        header, data, code = (file.read(int.from_bytes(file.read(8), "big")) for _ in range(3))
+    return json.loads(header), data, code
 
 
 def _attempts(run_dir: str) -> list[str]:
@@ -46,13 +47,22 @@ def _attempts(run_dir: str) -> list[str]:
     return [os.path.join(run_dir, f"attempt_{number}") for number in sorted(numbers, reverse=True)]
 
 
-def _module(name: str, text: str) -> ModuleType:
-    """Make a module from its source."""
+def _pickles(header: Mapping[str, Any], code: bytes) -> ModuleType:
+    """Make the module `pickles.py` from its bytecode, or if that is for another version of Python, from its source.
+
+    To compile it takes each rank 5 ms of CPU time.
+    """
+    import importlib.util
+    import marshal
     import types
 
-    sys.modules[name] = module = types.ModuleType(name)
-    exec(compile(text, f"<{name}>", "exec"), vars(module))
+    same = header["magic"] == importlib.util.MAGIC_NUMBER.hex()
+    sys.modules[_PICKLES] = module = types.ModuleType(_PICKLES)
+    exec(marshal.loads(code) if same else compile(header["pickles"], f"<{_PICKLES}>", "exec"), vars(module))
     return module
+
+
+_PICKLES = "_muster_pickles"
 
 
 class _Brought(MetaPathFinder, InspectLoader):
@@ -93,7 +103,7 @@ def _mismatch(caller: Mapping[str, Any]) -> str:
     if caller["python"] != here:
         own, other = (".".join(map(str, version)) for version in (here, caller["python"]))
         return f"Python {own} in this rank, {other} in the caller: choose another interpreter with python="
-    if caller["torch"]:
+    if caller["torch"] and not _is_same_torch(caller["torch"], caller["torch_at"]):
         try:
             from importlib.metadata import version
 
@@ -106,18 +116,32 @@ def _mismatch(caller: Mapping[str, Any]) -> str:
     return ""
 
 
+def _is_same_torch(version: str, at: str) -> bool:
+    """Return whether the torch of this Python surely has this version, as its metadata is in the directory `at`.
+
+    It is a short cut: to read the metadata takes longer.
+    """
+    there, name = os.path.split(at)  # torch-2.13.0+cpu.dist-info
+    if name.removesuffix(".dist-info").partition("-")[2].partition("+")[0] != version:
+        return False
+    for entry in sys.path:
+        if os.path.isdir(os.path.join(entry, "torch")):
+            return entry == there and os.path.isdir(at)
+    return False
+
+
 def _main() -> None:
     folder = os.path.dirname(os.path.abspath(__file__))
     run_dir = os.path.dirname(os.path.dirname(folder))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
     rank = int(os.environ["RANK"])
-    header, data = _parts_of(os.path.join(run_dir, "function"))
+    header, data, code = _parts_of(os.path.join(run_dir, "function"))
     # the name for rank 0, so that the pattern of these names stays in one place
     attempts = _attempts(run_dir)
     target = os.path.join(attempts[0], header["result"].replace("00000", f"{rank:05d}"))
     sys.path[:0] = [entry for entry in header["path"] if entry not in sys.path]
     _know_lines(header["lines"])
-    pickles = _module("_muster_pickles", header["pickles"])
+    pickles = _pickles(header, code)
     error: Exception | None = None
     try:
         why = _mismatch(header)

@@ -463,8 +463,8 @@ MESSAGES: tuple[Message, ...] = (
                 },
             ),
             "run_hosted": (
-                "The run is configured, and its controller listens at `port`; or why it `failed`.",
-                {"run_id": TEXT, "failed": STRING, "port": WHOLE},
+                "Its controller listens at `port`; or why the run `failed`; `run_dir` if it was there before.",
+                {"run_id": TEXT, "failed": STRING, "port": WHOLE, "run_dir": STRING},
             ),
             "run_left": ("Nothing of the run is left on the node.", {"run_id": TEXT}),
             "start_failed": (

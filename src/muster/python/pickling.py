@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import json
 import linecache
+import marshal
 import os
 import sys
 import sysconfig
 import threading
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Callable
 
@@ -47,13 +49,16 @@ def packed(
                 _why_not(function, args, kwargs, error), "create it in the function, or pass what it needs"
             ) from None
         names = sorted(kind.sources)
+    torch, torch_at = _torch()
     header = json.dumps(
         {
             "result": rank_file("", 0, "result"),
             "checkpoint": rank_file("", 0, "checkpoint"),
             "signal": warning if has_checkpoint(function) else "",
             "python": list(sys.version_info[:2]),
-            "torch": _torch(),
+            "torch": torch,
+            "torch_at": torch_at,
+            "magic": importlib.util.MAGIC_NUMBER.hex(),
             "path": _own_path(),
             "lines": {name: linecache.getlines(name) for name in names},
             "cloudpickle": cloudpickle.__version__,
@@ -61,7 +66,7 @@ def packed(
             "pickles": Path(pickles.__file__).read_text(encoding="utf-8"),
         }
     ).encode()
-    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, file.getvalue()))
+    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, file.getvalue(), _pickles_code()))
 
 
 def has_checkpoint(function: Callable[..., Any]) -> bool:
@@ -82,12 +87,23 @@ def _why_not(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     return f"{what}: {error}"
 
 
-def _torch() -> str | None:
-    """Return the version of torch here without its build (`+cu130`); None if torch is not installed."""
+@functools.cache
+def _pickles_code() -> bytes:
+    """Return the bytecode of `payloads/pickles.py` for this version of Python."""
+    return marshal.dumps(compile(Path(pickles.__file__).read_bytes(), "<_muster_pickles>", "exec"))
+
+
+def _torch() -> tuple[str | None, str]:
+    """Return the version of torch here without its build (`+cu130`), and where its metadata is; None if it is missing.
+
+    The directory is empty if it is unknown.
+    """
     try:
-        return version("torch").partition("+")[0]
+        found = distribution("torch")
     except PackageNotFoundError:
-        return None
+        return None, ""
+    at = os.fspath(getattr(found, "_path", ""))  # an attribute of all implementations that read directories
+    return found.version.partition("+")[0], at if os.path.isabs(at) else ""
 
 
 def _own_path() -> list[str]:

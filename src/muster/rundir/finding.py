@@ -114,6 +114,10 @@ def all_runs(store: Store) -> list[Run]:
     return found.runs
 
 
+class RunNotFound(InvalidRequest):
+    """No run has this id or name."""
+
+
 def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
     """Return the run with this id, name, scheduler job or unique prefix of an id; `last` is the newest.
 
@@ -138,7 +142,7 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
     if unknown and not found:
         raise unreadable_error(unknown)
     if not runs:
-        raise InvalidRequest(f"no runs in {store.root}", "start one with `muster run`, or set MUSTER_HOME")
+        raise RunNotFound(f"no runs in {store.root}", "start one with `muster run`, or set MUSTER_HOME")
     if which == "last":
         return sweep_run(runs[-1]) or runs[-1]
     whole = [run for run in found if is_sweep(run)] if len(found) > 1 and found == begun else []
@@ -157,7 +161,7 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
             f"`{which}` is ambiguous: it matches {len(found)} runs: {some_ids(run.id for run in found[::-1])}",
             MORE_OF_IT,
         )
-    raise InvalidRequest(
+    raise RunNotFound(
         f"run not found: `{which}`", f"newest runs: {some_ids(run.id for run in runs[-3:][::-1])}; {listed}"
     )
 

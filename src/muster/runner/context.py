@@ -73,7 +73,7 @@ class RunContext(NamedTuple):
     previous: str = ""
     """The id of the run of the previous part of a chain, in the same directory; the run ends at once if that failed."""
     session: tuple[Run, SessionRecord, Plan] | None = None
-    """The session that the run is on; None for other runs."""
+    """The session that the run is on, with the nodes of this run in the plan; None for other runs."""
     function: bytes = b""
     """The pickled function that the ranks call, for the file `function` of the run; empty for other programs."""
 
@@ -135,11 +135,11 @@ def resolve(
     session = None
     if options.on is not None:
         from muster.client.session import find_session
-        from muster.config.sessions import with_session
+        from muster.config.sessions import nodes_of_run, with_session
 
-        session = find_session(store, options.on, progress)
-        _, record, plan = session
-        options = with_session(options, options.on, record.options, plan)
+        held, record, plan = find_session(store, options.on, progress)
+        session = (held, record, plan._replace(nodes=nodes_of_run(options, options.on, plan)))
+        options = with_session(options, record.options)
     if roles:
         from muster.config.roles import make_roles
 
@@ -147,7 +147,7 @@ def resolve(
     else:
         asked = make_job(parsed, options, env, verb, brought, warn)
     if session is not None:
-        of, job = session[2].job, asked.job._replace(setup=plan.job.setup)
+        of, job = plan.job, asked.job._replace(setup=plan.job.setup)
         job = job._replace(python=of.python, python_source=of.python_source, python_named=of.python_named)
         job = job._replace(allocation=of.allocation, env={**session[1].env, **job.env})
         asked = asked._replace(job=job)
@@ -163,13 +163,15 @@ def resolve(
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)._replace(
         session=session
     )
-    if options.snapshot:
+    in_job = session is not None and options.sync and bool(asked.job.scheduler)  # whose nodes share the run directory
+    if options.snapshot or in_job:
         from muster import code_sync
 
         copy, job = store.path(run_id) / "code", asked.job
         found = code_sync.tree(job.cwd, job.program.path, str(store.root / "runs"))
-        code_sync.guard(found, context.code_limit, "--snapshot")
-        asked = asked._replace(job=code_sync.redirect(job, found.root, str(copy)), snapshot=(found, copy))
+        option = "--snapshot" if options.snapshot else "--sync"
+        code_sync.guard(found, context.code_limit, option)
+        asked = asked._replace(job=code_sync.redirect(job, found.root, str(copy), option), snapshot=(found, copy))
     return context._replace(asked=asked)
 
 

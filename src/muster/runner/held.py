@@ -24,6 +24,7 @@ from muster.core.rendezvous import Rendezvous
 from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
 from muster.protocol.local_sockets import new_token
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
@@ -42,7 +43,7 @@ _LARGEST_FUNCTION = 8 << 20
 
 
 class _HeldAgents:
-    """The agents of a session; an `AgentSource`."""
+    """The agents of a session on the nodes of a run; an `AgentSource`."""
 
     remedies, reference = Remedies("", "", ""), "the copy here"
     code: Tree | None = None
@@ -50,11 +51,11 @@ class _HeldAgents:
 
     def __init__(self, session: SessionRecord, plan: Plan) -> None:
         self.own_clock = plan.job.transport == "local"
-        self._config = session.config
+        self._nodes = session.config.nodes[: len(plan.nodes)]
         self._homes = [str(told.get("home", "")) for told in session.facts]
         self.links = [
             TcpConnection(number, node.host or plan.hosts[number], node.clock_offset, told)
-            for number, (node, told) in enumerate(zip(session.config.nodes, session.facts))
+            for number, (node, told) in enumerate(zip(self._nodes, session.facts))
         ]
 
     def come(self, need: Any, run_dir: str) -> None:
@@ -80,7 +81,7 @@ class _HeldAgents:
         first = run_dir if self.links[0].facts.get("shared") else f"{self._homes[0]}/runs/{run_id}"
         return [
             (first if node.shared else f"{home}/runs/{run_id}", node.shared)
-            for node, home in zip(self._config.nodes, self._homes)
+            for node, home in zip(self._nodes, self._homes)
         ]
 
 
@@ -89,8 +90,6 @@ def start(context: RunContext) -> RunHandle:
     refuse_stdin(context)
     options = context.options
     held, record, known = context.session or find_session(context.store, str(options.on))
-    if options.sync:
-        raise InvalidRequest("--sync cannot be combined with --on yet", "share the directory of the script")
     job = context.asked.job._replace(lease=options.lease, session=held.id)
     nodes = _with_threads(known.nodes, record, context.asked.threads_chosen)
     plan = make_plan(job, nodes, context.run_id)
@@ -105,6 +104,8 @@ def start(context: RunContext) -> RunHandle:
         client = SessionClient(loop, held)
         try:
             context.make_copy()
+            if options.sync and job.transport == "ssh":
+                plan = plan._replace(job=_send_code(context, loop, signals, run, plan))
             views = Views(context.viewer(plan, context.run_id, run.operand), context.warn)
             link = client.begin(_order(context, run, record, known, plan))
         except BaseException:
@@ -160,7 +161,7 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
     job, owned = plan.job, not context.options.detach
     agents = _HeldAgents(session, known)
     bootstrap = Bootstrap(agents, need_of(job))
-    late = tuple(node.late for node in session.config.nodes)
+    late = tuple(node.late for node in session.config.nodes[: len(plan.nodes)])
     where = RunPlace(run.id, str(run.path), new_token())
     reads = owned and context.foreground.stdin is not None
     meeting = Rendezvous(session.config.address, 0, late)
@@ -172,7 +173,7 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
     run.write("plan.json", shown)
     # a local session had its lines of --setup run before: their effects are in its own environment
     # nodes that do not see this run directory
-    lacks = [not told.get("shared") for told in session.facts]
+    lacks = [not told.get("shared") for told in session.facts[: len(plan.nodes)]]
     function = context.function if any(lacks) else b""
     if len(function) > _LARGEST_FUNCTION:
         raise InvalidRequest(
@@ -196,6 +197,28 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
         "inherited": inherited,
         "umask": _umask() if inherited is not None else None,
     }
+
+
+def _send_code(context: RunContext, loop: EventLoop, signals: CapturedSignals, run: Run, plan: Plan) -> Job:
+    """Send the code to the hosts, as a run without a session does; return the job that runs it there.
+
+    Agents are started for it, and end again: those of the session cannot compare files.
+    """
+    from muster import code_sync  # imported late, as all of this: other runs need none of it
+    from muster.controller.started_agents import StartedAgents
+    from muster.runner.hosts import send_code
+    from muster.transports.target import target_of
+
+    context = context.with_job(code_sync.real(plan.job))
+    job = context.asked.job
+    targets = [target_of(job, node.host) for node in plan.nodes]
+    agents = StartedAgents(loop, signals, need_of(job), targets, context.env, context.progress)
+    try:
+        agents.come(need_of(job), str(run.path))
+        return send_code(agents, context, run.path.parent)
+    finally:
+        agents.abort()
+        signals.handle(_interrupted)
 
 
 def _umask() -> int | None:

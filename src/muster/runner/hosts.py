@@ -138,7 +138,7 @@ def _reach(
         facts = bootstrap.told
     bootstrap.check_storage(str(run.path))
     if here is None and options.sync:
-        context = context.with_job(_send_code(gathering, context, run.path.parent))
+        context = context.with_job(send_code(gathering, context, run.path.parent))
         bootstrap.need = need_of(context.asked.job)
     elif here is None and not options.no_code_check:
         gathering.code = code_sync.sources(context.asked.job, str(run.path.parent))
@@ -248,7 +248,7 @@ _OURS = "{}.{}.".format(*sys.version_info)
 """The versions of Python whose bytecode this one has. It spares the controller 0.2 s of CPU time at its start."""
 
 
-def _send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
+def send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
     """Send the code to hosts where it is different or missing; return the job that runs it there.
 
     Raises `InvalidRequest`, `Unreachable`.

@@ -122,6 +122,11 @@ def prepare(sweep: Sweep, parsed: ParsedArgs, options: RunOptions, resolve: Reso
         raise InvalidRequest(f"--stdin cannot be combined with a {sweep.noun}", "leave out --stdin")
     first = sweep.points[0]
     base = resolve(_filled(parsed, first) if not sweep.chain else parsed)
+    if base.session is not None and (sweep.most or 1) > 1:
+        raise InvalidRequest(
+            f"{sweep.most} points at the same time: a session has one run at a time",
+            "leave it out: the points then run one after another",
+        )
     scripts = {fill(parsed.operands[0], point) for point in sweep.points} if not sweep.chain else set()
     if len(scripts) > 1 and (options.snapshot or options.sync):
         copied = "--snapshot" if options.snapshot else "--sync"

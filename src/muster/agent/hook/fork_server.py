@@ -8,7 +8,13 @@ import sys
 from .fitness import depends_on_rank, namesakes, traced, why_unfit
 from .footprint import Footprint
 from .messages import tell
-from .quick_exit import end_after_call, leave_registrations, let_workers_finish, skip_destructors
+from .quick_exit import (
+    end_after_call,
+    leave_registrations,
+    let_workers_finish,
+    note_known_code,
+    skip_destructors,
+)
 from .rank import become_rank, outlast_full_disk
 from .store import keep_store
 from .torch_server import LOGGER
@@ -84,6 +90,7 @@ class ForkServer:
 
         torch = self.ahead.modules.get("torch")
         self.note_mains()
+        note_known_code()
         gc.freeze()
         gc.enable()
         self.told = {
@@ -144,6 +151,14 @@ class ForkServer:
                     self.fd, op="preload_failed", module=name, missing=missing, text=text, trace=traceback.format_exc()
                 )
                 os._exit(1)
+            self.ahead.note(name, known)
+        for name in self.conf.get("optional", ()):
+            self.ahead.importing, known = name, set(sys.modules)
+            try:
+                with self.reads:
+                    importlib.import_module(name)
+            except Exception:  # it is missing, or broken: the rank that imports it says so
+                continue
             self.ahead.note(name, known)
         warner.showwarning = show
         self.ahead.filters = [entry for entry in warnings.filters if not any(entry is old for old in filters)]
@@ -286,12 +301,7 @@ class ForkServer:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != agent:
             os._exit(1)
-        screen = child.get("screen")
-        for target, paths in ((1, child["out"]), (2, child["err"])):
-            # not as the controlling terminal, whose keys send signals
-            fd = os.open(screen, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC) if screen else _open_first(paths)
-            os.dup2(fd, target)
-            os.close(fd)
+        write_to(child["out"], child["err"], child.get("screen"))
 
     def become_rank(self, child: Mapping[str, Any]) -> None:
         """Undo what distinguishes this process from a new one."""
@@ -365,6 +375,15 @@ class ForkServer:
         for name in self.ahead.modules:
             sys.modules.pop(name, None)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.ahead.modules))
+
+
+def write_to(out: Sequence[str], err: Sequence[str], screen: str | None = None) -> None:
+    """Make stdout and stderr the first of these files that can be opened; or both a terminal, the `screen`."""
+    for target, paths in ((1, out), (2, err)):
+        # not as the controlling terminal, whose keys send signals
+        fd = os.open(screen, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC) if screen else _open_first(paths)
+        os.dup2(fd, target)
+        os.close(fd)
 
 
 def _open_first(paths: Sequence[str]) -> int:

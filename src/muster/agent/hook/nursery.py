@@ -7,7 +7,7 @@ import sys
 
 from .any_script import become_environment, become_program, show_as
 from .fitness import namesakes
-from .fork_server import ForkServer
+from .fork_server import ForkServer, write_to
 from .messages import tell
 
 TYPE_CHECKING = False
@@ -25,6 +25,7 @@ class Nursery(ForkServer):
 
     def __init__(self, conf: dict[str, Any]) -> None:
         super().__init__(conf)
+        self.threads = os.environ.get("OMP_NUM_THREADS")
         self.serves_run = False
         """True in the fork that is the fork server of a run."""
 
@@ -54,16 +55,40 @@ class Nursery(ForkServer):
             os.close(self.fd)
             self.adopt_by_agent(middle, gate, child)
             self.fd = passed[0]
-            self.become_fork_server(child, passed[1:])
+            self.become_fork_server(*self.await_run())
         except BaseException as error:
             os.write(2, (f"muster: error: cannot set up the fork server: {error!r}\n").encode())
             os._exit(125)
+
+    def become_rank(self, child: Mapping[str, Any]) -> None:
+        """Undo what distinguishes this process from a new one, among that another number of threads."""
+        super().become_rank(child)
+        assert self.ahead.env is not None
+        if self.threads is not None:
+            self.ahead.env["OMP_NUM_THREADS"] = self.threads  # torch has been imported with it
+
+    def await_run(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what the agent says about the run, with its files; exit if there will be none."""
+        import json
+        import socket
+
+        agent = socket.socket(fileno=os.dup(self.fd))
+        data = b""
+        fds: list[int] = []
+        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
+            more, passed, _, _ = socket.recv_fds(agent, 1 << 16, 16)
+            if not more:
+                os._exit(0)
+            data, fds = data + more, [*fds, *passed]
+        agent.close()
+        return json.loads(data[4:])["children"]["run"], fds
 
     def become_fork_server(self, child: Mapping[str, Any], fds: list[int]) -> None:
         """Take over the command line and the environment of a run, and report as a new fork server does."""
         self.times = {"python": self.clock()}
         self.conf["stdin"] = fds.pop(0) if child["stdin"] else None
         self.ahead.map_asked((fds.pop(0), child["asked"]) if child["asked"] else None)
+        write_to(child["out"], child["err"])
         os.chdir(child["cwd"])
         become_environment(child["env"])
         if child["umask"] is not None:
@@ -71,6 +96,9 @@ class Nursery(ForkServer):
         become_program([sys.executable, *child["argv"]])
         show_as([sys.executable, *child["argv"]])
         self.serves_run = True
+        for name in self.conf["optional"]:
+            if not child["calls"]:
+                self.ahead.forget(name)
         hidden = {top: modules[top] for top, modules in self.ahead.withheld.items() if top in modules}
         shadowed = namesakes(self.before, hidden)
         found = [(module, names) for module, names in child["found"] if not self.ahead.has(module, names)]

@@ -35,8 +35,27 @@ def is_known(path: str) -> bool:
 
 def loaded_code(maps: str) -> set[str]:
     """Return the files of native code of a process, from its /proc/PID/maps."""
-    lines = [line.split(None, 5) for line in maps.splitlines()]
-    return {line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].startswith("/")}
+    found = set()
+    for line in maps.splitlines():
+        # most lines are about data: only the others are worth a split
+        if "x" in line[line.find(" ") : line.find(" ") + 5] and "/" in line:
+            path = line.split(None, 5)[5]
+            if path.startswith("/"):
+                found.add(path)
+    return found
+
+
+_KNOWN: set[str] = set()
+"""Files of which it is known already that `is_known` returns True."""
+
+
+def note_known_code() -> None:
+    """Remember which native code of this process is known, so that its forks need not find out."""
+    try:
+        with open("/proc/self/maps", errors="replace") as file:
+            _KNOWN.update(filter(is_known, loaded_code(file.read())))
+    except OSError:
+        pass
 
 
 def leave_registrations() -> None:
@@ -58,7 +77,7 @@ def _is_all_known() -> bool:
         return False  # the daemon gets a trace at the end; a torch that was built here may measure its own coverage
     try:
         with open("/proc/self/maps", errors="replace") as file:
-            return all(map(is_known, loaded_code(file.read())))
+            return all(path in _KNOWN or is_known(path) for path in loaded_code(file.read()))
     except OSError:
         return False
 

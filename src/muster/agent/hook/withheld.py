@@ -96,6 +96,8 @@ class Withheld:
         """The unit that is being imported now."""
         self.shown: dict[str, dict[str, Any]] = {}
         """What its import has shown, to be withheld again."""
+        self.forgotten: dict[str, Any] = {}
+        """Modules that nobody needs, kept because their end would write to the pages that processes share."""
         self.filters: list[Any] = []
         self.importing = ""
         self.warnings: dict[str, list[tuple[Any, Any, str, int]]] = {}
@@ -201,6 +203,13 @@ class Withheld:
         loader.__dict__.update(spec.loader.__dict__)
         spec.loader = loader
         return spec
+
+    def forget(self, top: str) -> None:
+        """Act as if this package had not been imported: whoever imports it gets another copy."""
+        for name, module in self.withheld.pop(top, {}).items():
+            self.forgotten[name] = self.modules.pop(name, module)
+        for tops in self.groups.values():
+            tops.discard(top)
 
     def has(self, module: str, names: Sequence[str]) -> bool:
         """Return whether `import module`, or `from module import names`, would load nothing that is not loaded."""
