@@ -303,7 +303,7 @@ with muster.hold(nproc_per_node=2) as cluster:
     print(cluster.submit(square, 5).results())
     print(cluster.run(square, 5, nproc_per_node=1))
     name = cluster.id
-    bad = (lambda: open("/dev/null"), lambda: (n for n in "ab"), lambda: muster.run(print, on=name))
+    bad = (lambda: __import__("threading").Lock(), lambda: (n for n in "ab"), lambda: muster.run(print, on=name))
     running = None
     for call in (*bad, lambda: None):
         if call not in bad:
@@ -329,7 +329,7 @@ def test_functions_on_hosts_that_are_held(muster: Muster, script: Callable[..., 
     left = "['not flushed', 'not flushed']"
     assert said[:4] == ["[9, 10] [16, 17]", left, "raised 'of rank 1'", "[25, 26]"], called.stderr
     assert said[4] == "[25]"
-    assert "TypeError cannot pickle the result of rank 0: result: " in said[5]
+    assert re.match(r"TypeError cannot pickle the result of rank \d: result: ", said[5]), "whichever failed first"
     assert "is a generator, which cannot be sent: return a list" in said[6]
     assert said[7].startswith("InvalidRequest this is rank ") and "would each start a run" in said[7]
     assert said[8].startswith("InvalidRequest ") and " runs on it since " in said[8], "one run at a time"

@@ -18,6 +18,7 @@ import noted
 import torch
 import torch.distributed as dist
 dist.init_process_group("gloo")
+dist.barrier()
 """
 
 

@@ -110,7 +110,8 @@ class RankProcesses:
         self.told_early = False
         """True if this attempt has reported that a rank exited before it imported torch."""
         self.stdin_rank = stdin_rank
-        self.hook_folder = os.path.join(run.folder, "hook")
+        # a run on a session shares that of the session, which has the same files
+        self.hook_folder: str = os.path.join(run.folder, "hook") if hosting is None else hosting.ranks.hook_folder
         self.pids: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.unattributed: dict[int, Ended] = {}
@@ -162,7 +163,8 @@ class RankProcesses:
 
     def prepare(self) -> None:
         """Start the fork server if ranks are forked; send `ready` once ranks can start."""
-        write_hook(self.hook_folder, self.hook)
+        if self.hosting is None:
+            write_hook(self.hook_folder, self.hook)
         if self.forks and self.hosting is not None:
             self.use_warm(self.hosting.warm)
         elif self.forks:

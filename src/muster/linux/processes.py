@@ -276,18 +276,18 @@ def try_to_write(folder: str) -> None:
 
 def descendants(root: int) -> dict[int, tuple[str, int]]:
     """Return all live descendants of `root` as {pid: (name, parent)}, without zombies."""
-    alive = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            found = procfs.stat(int(entry))
-            if found:
-                alive[int(entry)] = found
-    family, grown = {root}, True
-    while grown:
-        more = {pid for pid, found in alive.items() if found.parent in family and pid not in family}
-        grown = bool(more)
-        family |= more
-    return {pid: (alive[pid].name, alive[pid].parent) for pid in family - {root} if alive[pid].lives}
+    every = procfs.family()
+    children: dict[int, list[int]] = {}
+    for pid, (_, parent, _) in every.items():
+        children.setdefault(parent, []).append(pid)
+    found, todo = {}, [root]
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            name, parent, lives = every[pid]
+            todo.append(pid)
+            if lives:
+                found[pid] = (name, parent)
+    return found
 
 
 def words_of(pid: int) -> list[bytes]:

@@ -76,12 +76,39 @@ def stat(pid: int, thread: int | None = None) -> Stat | None:
     return Stat(name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1]), rest[19].decode(), cpu, memory, faults)
 
 
+def family() -> dict[int, tuple[str, int, bool]]:
+    """Return (name, parent, whether it is no zombie) of each visible process, with little work for each."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        text = _bytes_of(f"/proc/{entry}/stat") if entry.isdigit() else None
+        if text is not None:
+            end = text.rindex(b")")
+            state, parent, _ = text[end + 2 :].split(None, 2)
+            name = text[text.index(b"(") + 1 : end].decode("utf-8", "replace")
+            found[int(entry)] = (name, int(parent), state not in (b"Z", b"X"))
+    return found
+
+
+def _bytes_of(path: str) -> bytes | None:
+    """Return the contents of a small file in /proc; None if it does not exist. `open` makes twice as many calls."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, _SMALL)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+
+
+_SMALL = 4096
+"""Bytes that are more than a stat file has."""
+
+
 def _fields(path: str) -> tuple[bytes, list[bytes]] | None:
     """Return the name in a stat file and the fields after it; None if there is no such file."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except OSError:
+    text = _bytes_of(path)
+    if text is None:
         return None
     # the name is in brackets and may contain anything, including brackets
     begin, end = text.index(b"("), text.rindex(b")")

@@ -95,9 +95,9 @@ def end_after_call() -> None:
     if groups is not None and groups.pg_map:
         return
     import gc
-    import io
+    from _io import _IOBase  # io.IOBase is an ABC, which would look at all of its subclasses
 
-    for each in [*(found for found in gc.get_objects() if isinstance(found, io.IOBase)), sys.stdout, sys.stderr]:
+    for each in [*(found for found in gc.get_objects() if isinstance(found, _IOBase)), sys.stdout, sys.stderr]:
         try:
             each.flush()
         except Exception:
