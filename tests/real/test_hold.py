@@ -334,7 +334,7 @@ def test_functions_on_hosts_that_are_held(muster: Muster, script: Callable[..., 
     assert said[7].startswith("InvalidRequest this is rank ") and "would each start a run" in said[7]
     assert said[8].startswith("InvalidRequest ") and " runs on it since " in said[8], "one run at a time"
     assert " has ended: released by pid " in said[9]
-    states = ["killed", *["failed"] * 3, *["succeeded"] * 2, "failed", *["succeeded"] * 4]
+    states = ["interrupted", *["failed"] * 3, *["succeeded"] * 2, "failed", *["succeeded"] * 4]
     assert [run["state"] for run in listed(muster)] == states
 
 

@@ -287,10 +287,6 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def _program(program: Mapping[str, Any] | None) -> str:
-    return program_in_words(program["kind"], program["argv"]) if program else ""
-
-
 def _is_held(run: Run) -> bool:
     """Return whether this is a session whose hosts are held already; its job may still be pending."""
     return run.job.get("job", {}).get("hold") is not None and has_begun(run)

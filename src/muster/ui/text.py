@@ -223,7 +223,9 @@ def _failure_in_words(failed: FirstFailure, outcome: RunResult) -> list[str]:
     else:
         lines = [headline] if headline else []
         others = {end.rank for end in outcome.exits} - {first.rank}
-        lines.append(f"{_who(failed, outcome)} failed{' first' if others else ''}, {after_start(first)}{restarts}: {how}")
+        lines.append(
+            f"{_who(failed, outcome)} failed{' first' if others else ''}, {after_start(first)}{restarts}: {how}"
+        )
     lines += _last_words(first)
     lines += facts_in_words(first)
     lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
