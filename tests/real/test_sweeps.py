@@ -66,6 +66,28 @@ def test_a_detached_one_is_ended_as_a_whole(muster: Any, script: Callable[..., P
     assert ["killed", "killed", "not started"] == states(muster)
 
 
+def test_a_sweep_is_watched_as_a_whole(muster: Any, script: Callable[..., Path], tmp_path: Path) -> None:
+    script(POINT)
+    (tmp_path / "hold").touch()
+    options = ("--sweep", "x=1-3", "--max-parallel", "2", "--name", "a")
+    assert 0 == muster("run", "-d", *BY_EXEC, *options, "script.py", "{x}").returncode
+    until(lambda: states(muster) == ["running", "running", "pending"], "two points run")
+    watching, pages = [], [tmp_path / "attached", tmp_path / "followed"]
+    for page, words in zip(pages, (("attach",), ("logs", "-f"))):
+        with open(page, "w") as file:
+            watching.append(muster.start(*words, "a", stdout=file, stderr=file))
+    until(lambda: all("[1.0] loss 20" in page.read_text() for page in pages), "both show two points")
+    table = muster("top", "a").stdout.splitlines()
+    assert "2 running, 1 pending" in table[0] and ["1", "2", "running"] == table[4].split()[:3]
+    (tmp_path / "hold").unlink()
+    for process, page, code in zip(watching, pages, (5, 0)):
+        assert code == process.wait(timeout=60), page.read_text()
+        told = page.read_text()
+        assert {"[0.0] loss 10", "[1.0] loss 20", "[2.0] loss 30"} <= set(told.splitlines())
+        assert "point 1 of 3 (x=2): failed" in told and "2 ok, 1 failed" in told
+    assert 5 == muster("top", "a").returncode and 5 == muster("attach", "a").returncode
+
+
 def test_a_signal_ends_the_points_that_run_and_starts_no_other(
     muster: Any, script: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -107,9 +129,14 @@ def test_a_run_starts_after_another_one(muster: Any, script: Callable[..., Path]
     later = ("run", "-d", *BY_EXEC, "--name", "b", "--after", "a", "--", "echo", "later")
     assert 0 == muster(*later).returncode
     assert ["pending"] == states(muster, "b")
+    never = muster("run", "-d", *BY_EXEC, "--name", "never", "--after", "a:failed", "--", "true")
+    assert 0 == never.returncode and "1 part in the background; follow it: muster wait" in never.stderr
     (tmp_path / "hold").unlink()
     assert 0 == muster("wait", "b", "--timeout", "60").returncode
     assert "later" in muster("logs", "b").stdout
+    waited = muster("wait", "never", "--timeout", "60")
+    assert 125 == waited.returncode and "not started: --after" in waited.stdout and "has succeeded" in waited.stdout
+    assert "has succeeded" in muster("show", "never").stdout
     refused = muster("run", *BY_EXEC, "--after", "a:failed", "--", "true")
     assert 125 == refused.returncode and "that run has succeeded" in refused.stderr
     assert 2 == muster("run", "--after", "a:perhaps", "--", "true").returncode

@@ -38,7 +38,8 @@ def test_a_sweep_is_one_array_and_failed_points_run_again(there: LabCluster) -> 
     assert "point 2 task 2 of 4 rank 1 2 fine {other}" in there.muster("logs", "lrs.2", "--rank", "1").stdout
     assert "rank 0 2 fine {other}" in there.muster("logs", f"{number}_2").stdout
     assert "==> 3: lr=2 how=bad <==" in there.muster("logs", number).stdout
-    assert "is about one run" in there.muster("attach", number).stderr
+    assert 7 == there.muster("attach", number).returncode
+    assert "is about one run" in there.muster("stacks", number).stderr
 
     (there.folder / "mended").touch()
     done = there.muster("run", "--resubmit", "failed", "--time", "3", "lrs")
@@ -61,6 +62,9 @@ def test_kill_ends_all_points_of_a_sweep(there: LabCluster) -> None:
     assert 124 == there.muster("wait", "lrs", "--timeout", "0").returncode
     shown = there.muster("show", "lrs.1").stdout
     assert "pending: other points of the sweep run" in shown and "waiting  " in shown
+    there.lab.run("head", ["scancel", str(points(there)[3]["job_id"])], env=there.lab.environment(), cwd="/")
+    until(lambda: "killed" in [point["state"] for point in points(there)], "the cancelled point has ended")
+    assert "it was cancelled before it started" in there.muster("show", "lrs.3").stdout
     assert 0 == there.muster("kill", "lrs").returncode
     assert ["killed"] * 4 == [point["state"] for point in points(there)]
     there.nothing_left()

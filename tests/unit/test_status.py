@@ -92,6 +92,11 @@ def seen(root: Path) -> dict[str, Any]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
 
 
+def early(words: str) -> RunResult:
+    """Return the result of a job that never started."""
+    return RunResult(RunState.KILLED, 137, 0.0, 0, StopReason(StopKind.OTHER, message=words))
+
+
 KILLED = {"node_n0/ended.json": {"why": "muster was killed"}}
 CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "it has ended": ({"outcome": FAILED}, Told(agent=True), RunStatus(RunState.FAILED, outcome=FAILED)),
@@ -131,7 +136,26 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "Slurm has it in its queue": (SLURM, Told(queue="PENDING"), RunStatus(RunState.PENDING)),
     "Slurm runs it": (SLURM, Told(queue="RUNNING"), RunStatus(RunState.RUNNING, heard=True)),
     "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "no answer from Slurm")),
-    "Slurm has forgotten it": (SLURM, Told(), RunStatus(RunState.LOST, "job 17 is no longer known to Slurm")),
+    "Slurm has forgotten it, and it had begun": (
+        {**SLURM, "files": {"slurm-17.out": {}}},
+        Told(),
+        RunStatus(RunState.LOST, "job 17 is no longer known to Slurm"),
+    ),
+    "it has left the queue of Slurm without having begun": (
+        SLURM,
+        Told(),
+        RunStatus(RunState.KILLED, outcome=early("it was cancelled before it started")),
+    ),
+    "it was to begin after others": (
+        in_job(after=["15:ok", "16:any"]),
+        Told(),
+        RunStatus(
+            RunState.KILLED,
+            outcome=early(
+                "it was cancelled before it started, which it was to do once job 15 has succeeded and job 16 has ended"
+            ),
+        ),
+    ),
     "in an allocation its controller is asked": (
         {**in_job(allocated=True), "files": {"controller.json": {}}},
         Told(queue=None, controls=Controller(True)),

@@ -11,15 +11,18 @@ from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
 from muster.client.client import sync_files
 from muster.client.reconcile import reconcile, require_known
-from muster.config.command_options import AttachOptions
+from muster.config.command_options import AttachOptions, LogsOptions
 from muster.controller.connections import captured_signals
 from muster.core.results import RunResult
 from muster.errors import InvalidRequest
 from muster.linux.eventloop import EventLoop
 from muster.rundir.run import Run
+from muster.rundir.sweeps import is_sweep
 
 _TAIL = 4096
 """Bytes of each log that `attach` starts with."""
+_LINES = 20
+"""Lines of each point of a sweep that it starts with."""
 
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -28,7 +31,11 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, rest, store = asked
-    run = find_operand_run(store, rest, "attach")
+    run = find_operand_run(store, rest, "attach", sweeps=True)
+    if is_sweep(run):
+        from muster.cli.sweep_watch import attach_sweep
+
+        return attach_sweep(run, _as_logs(options), env)
     viewer = viewer_of(options, env)
     if run.outcome is not None and (ended := reconcile(run).outcome) is not None:
         print(f"{run.id}: {end_in_words(run, ended)}")
@@ -57,6 +64,15 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
         )
         outcome = watch.go()
     return told(run, outcome, watch)
+
+
+def _as_logs(options: AttachOptions) -> LogsOptions:
+    """Return the options of `muster logs` that show a sweep as `attach` does. Raises `InvalidRequest`."""
+    if options.json:
+        raise InvalidRequest("--json cannot be combined with a sweep", "attach to one of its points")
+    own = {"rank": tuple(options.ranks or ()), "prefix": options.prefix, "tail": None if options.all else _LINES}
+    given = {name: value for name, value in own.items() if value is not None}
+    return LogsOptions(("argv", {**given, "follow": True}))
 
 
 def _up_to_date(run: Run) -> Run | None:

@@ -13,7 +13,7 @@ from muster.cli.common import named, store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.cli.plan import print_plan
 from muster.cli.run_line import context_of, read_again
-from muster.cli.sweeps import follow_sweep, left_in_words
+from muster.cli.sweeps import begun_in_words, follow_sweep, left_in_words
 from muster.client.points import row_of
 from muster.client.reconcile import point_statuses, reconcile
 from muster.client.sweeps import PointStatus, counts, exit_code
@@ -24,7 +24,7 @@ from muster.core.results import RunState
 from muster.core.sweep import Point, Sweep, counts_in_words, goes_on
 from muster.errors import InvalidRequest
 from muster.rundir.run import Run
-from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, sweep_of, sweep_run, words_of
+from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, sweep_of, sweep_run, words_of, write_error
 from muster.runner import sweeps
 from muster.runner.awaited import Awaited, after_others, wait_for
 from muster.runner.context import RunContext, Viewer
@@ -124,12 +124,13 @@ def _in_background(context: SweepContext, run: Run, env: Mapping[str, str], wait
             wait_for(waits, context.base.progress, lambda: int((run.path / STOP).exists()))
             code = _drive(context, run, context.base.options, env, shown=False)
         except BaseException as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            write_error(error)
         finally:
             os._exit(code)
     os.close(started)
     os.read(ready, 1)  # until the process is recorded, so that the sweep is known to live
     os.close(ready)
+    tell_progress(begun_in_words(run), context.base.options.quiet)
     print(run.id)
     return 0
 
@@ -207,6 +208,7 @@ def _again(
 def _follow(run: Run, options: RunOptions) -> int:
     """Wait for the points in a queue; Ctrl-C leaves them there."""
     if options.detach:
+        tell_progress(begun_in_words(run), options.quiet)
         print(run.id)
         return 0
     try:

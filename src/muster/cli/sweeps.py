@@ -62,6 +62,8 @@ def show_sweep(run: Run, as_json: bool, metric: str | None = None) -> int:
     print(f"command  {how_it_was_started(job)}")
     if scheduled := run.scheduled:
         print(f"job      {client(scheduled.name).title} job {scheduled.job}")
+    for why in dict.fromkeys(one.status.why for one in points if one.run is None and one.status.why):
+        print(f"why      {why}")
     print(f"\n{points_in_words(rows, 'PART' if sweep.chain else 'POINT', metric)}")
     one, number = "part" if sweep.chain else "point", points[0].point.number
     print(f"\nlogs: muster logs {run.operand}; of one {one}: muster logs {run.id}.{number}")
@@ -139,6 +141,8 @@ def follow_sweep(
                 "try again when the host is reachable",
             )
         if not state.lives and state is not RunState.UNKNOWN:
+            for why in dict.fromkeys(one.status.why for one in points if one.run is None and one.status.why):
+                (failed if failed is not None else say)(f"{run.id}: {why}")
             say(f"{run.id}: {words}")
             return exit_code(points, sweep_of(run).chain)
         if words != told:
@@ -200,4 +204,16 @@ def _duration(run: Run, points: list[PointStatus]) -> float | None:
 
 def left_in_words(run: Run) -> str:
     """Return how to come back to a sweep that goes on without this terminal."""
-    return f"muster: {run.id} continues; follow it: muster wait {run.operand}; stop it: muster kill {run.operand}"
+    return f"muster: {run.id} continues; {_ways(run)}"
+
+
+def begun_in_words(run: Run) -> str:
+    """Return what was started in the background, and how to come back to it."""
+    sweep = sweep_of(run)
+    points = plural(len(sweep.points), "part" if sweep.chain else "point")
+    return f"{run.id}: {points} in the background; {_ways(run)}"
+
+
+def _ways(run: Run) -> str:
+    name = run.job.get("name") or run.operand
+    return f"follow it: muster wait {name}; output: muster logs {name}; stop it: muster kill {name}"

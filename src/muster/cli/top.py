@@ -26,6 +26,7 @@ from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError
 from muster.linux.identity import user_name
 from muster.rundir.run import Run
+from muster.rundir.sweeps import is_sweep
 from muster.ui.color import use_color
 from muster.ui.top_text import HELP, KEYS, Style, head, narrowed, neighbour, plain, screen, tail_of
 
@@ -48,7 +49,11 @@ def top(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, rest, store = asked
-    run = find_operand_run(store, rest, "top")
+    run = find_operand_run(store, rest, "top", sweeps=True)
+    if is_sweep(run):
+        from muster.cli.sweep_watch import top_sweep
+
+        return top_sweep(run, options.once, env)
     with Client(run) as client:
         watch = RunWatch(run, client)
         first = watch.look()

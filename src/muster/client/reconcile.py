@@ -18,7 +18,7 @@ from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.identity import identity
 from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
-from muster.rundir.sweeps import STOP, is_sweep, runs_by_point, sweep_of
+from muster.rundir.sweeps import STOP, is_sweep, runs_by_point, sweep_of, why_not_started
 from muster.schedulers.scheduler import Final
 from muster.ui.text import outcome_as_json
 
@@ -176,7 +176,8 @@ def point_statuses(
     known = {**(known or {}), **dict(zip((run.id for run in asked), statuses(asked, within)))}
     begins = not (sweep.path / STOP).exists()
     coming = len(runs) < len(sweep_of(sweep).points) and begins and starter_lives(sweep)
-    absent = RunStatus(RunState.PENDING) if coming else RunStatus(RunState.LOST, "it was not started")
+    why = "" if coming or len(runs) == len(sweep_of(sweep).points) else why_not_started(sweep)
+    absent = RunStatus(RunState.PENDING) if coming else RunStatus(RunState.LOST, f"not started: {why}" if why else "")
     return [
         PointStatus(point, run, absent if run is None else known[run.id])
         for point in sweep_of(sweep).points

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from muster.core.controller_config import RECORD
 from muster.core.progress import Progress
 from muster.core.results import RunResult, RunState, StopKind, StopReason
+from muster.core.sweep import possible_ids
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run, Unreadable
 from muster.schedulers import get_scheduler
@@ -142,9 +143,35 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
     state = state or ("" if outcome is not None else sight.past())
     if outcome is None and state in of.ends:
         outcome = _end_in_queue(run, of.ends[state], state, sight)
+    if outcome is None and not state and not _has_begun(run, scheduled):
+        # some schedulers forget at once what never ran, such as tasks of an array
+        reason = StopReason(StopKind.OTHER, message=_cancelled_early(scheduled))
+        outcome = RunResult(RunState.KILLED, 137, 0.0, 0, reason)
     if outcome is None:
         return RunStatus(RunState.LOST, f"job {scheduled.job} is no longer known to {of.title}")
     return RunStatus(outcome.state, outcome=outcome)
+
+
+_OF_JOBS = (RECORD, "agents.log", "controller.log")
+"""Files that the job of a run writes."""
+
+
+def _has_begun(run: Run, scheduled: Scheduled) -> bool:
+    """Return whether its job has started: then the scheduler has created the file with the job's output."""
+    names = [*_OF_JOBS, *(name.replace("%j", scheduled.job) for name in get_scheduler(scheduled.name).outputs)]
+    folders = [run.path, *(run.path.with_name(ids.sweep) for ids in possible_ids(run.id))]
+    return bool(run.attempts()) or any(os.path.lexists(folder / name) for folder in folders for name in names)
+
+
+_CONDITIONS = {"ok": "has succeeded", "failed": "has failed", "any": "has ended"}
+
+
+def _cancelled_early(scheduled: Scheduled, by: str = "") -> str:
+    """Return how a job was cancelled before it started, with what it waited for."""
+    words = "it was cancelled" + (f" by {by}" if by else "") + " before it started"
+    waits = [one.rpartition(":") for one in scheduled.after]
+    jobs = " and ".join(f"job {job} {_CONDITIONS.get(how, 'has ended')}" for job, _, how in waits)
+    return f"{words}, which it was to do once {jobs}" if jobs else words
 
 
 def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
@@ -154,8 +181,11 @@ def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
     how = end.words
     if end.failed and run.read(RECORD) is not None:
         how = f"the controller on {run.job['host']} was killed"
-    elif end.cancelled and (who := sight.cancelled_by()):
-        how = f"it was cancelled by {who}"
+    elif end.cancelled:
+        who, scheduled = sight.cancelled_by(), run.scheduled
+        how = f"it was cancelled by {who}" if who else how
+        if scheduled is not None and not _has_begun(run, scheduled):
+            how = _cancelled_early(scheduled, who)
     reason = StopReason(StopKind.OTHER, message=f"{how} ({state})")
     return RunResult(end.state, end.code, took, max(attempts, default=0), reason)
 

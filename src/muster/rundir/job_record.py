@@ -25,6 +25,8 @@ class Scheduled(NamedTuple):
     """True if it existed before the run, and does not end with it."""
     requeue: int = 0
     """How often the run continues as the next attempt when the scheduler has ended it."""
+    after: tuple[str, ...] = ()
+    """The jobs that have to end first, such as `17:ok`."""
 
 
 def _scheduler(value: Any) -> str:
@@ -46,6 +48,7 @@ _SCHEDULED = {
     "job_name": optional(text),
     "allocated": flag,
     "requeue": whole,
+    "after": texts,
 }
 
 

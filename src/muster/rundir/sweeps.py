@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from muster.core.json_checks import Malformed, checked, flag, optional, pair, record, several, texts, whole
 from muster.core.model import as_json
+from muster.core.printable import line as safe
 from muster.core.sweep import Ids, Point, Sweep, possible_ids
 from muster.errors import InvalidRequest
 from muster.rundir.run import Run, Unreadable
@@ -47,6 +49,27 @@ def is_sweep(run: Run) -> bool:
 def write_sweep(run: Run, sweep: Sweep, words: Sequence[str]) -> None:
     """Write the record of a sweep. Raises OSError."""
     run.write(SWEEP, {**as_json(sweep), WORDS: list(words)})
+
+
+_ERROR = "error: "
+_TAIL = 1 << 16
+"""Bytes at the end of the messages that are searched."""
+
+
+def write_error(error: object) -> None:
+    """Write why no more points are started to stderr, which is `DRIVER_LOG`."""
+    print(f"{_ERROR}{error}", file=sys.stderr, flush=True)
+
+
+def why_not_started(run: Run) -> str:
+    """Return the last error of the process that starts the points; empty if it has written none."""
+    try:
+        with open(os.open(run.path / DRIVER_LOG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((safe(line[len(_ERROR) :]) for line in reversed(lines) if line.startswith(_ERROR)), "")
 
 
 def _read(run: Run) -> dict[str, Any]:

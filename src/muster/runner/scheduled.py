@@ -182,7 +182,11 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         else:
             number = allocation.job
         remote.remember_way(kept, remote.way_of(asked.job))
-        kept.write("job.json", job_record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
+        inside = allocation is not None
+        kept.write(
+            "job.json",
+            job_record(kept, asked, context.argv, number, inside, terms.requeue, after=() if inside else context.after),
+        )
     except BaseException:
         remote.forget_way(kept)
         remove_run(store, kept)
@@ -305,10 +309,11 @@ def job_record(
     allocated: bool,
     requeue: int,
     job_name: str = "",
+    after: Sequence[After] = (),
 ) -> dict[str, Any]:
     """Return the contents of job.json for a run whose nodes are not known yet.
 
-    `job_name`: the name of the job, if it is not that of the run.
+    `job_name`: the name of the job, if it is not that of the run. `after`: the jobs that it waits for.
     """
     return run_record(
         asked.job,
@@ -328,6 +333,7 @@ def job_record(
             job_name or asked.job.name or asked.job.program.title,
             allocated,
             requeue,
+            tuple(f"{one.job}:{one.how}" for one in after),
         )._asdict(),
     )
 

@@ -357,6 +357,9 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
         kept = Run(store.path(point.run_id))
         remote.remember_way(kept, remote.way_of(point.asked.job))
         task = arrays.task(number, str(index))
-        kept.write("job.json", job_record(kept, point.asked, base.argv, task, False, terms.requeue, wanted.name))
-    sweep_dir.write("job.json", job_record(sweep_dir, asked, base.argv, number, False, 0, wanted.name))
+        kept.write(
+            "job.json",
+            job_record(kept, point.asked, base.argv, task, False, terms.requeue, wanted.name, base.after),
+        )
+    sweep_dir.write("job.json", job_record(sweep_dir, asked, base.argv, number, False, 0, wanted.name, base.after))
     return number
