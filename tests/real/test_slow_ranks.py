@@ -83,8 +83,10 @@ def test_a_rank_that_shares_its_core_is_named_with_the_cause(muster: Any, script
             os.sched_setaffinity(process.pid, {core})
         with RunProcesses(muster, "run", "-g", "3", str(script(STEPS)), "core", "1", str(core)) as run:
             run.wrote("ready", (0, 1, 2))
-            found = pace_when(muster, lambda pace: pace["collectives"] > 100 and pace["slow"])
-            assert [[1]] == [slow["ranks"] for slow in found["pace"]["slow"]]
+            # others may be slow for a moment, too, if the machine is busy; this one is all the time
+            found = pace_when(
+                muster, lambda pace: pace["collectives"] > 100 and [[1]] == [slow["ranks"] for slow in pace["slow"]]
+            )
             assert "waited" in [cause["kind"] for cause in found["causes"][0]["causes"]]
     finally:
         for process in busy:
