@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,7 +161,8 @@ class RunProcesses:
         for one in living(left):
             # these free what the others leave in shared memory, and exit by themselves
             if not re.search("multiprocessing.resource_tracker|torch_shm_manager", command(one.pid)):
-                os.kill(one.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended since then
+                    os.kill(one.pid, signal.SIGKILL)
         self.process.wait()
         # a worker of torch that is killed between creating and removing a file leaves it
         until(lambda: not living(left), "what was killed has ended")
