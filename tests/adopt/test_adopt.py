@@ -254,7 +254,7 @@ def test_a_job_script_in_a_heredoc_names_what_is_to_be_filled_in():
     assert [remark.says for remark in found.changed if "$n" in remark.says] == [
         "this is the job script that the file writes for sbatch; write a value in place of $n, once for each job"
     ]
-    assert "--name 'x-$n'" in as_json(found)["launches"][0]["command"]
+    assert '--name "x-$n"' in as_json(found)["launches"][0]["command"]
 
 
 def test_the_container_of_pyxis_is_told_if_its_image_is_not_known():
@@ -282,7 +282,7 @@ e.submit(work, ["--model", "b"])
 
 
 def test_an_array_of_the_script_is_told():
-    text = "#!/bin/bash\n#SBATCH -N 1 -a 0-1\nL=(1 2)\nX=${L[$SLURM_ARRAY_TASK_ID]}\ntorchrun t.py --lr $X"
+    text = "#!/bin/bash\n#SBATCH -N 1 -a 0-2\nL=(1 2)\nX=${L[$SLURM_ARRAY_TASK_ID]}\ntorchrun t.py --lr $X"
     assert ["$L is an array of the script" in remark.says for remark in adopted("x.sh", text).changed] == [True]
 
 

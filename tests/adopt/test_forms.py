@@ -139,6 +139,11 @@ def test_a_file_of_variables_that_the_script_writes():
     assert any("B=$HOME/b: its value is known only where" in remark for remark in says(text))
 
 
+def test_the_first_hosts_and_slots_of_deepspeed():
+    text = "cat > hf <<EOF\na slots=4\nb slots=4\nc slots=4\nEOF\ndeepspeed -H hf --num_nodes 2 --num_gpus 2 t.py\n"
+    assert line_of(text) == "muster run --hosts a,b -g 2 --launcher deepspeed t.py"
+
+
 def test_options_of_deepspeed_have_underscores():
     # its parser knows no hyphens
     assert "--launcher-args --save_pid --venv_script=v.sh" in line_of(
@@ -184,3 +189,121 @@ def test_options_that_are_not_known():
 def test_a_command_that_ends_in_a_backslash():
     found = adopted(f"{RUN} \\\n  --last 1 \\\n")
     assert not found.unknown and line_of(f"{RUN} \\\n  --last 1 \\\n") == "muster run -g 2 t.py --last 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "export MASTER_ADDR=x WORLD_SIZE=2\nfor r in 0 1; do\nRANK=$r python t.py --lr 1 &\ndone\nwait\n",
+            "-g 2 t.py --lr 1",
+        ),
+        (
+            "for i in $(seq 0 3); do python t.py --rank $i --world-size 4 & done; wait",
+            '-g 4 -- bash -c exec python t.py --rank "$RANK" --world-size 4',
+        ),
+        (
+            "N=3\nfor ((i=0; i<N; i++)); do CUDA_VISIBLE_DEVICES=$i RANK=$i python -m p --local_rank=$i & done\nwait",
+            '-g 3 -- bash -c exec env CUDA_VISIBLE_DEVICES="$RANK" python -m p --local_rank="$RANK"',
+        ),
+        (
+            "CUDA_VISIBLE_DEVICES=0 python t.py --rank 0 --n 2 &\nCUDA_VISIBLE_DEVICES=1 python t.py --rank 1 --n 2\n",
+            '-g 2 -- bash -c exec env CUDA_VISIBLE_DEVICES="$RANK" python t.py --rank "$RANK" --n 2',
+        ),
+        ("python prepare.py\nRANK=0 python t.py &\nRANK=1 python t.py &\nwait\n", "-g 2 t.py"),
+    ],
+)
+def test_ranks_that_are_started_one_by_one(text: str, expected: str):
+    assert line_of(text) == f"muster run {expected}"
+    assert any("is one rank: muster starts them all" in remark for remark in says(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for s in 0 1; do python t.py --seed $s & done; wait",
+        "for r in 1 2; do RANK=$r python t.py & done; wait",
+        "for r in 0 1; do RANK=$r python t.py; done",
+        "python a.py --rank 0 &\npython b.py --rank 1 &\nwait",
+        "python t.py --rank 0 --x 1 &\npython t.py --rank 1 --x 5 &\nwait",
+        "python t.py --seed 0 &\npython t.py --seed 1 &\nwait",
+    ],
+)
+def test_other_programs_in_the_background_are_no_ranks_of_one_run(text: str):
+    assert not any("is one rank: muster starts" in remark for remark in says(text))
+
+
+def test_values_of_a_job_array():
+    text = (
+        "#!/bin/bash\n#SBATCH -N 1 --array=1-2\nLRS=(0.5 0.1 0.01)\nLR=${LRS[$SLURM_ARRAY_TASK_ID]}\n"
+        f"export RUN=lr_$LR\n{RUN} --lr $LR --job $SLURM_JOB_ID"
+    )
+    assert line_of(text) == (
+        "muster run --slurm -N 1 -g 2 --sweep lr=0.1,0.01 --env RUN=lr_{lr} "
+        "-- bash -c exec python t.py --lr '{lr}' --job $SLURM_JOB_ID"
+    )
+    (remark,) = says(text)
+    assert remark.startswith("--array=1-2 takes values of $LRS: the line has them as a sweep")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#SBATCH --array=0-5\nA=(1 2)\n{} --x ${{A[$SLURM_ARRAY_TASK_ID]}}",
+        "#SBATCH --array=0-1\nA=(1 2)\n{} --x ${{A[$SLURM_ARRAY_TASK_ID]}} --i $SLURM_ARRAY_TASK_ID",
+        "#SBATCH --array=0-1\nA=($(ls))\n{} --x ${{A[$SLURM_ARRAY_TASK_ID]}}",
+    ],
+)
+def test_values_of_an_array_that_are_not_known(text: str):
+    text = f"#!/bin/bash\n{text.format(RUN)}\n"
+    assert "--array" in line_of(text) and "$A is an array of the script" in "".join(says(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "srun -p p --gres gpu:8 -n 16 --ntasks-per-node 8 -c 5 $X python t.py",
+            "-N 2 -g 8 --partition p --gres gpu:8",
+        ),
+        ("G=${G:-4}\nsrun -p $1 --ntasks=$G --ntasks-per-node=8 python t.py", '-N 1 -n 4 --partition "$1"'),
+    ],
+)
+def test_steps_without_a_batch_script(text: str, expected: str):
+    (launch,) = as_json(adopted(text))["launches"]
+    assert expected in launch["command"].replace(" \\\n ", "") and "?" not in launch["command"]
+    assert ("--cpus-per-task 40" in launch["command"]) == ("-c 5" in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f'screen -dmS n bash -c "cd /w && {RUN} --a 1"', "muster run -g 2 --cwd /w t.py --a 1"),
+        (f"screen -S n -d -m {RUN}", "muster run -g 2 t.py"),
+        (f'screen -dmS n\nscreen -S n -X stuff "{RUN}\\n"', "muster run -g 2 t.py"),
+        (f'tmux new -d -s n\ntmux send-keys -t n "source v" C-m\ntmux send -t n "{RUN}" Enter', None),
+    ],
+)
+def test_sessions_of_a_terminal(text: str, expected: str | None):
+    assert line_of(text) == (expected or "muster run -g 2 --setup source v t.py")
+
+
+def test_components_of_a_job():
+    text = (
+        "#!/bin/bash\n#SBATCH --nodes=2 --gpus-per-node=4\n#SBATCH hetjob\n#SBATCH --nodes=1 --partition=cpu\n"
+        "srun --het-group=0 torchrun --nnodes 2 --nproc_per_node 4 t.py : --het-group=1 python server.py\n"
+    )
+    assert line_of(text) == "muster run --slurm -N 2 -g 4 --gpus-per-node 4 t.py"
+    text = text.replace("=0 torchrun --nnodes 2", "=1 torchrun --nnodes 1")
+    assert line_of(text) == "muster run --slurm -N 1 -g 4 --partition cpu t.py"
+    assert any("several components" in remark for remark in says(text))
+
+
+def test_nodes_of_ray_are_no_ranks():
+    text = f"{JOB}srun -N1 -n1 bash -c 'pip install ray && ray start --head --block' &\npython d.py\n"
+    assert "ray start" not in line_of(text) and not adopted(text.replace("python d.py\n", "")).launches
+
+
+def test_paths_with_variables_are_expanded():
+    (launch,) = as_json(adopted("mpirun -np 8 --hostfile $PBS_NODEFILE -d 8 python t.py"))["launches"]
+    assert "--hostfile $PBS_NODEFILE" in launch["command"] and "-d 8" in launch["command"]

@@ -74,6 +74,9 @@ def written_hosts(launch: Launch, script: Script) -> Launch:
         if launch.hostfile and heredoc.target == launch.hostfile and heredoc.body.text is not None:
             lines = [line.partition("#")[0].split() for line in heredoc.body.text.splitlines()]
             hosts = tuple(_with_slots(words) for words in lines if words)
+            hosts = hosts[: launch.nodes]  # --num_nodes takes the first
+            if launch.launcher == "deepspeed" and launch.each.isdigit():  # --num_gpus takes the first slots of each
+                hosts = tuple(host.partition(":")[0] for host in hosts)
             return launch._replace(hosts=hosts, hostfile="", nodes=None)
     return launch
 

@@ -183,6 +183,12 @@ def _unread(program: Program, read: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for option in program.options if option.name not in read for word in _words(option))
 
 
+def _of_mpirun(word: str) -> list[str]:
+    """Return an option of one letter as mpirun knows it: `-d 8`, and not `--d=8`."""
+    short = re.fullmatch(r"-(-\w)(?:=(.*))?", word)
+    return [piece for piece in short.groups() if piece is not None] if short else [word]
+
+
 def _words(option: Option) -> tuple[str, ...]:
     if option.name == "?":
         return ()
@@ -371,7 +377,7 @@ def mpirun(program: Program, launch: Launch, place: Place) -> Read:
         changed.append(f"--map-by {text(program.value('--map-by'), scope)}: muster fills one host after the other")
     found = launch._replace(
         launcher="mpirun",
-        launcher_args=_unread(program, read),
+        launcher_args=tuple(piece for word in _unread(program, read) for piece in _of_mpirun(word)),
         env=tuple(env),
         hosts=hosts,
         hostfile=text(program.value("--hostfile", "--machinefile"), scope),
@@ -410,8 +416,12 @@ def srun(program: Program, launch: Launch, place: Place) -> Read:
     total = number(program.value("--ntasks"), scope) or (request.tasks if request else None)
     if each is None and total is None:
         each = 1
+    if each and total and not nodes:
+        nodes = -(-total // each)
     if each and nodes and total == each * nodes:
         total = None
+    elif each and nodes and total and total < each * nodes:
+        each = None  # --ntasks-per-node is the most that a node gets
     found = launch._replace(nodes=nodes, each=str(each or ""), total=None if each else total)
     if not request:
         found = found._replace(scheduled=True)

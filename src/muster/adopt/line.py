@@ -29,8 +29,8 @@ def groups(launch: Launch) -> list[list[str]]:
 
 
 def _option(name: str, value: str) -> str:
-    """Return the value of an option as it is typed; the shell expands variables in names of files of a container."""
-    return f'"{value}"' if name in ("container", "mount") and "$" in value else quote(value)
+    """Return the value of an option as it is typed; the shell expands variables in it."""
+    return f'"{value}"' if "$" in value and not set(value) & set('"`!') else quote(value)
 
 
 def command_line(launch: Launch) -> str:
@@ -64,7 +64,7 @@ def _where(launch: Launch) -> list[str]:
     if launch.scheduled:
         return ["--slurm", *([f"-N {launch.nodes}"] if launch.nodes else [])]
     words = [f"--hosts {quote(','.join(launch.hosts))}"] if launch.hosts else []
-    words += [f"--hostfile {quote(launch.hostfile)}"] if launch.hostfile else []
+    words += [f"--hostfile {_path(launch.hostfile)}"] if launch.hostfile else []
     words += [f"--include {quote(launch.include)}"] if launch.include else []
     words += [f"--exclude {quote(launch.exclude)}"] if launch.exclude else []
     if words and launch.nodes and launch.hostfile:

@@ -16,6 +16,7 @@ _TAKEN_OF_SRUN = frozenset(
     (
         *("--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task", "--kill-on-bad-exit", "--nodelist"),
         *("--label", "--unbuffered", "--verbose", "--quiet", "--wait", "--mpi", "--jobid", "--overlap", "--multi-prog"),
+        *("--het-group", "--pack-group"),
         *("--container-image", "--container-name", "--container-mounts", "--container-workdir", "--job-name"),
     )
 )
@@ -145,7 +146,7 @@ def names_of_script(launch: Launch, assigned: Sequence[Assignment], function: st
         in_job = any(other.in_job for other in launch.program)
         found += [name for name in names if not (in_job and name in with_ranks)]
     found += _names(launch.cwd)
-    found += [name for option, value in launch.options if option in ("container", "mount") for name in _names(value)]
+    found += [name for _, value in launch.options for name in _names(value)]
     before: set[str] = {name for name, _ in launch.env}
     for line in launch.setup:
         own = set(_EXPORTED.findall(line))

@@ -93,7 +93,7 @@ def said_of_blocks(found: Found, line: str, script: Script, without: Block | Non
             names = [name for name in sorted(block.names) if re.search(rf"\$\{{?[!#]?{re.escape(name)}\b", line)]
             once = "at the same time" if found.command.background else "one after the other"
             says = f"the script makes this launch in a loop, {once}; the line is one pass of it"
-            if _one_rank(found, block):
+            if _one_rank(found, block):  # their number is not known
                 says = "each pass of the loop is one rank of a run: write their number with `-g`"
             says += f": write a value in place of {', '.join(f'${name}' for name in names)}" if names else ""
         else:

@@ -15,6 +15,8 @@ from muster.adopt.values import Scope, argument, text
 from muster.lint.model import Program, Word
 from muster.lint.programs import programs_of
 
+ONE_PROCESS = "one process per node"
+
 
 def plain(program: Program, launch: Launch, request: Request | None, read_file: ReadFile) -> Read:
     """Read a Python that no launcher starts: it may start its ranks by itself."""
@@ -27,7 +29,7 @@ def plain(program: Program, launch: Launch, request: Request | None, read_file: 
     if spawned is not None:
         says = "the script spawns its ranks by itself: muster starts it once per node"
         return Read(launch._replace(each=spawned or each, launcher="spawn"), words, (says,))
-    says = "one process per node, unless the script starts others by itself: then add `--launcher spawn -g RANKS`"
+    says = f"{ONE_PROCESS}, unless the script starts others by itself: then add `--launcher spawn -g RANKS`"
     return Read(launch, words, (says,))
 
 

@@ -214,7 +214,11 @@ def _without_effect(command: Command, names: list[str], script: Script, used: se
     if used and command.span.start > max(used):
         return "" if name in _SILENT and not written else "it comes after the launch"
     if name in ("cat", "tee", "echo", "printf") and written and not written.startswith(("/dev/", "&")) and used:
-        return "" if _read_here(script, written) else f"it writes {written}: run it before, if the ranks read that"
+        return (
+            ""
+            if _read_here(script, written) or written.endswith(".deepspeed_env")
+            else f"it writes {written}: run it before, if the ranks read that"
+        )
     if name == "mkdir":
         return "run it before, if the ranks need the directory"
     return "" if name in _SILENT or command.piped_from or command.piped_to else "no effect on the ranks"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from muster.adopt.adoption import Adoption, Launch, Remark
+from muster.adopt.array_values import with_values
 from muster.adopt.deepspeed_env import of_file
 from muster.adopt.environment import directory, entered, environment
 from muster.adopt.found import SHELLS, Found, ReadFile, position, shells
@@ -15,7 +16,8 @@ from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
 from muster.adopt.line import command_line
 from muster.adopt.omitted import STEP, defaults, names_of_script, omitted
 from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_calls, said_of_sweep, swept
-from muster.adopt.python_program import of_driver, plain, python_words, with_program
+from muster.adopt.python_program import ONE_PROCESS, of_driver, plain, python_words, with_program
+from muster.adopt.rank_loops import alike, as_ranks, joined_ranks, over_ranks, said_of_ranks
 from muster.adopt.remarks import NO_EFFECT, detached, ends_of, expanded_here, is_helper, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request, with_step
 from muster.adopt.values import Scope, defaulted, number, resolved, scope_of, text
@@ -38,24 +40,30 @@ def adopt_script(
     changed = _written_job(script) if script is not whole else []
     used: set[int] = set()
     for found in _launches(script):
-        launch, remarks, lines = _launch(found, script, request, read_file, args)
+        component = _component(found)
+        of_it = _request(script, given, component) if component else request
+        launch, remarks, lines = _launch(found, script, of_it, read_file, args)
         used |= lines
         changed += remarks
         launches.append(launch)
     submitted = None if launches else _submitted(script, read_file)
     if submitted is not None:
         return submitted
+    of_all = joined_ranks(launches) if len(launches) > 1 and all(launch.by == "python" for launch in launches) else None
+    if of_all is not None:
+        launches = [of_all]
+        changed = [remark for remark in changed if not remark.says.startswith(ONE_PROCESS)]
+        changed.append(said_of_ranks(None, of_all.line, script))
     launches = joined(launches)
     if len(launches) > 1:
         places = ", ".join(str(launch.line) for launch in launches)
         says = f"the script makes several launches (lines {places}), one after the other, or chooses one of them"
         changed.append(Remark(launches[-1].line, "", says))
     remarks = of_directives(script, request, given)
-    for at, text_of in enumerate(script.source.text.splitlines(), 1):
-        if re.match(r"#SBATCH\s+(hetjob|packjob)\b", text_of):
-            remarks.append(
-                Remark(at, text_of, "a job of several parts: the line is for one, with the numbers of the last")
-            )
+    for het in _HETJOB.finditer(script.source.text):
+        at = script.source.place(het.start())[0]
+        says = "a job of several components: the line is for that of its step, and the others are not in it"
+        remarks.append(Remark(at, script.source.line(at), says))
     empty = [launch for launch in launches if not launch.program]
     launches = [launch for launch in launches if launch.program]
     if filled != source:
@@ -134,8 +142,19 @@ _PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w -]*\w)?)>(?=[\s:,@/\\\"']|$)")
 """`<host 1>`, as instructions have it; `<in >out` is a redirection."""
 
 
-def _request(script: Script, given: Sequence[str]) -> Request | None:
-    options = [item.option for item in script.directives if item.effective]
+_HETJOB = re.compile(r"(?m)^#SBATCH\s+(?:hetjob|packjob)\b")
+
+
+def _component(found: Found) -> int:
+    """Return the component of a heterogeneous job in which a step runs: the first, if srun does not choose one."""
+    steps = [program for program in (*found.outer, found.program) if program.name == "srun"]
+    chosen = next((step.value("--het-group", "--pack-group") for step in steps), None)
+    number_of = chosen.text if chosen is not None else None
+    return int(number_of) if number_of is not None and number_of.isdigit() else 0
+
+
+def _request(script: Script, given: Sequence[str], component: int = 0) -> Request | None:
+    options = [item.option for item in script.directives if item.effective and item.component == component]
     if given:
         line = read_script(Source("sbatch", f"sbatch {' '.join(given)} x"))
         options += [option for command in line.commands for program in command.programs for option in program.options]
@@ -153,6 +172,7 @@ def _launches(script: Script) -> list[Found]:
             chosen = _chosen(programs)
             if chosen is not None:
                 found.append(Found(command, inner, programs[chosen], (*outer, *programs[:chosen])))
+    found = [item for item in found if not _starts_ray(item, script)]
     pythons = [item for item in found if item.program.name == "python" and not is_helper(item)]
     # srun that starts `bash -c` is only the way to what is in its text
     shells = [item for item in found if item.program.name == "srun" and _is_shell(item.program)]
@@ -160,7 +180,19 @@ def _launches(script: Script) -> list[Found]:
     # srun that starts another program, such as a script that is not here
     others = [item for item in strong if item.program.name == "srun" and not _is_python(item.program)]
     strong = [item for item in strong if item not in others]
-    return strong or (pythons[-1:] if any(item.outer for item in pythons) else []) or shells or others or pythons[-1:]
+    if strong or any(item.outer for item in pythons):
+        return strong or pythons[-1:]
+    return shells or others or alike(pythons) or pythons[-1:]
+
+
+def _starts_ray(found: Found, script: Script) -> bool:
+    """Return whether the text of `srun bash -c` starts a node of Ray, or gives a driver to it."""
+    return found.program.name == "srun" and any(
+        "ray" in (program.name for program in command.programs)
+        for inner in script.scripts()
+        if found.command.span.start in inner.shell.starts
+        for command in inner.commands
+    )
 
 
 def _is_python(program: Program) -> bool:
@@ -213,6 +245,14 @@ def _launch(
 
     A loop around it becomes a sweep if that gives the same ranks the same arguments; otherwise a remark.
     """
+    ranks = over_ranks(found, script)
+    if ranks is not None:
+        known = {ranks.variable: mark(ranks)}
+        launch, remarks, used = _one_pass(found, script, request, read_file, args, known)
+        of_all = as_ranks(launch, ranks)
+        if of_all is not None:
+            remarks = [remark for remark in remarks if not remark.says.startswith(ONE_PROCESS)]
+            return of_all, [*remarks, said_of_ranks(ranks, 0, script), *said_of_calls(found, script)], used
     block = swept(found)
     if block is not None:
         known = {block.variable: mark(block)}
@@ -269,7 +309,7 @@ def _one_pass(
     remarks += [Remark(line, "", says) for says in says_of_file]
     env = tuple({**dict(env), **of_deepspeed}.items())
     launch = launch._replace(env=env, setup=tuple(setup), cwd=directory(script, found, scope))
-    launch = _asked_of_srun(launch, step or found.program, job)
+    launch = _asked_of_srun(launch, step or found.program, job, scope)
     launch = _in_one_directory(launch)
     if detached(script, found) and not launch.scheduled:
         launch = launch._replace(options=(*launch.options, ("detach", "")))
@@ -290,6 +330,8 @@ def _one_pass(
     launch, of_container = in_container(
         launch, step or (found.program if found.program.name == "srun" else None), scope
     )
+    launch, of_array = with_values(launch, assigned, scope)
+    remarks += of_array
     remarks += [Remark(line, "", says) for says in (*says_of, *of_container, *arrays_in(launch))]
     alone = launch.nodes == 1 and found.program.name in ("torchrun", "torch.distributed.launch")
     launch = with_hosts(written_hosts(launch, script), found, script, scope, hosts, request)
@@ -355,12 +397,16 @@ def _of_step(found: Found, step: Program | None, request: Request | None, scope:
     )
 
 
-def _asked_of_srun(launch: Launch, step: Program | None, job: Request | None) -> Launch:
+def _asked_of_srun(launch: Launch, step: Program | None, job: Request | None, scope: Scope) -> Launch:
     """Return the launch with what srun itself asks for, outside of a batch script."""
     if step is None or step.name != "srun" or job is not None:
         return launch
-    asked = read_request(option for option in step.options if option.name not in STEP or option.name == "--job-name")
-    return launch._replace(options=(*launch.options, *asked.options))
+    given = [option for option in step.options if option.name not in STEP or option.name == "--job-name"]
+    given = [option._replace(value=option.value and resolved(option.value, scope)) for option in given]
+    asked = read_request(option for option in given if option.name != "?")
+    cores, each = number(step.value("--cpus-per-task"), scope), number(step.value("--ntasks-per-node"), scope)
+    of_node = (("cpus-per-task", str(cores * (each or 1))),) if cores else ()
+    return launch._replace(options=(*launch.options, *asked.options, *of_node))
 
 
 def _in_one_directory(launch: Launch) -> Launch:

@@ -18,6 +18,7 @@ _WORD = re.compile(r"""(?:[^\s"'#]|"[^"]*"|'[^']*'|(?<=\S)#)+""")
 def read_directives(mapped: Mapped, first_command: int, comments: Sequence[Node]) -> tuple[Directive, ...]:
     """Return the options of the `#SBATCH` lines; those behind the first command are not effective."""
     found: list[Directive] = []
+    component = 0
     for node in comments:
         text = mapped.text[node.start_byte : node.end_byte]
         begins = node.start_byte == 0 or mapped.text[node.start_byte - 1] == "\n"
@@ -25,7 +26,8 @@ def read_directives(mapped: Mapped, first_command: int, comments: Sequence[Node]
             continue
         span = span_of(mapped.at, node.start_byte, node.end_byte)
         options, _ = read_options(SBATCH, words_of(mapped, node.start_byte + len("#SBATCH"), node.end_byte))
-        found += [Directive(option, span, node.start_byte < first_command) for option in options]
+        component += bool(re.match(r"#SBATCH\s+(hetjob|packjob)\b", text))
+        found += [Directive(option, span, node.start_byte < first_command, component) for option in options]
     return tuple(found)
 
 

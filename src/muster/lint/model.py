@@ -328,6 +328,8 @@ class Directive(NamedTuple):
     """The whole line."""
     effective: bool
     """False if sbatch ignores it, because a command stands before it."""
+    component: int = 0
+    """The component of a heterogeneous job: the number of `#SBATCH hetjob` lines before it."""
 
 
 class Comment(NamedTuple):
@@ -385,8 +387,9 @@ class Script(NamedTuple):
         return [item for script in self.scripts() for item in script.assignments if item.name in names]
 
     def directive(self, *names: str) -> Option | None:
-        """The option of the last effective `#SBATCH` line that sets one of these (canonical long names)."""
-        found = [item.option for item in self.directives if item.effective and item.option.name in names]
+        """The option of the last effective `#SBATCH` line, of the first component, that sets one of these."""
+        own = (item for item in self.directives if item.effective and not item.component)
+        found = [item.option for item in own if item.option.name in names]
         return found[-1] if found else None
 
     @property

@@ -70,6 +70,8 @@ def programs_of(argv: Sequence[Word]) -> Programs:
         found.append(program)
         if program.name in ("srun", "mpirun"):
             kind = "step"
+            if rest is not None:  # `srun a : b` starts several programs; this is the first
+                rest = rest[: next((at for at, word in enumerate(rest) if word.text == ":"), len(rest))]
         if program.name in ("ssh", "pdsh", "clush"):
             return _remote(program, rest, found)
         if program.name == "sbatch":
@@ -102,6 +104,7 @@ def _behind(words: Sequence[Word]) -> list[Word] | None:
     return None
 
 
+_ENTER = ("\\n", "\\r", "^M")
 _TYPED = ("new-session", "new", "new-window", "neww", "split-window", "splitw", "respawn-pane")
 """Commands of tmux whose last argument is for a shell."""
 
@@ -115,7 +118,11 @@ def _typed(words: Sequence[Word]) -> Word | None:
     elif named in _TYPED or any(word.text == "stuff" for word in words):
         chosen = words[-1:]
     spaced = (word for word in chosen for part in word.parts if isinstance(part, Literal) and " " in part.text)
-    return next(spaced, None)
+    found = next(spaced, None)
+    last = found.parts[-1] if found is not None else None
+    if found is not None and isinstance(last, Literal) and last.text.endswith(_ENTER):  # screen's own escapes
+        return Word((*found.parts[:-1], last._replace(text=last.text[:-2])), found.span)
+    return found
 
 
 def _program(name: str, words: Sequence[Word]) -> tuple[Program, list[Word] | None]:

@@ -58,6 +58,8 @@ class Scene:
     @cached_property
     def is_one_node(self) -> bool:
         """True if the job has certainly one node: `--nodes=1`, or nothing that more nodes need."""
+        if any(item.component for item in self.script.directives):
+            return False
         if self.nodes is not None:
             return self.nodes == 1
         if self.script.directive("--nodes") or (self.requested("--ntasks") or 1) > 1:
@@ -217,6 +219,8 @@ class Scene:
 
     def tasks_per_node(self, step: Program) -> int | None:
         """Number of tasks that srun or mpirun starts on each node; None if it is not known."""
+        if self.is_other_component(step):
+            return None
         if step.name == "mpirun":
             alone = (
                 number(step.value("--n"))
@@ -242,7 +246,14 @@ class Scene:
         if step is None or step.name != "srun" or step.has("--nodelist", "--relative") or launch.command.loop:
             return self.nodes
         given = step.value("--nodes")
+        if self.is_other_component(step):
+            return number(given)
         return number(given) if given is not None else self.nodes
+
+    def is_other_component(self, step: Program) -> bool:
+        """True if a step runs in another component of a heterogeneous job than the first."""
+        chosen = step.value("--het-group", "--pack-group")
+        return chosen is not None and chosen.text != "0"
 
     # variables
 

@@ -208,6 +208,7 @@ _UV = (
 )
 _NSYS = "t=trace o=output f=force-overwrite w=show-output s=sample x=stop-on-exit c=capture-range y=delay d=duration"
 _NUMACTL = "N=cpunodebind C=physcpubind m=membind i=interleave p=preferred"
+_SCREEN = "S=sessionname T=term c=rcfile h=scrollback s=shell p=window t=title"
 _XARGS = "a=arg-file I=replace n=max-args L=max-lines P=max-procs d=delimiter s=max-chars"
 _SCANCEL = "s=signal n=name u=user p=partition t=state w=nodelist A=account q=qos"
 
@@ -236,6 +237,7 @@ WRAPPERS: Mapping[str, tuple[Wrapper, ...]] = {
     "enroot": (_wrapper("rw root", "m=mount e=env c=conf", operands=1, sub="start"),),
     "docker": (_wrapper(*_DOCKER, sub="run"), _wrapper(*_DOCKER, sub="exec")),
     "conda": (_wrapper("no-capture-output live-stream debug-wrapper-scripts", "n=name p=prefix", sub="run"),),
+    "screen": (_wrapper("", _SCREEN, "d=d m=m D=D R=R U=U L=L q=q a=a A=A"),),
     "uv": (_wrapper(*_UV, sub="run"),),
     "poetry": (_wrapper(sub="run"),),
     "pipenv": (_wrapper(sub="run"),),
