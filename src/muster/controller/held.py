@@ -27,7 +27,6 @@ _LEAVES_WITHIN = 5.0
 _OF_RUN, _AFTER_RUN = 0.6, 2.0
 """The part of the time until a scheduler kills a job that the run on a session gets, and the seconds to leave it."""
 
-_LOOKS = 0.05
 _IDLE_LOOKS = 1.0
 
 Reply = Callable[[Mapping[str, Any]], object]
@@ -88,6 +87,8 @@ class HeldRuns:
         self._used_at: float | None = None
         """When the last run left, or the session became ready; None before."""
         self._ending = False
+        self._waiting: list[Callable[[], object]] = []
+        """Called once the run has left."""
         world.loop.call_later(_IDLE_LOOKS, self._look)
 
     @property
@@ -178,15 +179,17 @@ class HeldRuns:
 
     def _wait(self, guest: _Guest, then: Callable[[], object], most: float) -> None:
         """Call `then` once a run has left its agents, or after so many seconds."""
-        until = self.world.now() + most
+        if self._guest is not guest:
+            then()
+            return
 
-        def look() -> None:
-            if self._guest is not guest or self.world.now() >= until:
+        def go() -> None:
+            if go in self._waiting:
+                self._waiting.remove(go)
                 then()
-            else:
-                self.world.loop.call_later(_LOOKS, look)
 
-        look()
+        self._waiting.append(go)
+        self.world.loop.call_later(most, go)
 
     def _begin(self, order: Mapping[str, Any], reply: Reply) -> None:
         run_id, run_dir = order["run_id"], order["config"]["nodes"][0]["run_dir"]
@@ -267,3 +270,5 @@ class HeldRuns:
         if not guest.there:
             self._guest, self._used_at = None, self.world.now()
             self.world.record("run left", {"t": self.world.now(), "run": run_id})
+            for go in tuple(self._waiting):
+                go()

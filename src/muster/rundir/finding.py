@@ -57,6 +57,15 @@ def look_for_runs(store: Store) -> Found:
     return Found(found, refused, unreadable)
 
 
+def _with_id(store: Store, run_id: str) -> Run | None:
+    """Return the run with exactly this id if it is in the first place to look, without a look at all others."""
+    path = store.path(run_id)
+    if why_refused(path) or not os.path.lexists(path / "job.json"):
+        return None
+    known = store.root in store.homes or bool(store.homes and homes.is_noted(store.homes[0], path))
+    return Run(path, "" if known else option_for(store.root))
+
+
 def _names_in(folder: Path) -> tuple[list[str], str]:
     """Return the run ids in a directory, and why they cannot be listed; empty if they can, or there is no directory."""
     try:
@@ -127,6 +136,8 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
     listed = f"list all with `muster ps -a{store.option}`"
     if not which:
         raise InvalidRequest("empty run name", f"{listed}; `last` is the newest")
+    if ID.fullmatch(which) and (known := _with_id(store, which)) is not None:
+        return known
     looked = look_for_runs(store)
     runs, refused, unknown = looked.runs, looked.refused, looked.unknown(store)
     for path, why in refused.items():

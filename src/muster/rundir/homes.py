@@ -90,6 +90,11 @@ def noted(home: Path) -> dict[str, Path]:
     return found
 
 
+def is_noted(home: Path, run: Path) -> bool:
+    """Return whether a run directory is recorded."""
+    return _target(home / _ELSEWHERE / run.name) == run
+
+
 def forget(home: Path, run: Path) -> None:
     """Remove the record of a run that is about to be deleted."""
     link = home / _ELSEWHERE / run.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ def create_run(store: Store, run_id: str) -> Run:
                 )
         path.mkdir(mode=0o700)
         made = True
-        processes.try_to_write(str(path))
+        _try_to_write(path)
     except OSError as error:
         if made:  # one that existed before belongs to another run
             _remove(path)
@@ -119,6 +120,19 @@ def create_run(store: Store, run_id: str) -> Run:
         hint = ("free some space there, or " if full else "") + "choose another directory with --run-dir or MUSTER_HOME"
         raise InvalidRequest(f"cannot write the run directory {path}: {reason}", hint) from None
     return note_run(store, path)
+
+
+_TRIES = 30.0
+"""Seconds for which a program that starts run after run takes a disk for writable: each try waits for the disk."""
+_tried: dict[Path, float] = {}
+
+
+def _try_to_write(path: Path) -> None:
+    """Raise OSError if nothing can be written to a new run directory."""
+    now = time.monotonic()
+    if now - _tried.get(path.parent, now - _TRIES) >= _TRIES:
+        processes.try_to_write(str(path))
+        _tried[path.parent] = now
 
 
 def note_run(store: Store, path: Path) -> Run:
