@@ -227,5 +227,75 @@ def pbs_tmrsh(words: list[str]) -> None:
     os.execvpe(words[1], words[1:], job["env"])
 
 
+# ---- LSF -------------------------------------------------------------------------------------------------------------
+
+
+def bsub(words: list[str]) -> None:
+    given, rest = take(words, "-J -o -n -R -gpu -W -q -P -m -w -u", "-rn -x")
+    asked = dict(given)
+    if asked.get("-q", "normal") != "normal":
+        refuse(f"{asked['-q']}: No such queue. Job not submitted.", 255)
+    needs = [value for name, value in given if name == "-R" and value.startswith("span[ptile=")]
+    each = int(needs[0][len("span[ptile=") : -1]) if needs else int(asked["-n"])
+    hosts = NODES[: -(-int(asked["-n"]) // each)]
+    slots = [host for host in hosts for _ in range(each)]
+    number = len(list(HERE.glob("*.json"))) + 1
+    env = {**os.environ, "LSB_JOBID": str(number)}
+    env["LSB_MCPU_HOSTS"] = " ".join(f"{host} {count}" for host, count in counted(slots).items())
+    submit(asked["-J"], rest, slots, asked["-o"].replace("%J", str(number)), env)
+    print(f"Job <{number}> is submitted to default queue <normal>.")
+
+
+def lsf_time(seconds: float) -> str:
+    return time.strftime("%b %d %H:%M:%S %Y", time.localtime(seconds)) if seconds else "-"
+
+
+def bjobs(words: list[str]) -> None:
+    given, rest = take(words, "-o -u", "-a -json")
+    jobs = [job for job in all_jobs() if ("-a", "") in given or rest or job["state"] != "done"]
+    jobs = [job for job in jobs if not rest or str(job["number"]) in rest]
+    if not jobs:
+        refuse("No unfinished job found", 255)
+    rows = []
+    for job in jobs:
+        state = {"pending": "PEND", "running": "RUN", "done": "DONE" if job["code"] == 0 else "EXIT"}[job["state"]]
+        hosts = ":".join(f"{count}*{host}" for host, count in counted(job["slots"]).items())
+        rows.append(
+            {
+                "JOBID": str(job["number"]),
+                "STAT": state,
+                "USER": "root",
+                "QUEUE": "normal",
+                "JOB_NAME": job["name"],
+                "EXEC_HOST": "" if state == "PEND" else hosts,
+                "PEND_REASON": "Job slot limit reached: 2 hosts;" if state == "PEND" else "",
+                "SUBMIT_TIME": lsf_time(job["submitted"]),
+                "START_TIME": lsf_time(job["started"]),
+                "RUNTIMELIMIT": "",
+                "EXIT_REASON": "TERM_OWNER: job killed by owner" if job["killed"] else "",
+            }
+        )
+    print(json.dumps({"COMMAND": "bjobs", "JOBS": len(rows), "RECORDS": rows}, indent=2))
+
+
+def bkill(words: list[str]) -> None:
+    for word in words:
+        kill(int(word))
+
+
+def bhosts(words: list[str]) -> None:
+    take(words, "-o", "-json")
+    row = {"STATUS": "ok", "MAX": "8", "NJOBS": "2", "COMMENTS": "", "NGPUS": "4", "NGPUS_ALLOC": "1", "MEM": "16 G"}
+    print(json.dumps({"COMMAND": "bhosts", "HOSTS": 2, "RECORDS": [{"HOST_NAME": host, **row} for host in NODES]}))
+
+
+def blaunch(words: list[str]) -> None:
+    _, rest = take(words, "", "-n")
+    job = load(int(os.environ["LSB_JOBID"]))
+    if rest[0] not in job["slots"]:
+        refuse(f"blaunch: host {rest[0]} is not allocated to the job", 255)
+    os.execvpe(rest[1], rest[1:], {**bare(), "LSB_JOBID": os.environ["LSB_JOBID"]})
+
+
 if __name__ == "__main__":
     globals()[Path(sys.argv[0]).name.replace("-", "_")](sys.argv[1:])

@@ -33,6 +33,7 @@ GROUPS = [
     "Slurm",
     "Grid Engine",
     "PBS",
+    "LSF",
     "Launcher",
     "Ranks",
     "Failure and shutdown",

@@ -69,6 +69,7 @@ def test_slurm_is_named_where_it_has_to_be() -> None:
 ELSEWHERE_OTHERS = {"schedulers/__init__.py", "python/signatures.py", "config/command_options.py", "cli/lab.py"}
 WORDS = {
     "sge": r"\bSGE_|grid ?engine|\bsge\b|\bqrsh\b|\bqconf\b",
+    "lsf": r"\bLSF\b|\bLSB_|\bbsub\b|\bbjobs\b|\bblaunch\b",
     "pbs": r"\bPBS|\bpbs|\bqselect\b|\bpbsnodes\b",
 }
 """What names a scheduler."""

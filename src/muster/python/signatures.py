@@ -68,6 +68,8 @@ class RunKeywords(TypedDict, total=False):
     place: str
     chunk: str | Sequence[str]
     pbs_opt: str | Sequence[str]
+    lsf: bool
+    lsf_opt: str | Sequence[str]
     sync: bool
     ship_env: bool
     env_dir: str | os.PathLike[str]
@@ -171,6 +173,8 @@ def run(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -279,6 +283,8 @@ def run(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -387,6 +393,8 @@ def run(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -495,6 +503,8 @@ def run(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -626,6 +636,8 @@ def submit(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -734,6 +746,8 @@ def submit(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -842,6 +856,8 @@ def submit(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -950,6 +966,8 @@ def submit(
     place: str | None = None,
     chunk: str | Sequence[str] | None = None,
     pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,

@@ -37,6 +37,7 @@ SCHEDULERS: Mapping[str, Row] = {
     "slurm": Row("Slurm", "slurm_record", "SLURM_JOB_ID", "SLURM_.*", "slurm_options"),
     "sge": Row("Grid Engine", "sge_record", "SGE_TASK_ID", _OF_SGE, "sge_options"),
     "pbs": Row("PBS", "pbs_record", "PBS_JOBID", "PBS_.*", "pbs_options"),
+    "lsf": Row("LSF", "lsf_record", "LSB_JOBID", "LSB_.*|LSFUSER|LS_JOBPID|LS_SUBCWD|LS_EXEC_T", "lsf_options"),
 }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar
 
+from muster.agent.bootstrap import shell_script
 from muster.config.record import Option, Options
 from muster.core.layout import check_sizes
 from muster.errors import InvalidRequest
@@ -73,6 +74,76 @@ def sizes(wish: Wish, chosen: int | None, title: str, option: str) -> tuple[int 
             f"set the number of ranks per node, for example `-g 8`, or the slots per node with `{option}`",
         )
     return nodes, nodes * (chosen or each or 1)
+
+
+class Size(NamedTuple):
+    """What a job needs, where a scheduler counts cores and GPUs per node."""
+
+    nodes: int | None
+    """None if the scheduler chooses."""
+    ranks: int
+    each: int
+    """Ranks on each node."""
+    cores: int
+    """Cores of each node."""
+    gpus: int
+    """GPUs of each node."""
+    memory: int
+    """Megabytes of each node; 0 for what the scheduler gives."""
+
+
+def size_of(wish: Wish, options: Options, title: str) -> Size:
+    """Return the size of a job by options that several schedulers have. Raises `InvalidRequest`."""
+    refuse_spares(wish, title)
+    if wish.gpus is not None:
+        raise InvalidRequest(
+            f"--gpus {wish.gpus}: {title} counts GPUs per node, not per job", "use `--gpus-per-node N`"
+        )
+    cores, memory = value_of(options, "cpus_per_task"), value_of(options, "mem")
+    gpus = str(value_of(options, "gpus_per_node") or "").rpartition(":")[2]
+    if wish.each == "gpu" or (wish.each is None and wish.ranks is None and gpus):
+        if not gpus.isdigit():
+            raise InvalidRequest("-g gpu: the number of GPUs of a node has to be known", "add `--gpus-per-node N`")
+        wish = wish._replace(each=gpus)
+    nodes, ranks = sizes(wish, None, title, "--cpus-per-task")
+    each = ranks // nodes if nodes is not None else 1
+    return Size(nodes, ranks, each, int(cores or each), number(gpus), megabytes(str(memory)) if memory else 0)
+
+
+def time_limit(options: Options) -> int | None:
+    """Return the time limit of `--time` in seconds; None for that of the queue."""
+    text = value_of(options, "time")
+    return None if text is None else duration_of(str(text))
+
+
+def script_of(
+    said: str, env_file: str, setup: Sequence[str], command: Sequence[str], keep_python: bool, title: str
+) -> str:
+    """Return a batch script: the job's environment if it is in a file, the user's setup lines, and muster.
+
+    `said` is the command line with the options. They are on that alone: lines of a user's setup that look like options
+    must not be read as such. The first word of `command` is a Python; see `shell_script` for `keep_python`.
+    """
+    file = shlex.quote(env_file)
+    start = shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {shlex.join(command)}"
+    return _HEAD.format(
+        login=" -l" if setup else "",
+        said=said.replace("\n", " "),
+        environment=f". {file} && rm -f {file}\n" if env_file else "",
+        start=start,
+        title=title,
+    )
+
+
+_HEAD = """#!/bin/bash{login}
+# submitted with: {said}
+{environment}# {title} may signal all processes of the job; muster decides what to do
+trap : USR1 USR2 INT TERM
+(
+{start}
+)
+exit $?
+"""
 
 
 def own_options(

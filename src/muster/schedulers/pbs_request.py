@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from shlex import join, quote
+from shlex import join
 
-from muster.agent.bootstrap import shell_script
 from muster.config.record import Options
-from muster.errors import InvalidRequest
 from muster.schedulers import _shared
 from muster.schedulers.pbs_options import RUN
 from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
@@ -36,24 +34,13 @@ _DEPENDS = {"ok": "afterok", "any": "afterany", "failed": "afternotok"}
 
 def request(wish: Wish, options: Options) -> Request:
     """Return the request for qsub. Raises `InvalidRequest`."""
-    _shared.refuse_spares(wish, "PBS")
-    if wish.gpus is not None:
-        raise InvalidRequest(f"--gpus {wish.gpus}: PBS counts GPUs per node, not per job", "use `--gpus-per-node N`")
-    cores = _shared.value_of(options, "cpus_per_task")
-    gpus = str(_shared.value_of(options, "gpus_per_node") or "").rpartition(":")[2]
-    if wish.each == "gpu" or (wish.each is None and gpus):
-        if not gpus.isdigit():
-            raise InvalidRequest("-g gpu: the number of GPUs of a node has to be known", "add `--gpus-per-node N`")
-        wish = wish._replace(each=gpus)
-    nodes, slots = _shared.sizes(wish, None, "PBS", "--cpus-per-task")
-    each = slots // nodes if nodes is not None else 1
-    chunk = [f"ncpus={cores or each}", f"mpiprocs={each}", *([f"ngpus={gpus}"] if gpus else [])]
-    memory = _shared.value_of(options, "mem")
-    chunk += [f"mem={_shared.megabytes(str(memory))}mb"] if memory else []
+    size = _shared.size_of(wish, options, "PBS")
+    chunk = [f"ncpus={size.cores}", f"mpiprocs={size.each}", *([f"ngpus={size.gpus}"] if size.gpus else [])]
+    chunk += [f"mem={size.memory}mb"] if size.memory else []
     chunk += options.value(RUN.chunk)
-    place = options.value(RUN.place) or ("scatter" if nodes is not None else "free")
-    asked = [("l", f"select={nodes or slots}:{':'.join(chunk)}"), ("l", f"place={place}")]
-    limit = time_limit(options)
+    place = options.value(RUN.place) or ("scatter" if size.nodes is not None else "free")
+    asked = [("l", f"select={size.nodes or size.ranks}:{':'.join(chunk)}"), ("l", f"place={place}")]
+    limit = _shared.time_limit(options)
     asked += [("l", f"walltime={_shared.clock_of(limit)}")] if limit else []
     given = _shared.own_options(options.table_of("pbs"), options.value(RUN.pbs_opt), OURS, "--pbs-opt", "qsub")
     for key, name in (("queue", "q"), ("account", "A"), ("project", "P")):
@@ -63,10 +50,10 @@ def request(wish: Wish, options: Options) -> Request:
     asked += [("W", f"depend={depends}")] if depends else []
     return Request(
         name=_shared.plain_name(wish.name),
-        nodes=nodes,
+        nodes=size.nodes,
         options=(*asked, *given.items()),
         output=_output(wish.run_dir),
-        tasks=slots,
+        tasks=size.ranks,
     )
 
 
@@ -75,15 +62,9 @@ def _output(folder: str) -> str:
     return "/dev/null" if not folder or re.search(r"[:^,\n]", folder) else f"{folder}/{OUTPUTS[0]}"
 
 
-def time_limit(options: Options) -> int | None:
-    """Return the time limit in seconds; None for that of the queue."""
-    text = _shared.value_of(options, "time")
-    return None if text is None else _shared.duration_of(str(text))
-
-
 def terms(options: Options) -> JobTerms:
     """Return the terms that hold inside a job."""
-    return _shared.terms_of(time_limit(options))
+    return _shared.terms_of(_shared.time_limit(options))
 
 
 def check_inside(allocation: Allocation, options: Options) -> None:
@@ -102,29 +83,10 @@ def options_of(request: Request) -> list[str]:
     return words
 
 
-_HEAD = """#!/bin/bash{login}
-# submitted with: qsub {options}
-{environment}# PBS signals all processes of the job; muster decides what to do
-trap : USR1 USR2 TERM
-(
-{start}
-)
-exit $?
-"""
-
-
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
-    """Return the script: the job's environment, the user's setup lines, and muster.
-
-    The options are on the command line of qsub alone: `#PBS` lines of a user's setup must not be read as options.
-    """
-    file = quote(request.env_file)
-    return _HEAD.format(
-        login=" -l" if setup else "",
-        options=join(options_of(request)).replace("\n", " "),
-        environment=f". {file} && rm -f {file}\n" if request.env_file else "",
-        start=shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {join(command)}",
-    )
+    """Return the script."""
+    said = join(("qsub", *options_of(request)))
+    return _shared.script_of(said, request.env_file, setup, command, keep_python, "PBS")
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:

@@ -1,0 +1,127 @@
+"""Translation of a run's options to a request for LSF, the batch script, and bsub.
+
+From the manual of IBM Spectrum LSF 10.1 (bsub); not tried on a real one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from shlex import join
+
+from muster.config.record import Options
+from muster.schedulers import _shared
+from muster.schedulers.lsf_options import RUN
+from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
+
+OURS = {
+    **dict.fromkeys(("e", "eo", "env", "I", "Ip", "Is", "K", "L", "o", "oo", "r", "rn"), ""),
+    "J": "--name",
+    "n": "-N and -g",
+    "q": "--queue",
+    "P": "--project",
+    "W": "--time",
+    "x": "--exclusive",
+    "m": "--nodelist",
+    "gpu": "--gpus-per-node",
+    "cwd": "--cwd",
+}
+"""The options of bsub that muster sets itself, each with the option of muster to use instead; empty for none."""
+
+OUTPUTS = ("lsf-%j.out",)
+"""The batch script's output in the run directory; `%j` is the job id."""
+
+
+def request(wish: Wish, options: Options) -> Request:
+    """Return the request for bsub. Raises `InvalidRequest`.
+
+    A slot is a core in most clusters. So a host gets as many slots as it has cores or ranks, whichever are more.
+    """
+    size = _shared.size_of(wish, options, "LSF")
+    each = max(size.cores, size.each)
+    slots = size.nodes * each if size.nodes is not None else size.ranks
+    asked = [("n", str(slots))]
+    asked += [("R", f"span[ptile={each}]")] if size.nodes is not None else []
+    asked += [("R", f"rusage[mem={size.memory}MB/host]")] if size.memory else []
+    asked += [("gpu", f"num={size.gpus}")] if size.gpus else []
+    limit = _shared.time_limit(options)
+    if limit is not None:
+        minutes = max(-(-limit // 60), 1)
+        asked += [("W", f"{minutes // 60}:{minutes % 60:02}")]
+    for key, name in (("queue", "q"), ("project", "P"), ("nodelist", "m")):
+        value = _shared.value_of(options, key)
+        asked += [(name, str(value).replace(",", " ") if key == "nodelist" else str(value))] if value else []
+    asked += [("x", "")] if _shared.value_of(options, "exclusive") else []
+    depends = " && ".join(f"{how}({job})" for how, job in _shared.ended(wish.after, _DEPENDS))
+    asked += [("w", depends)] if depends else []
+    given = _shared.own_options(options.table_of("lsf"), options.value(RUN.lsf_opt), OURS, "--lsf-opt", "bsub")
+    return Request(
+        name=_shared.plain_name(wish.name),
+        nodes=size.nodes,
+        options=(*asked, *given.items()),
+        output=_output(wish.run_dir),
+        tasks=size.ranks,
+    )
+
+
+_DEPENDS = {"ok": "done", "any": "ended", "failed": "exit"}
+
+
+def _output(folder: str) -> str:
+    """Return the path for `-o`, in which bsub replaces `%J` and other letters after a percent sign."""
+    return "/dev/null" if not folder or "%" in folder else f"{folder}/lsf-%J.out"
+
+
+def terms(options: Options) -> JobTerms:
+    """Return the terms that hold inside a job."""
+    return _shared.terms_of(_shared.time_limit(options))
+
+
+def check_inside(allocation: Allocation, options: Options) -> None:
+    """Raise `InvalidRequest` for options that request hosts, which a job already has."""
+    _shared.check_inside(RUN.table, "lsf", allocation, options)
+
+
+# ---- submission ------------------------------------------------------------------------------------------------------
+
+
+def options_of(request: Request) -> list[str]:
+    """Return all options of bsub. `-rn`: a job whose host crashed is not started again."""
+    words = ["-J", request.name, "-o", request.output, "-rn"]
+    for name, value in request.options:
+        words += [f"-{name}", *([value] if value else [])]
+    return words
+
+
+def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
+    """Return the script."""
+    return _shared.script_of(join(("bsub", *options_of(request))), "", setup, command, keep_python, "LSF")
+
+
+def submit(request: Request, script: str) -> tuple[str, ...]:
+    """Return the command that submits a script. As an argument it is a command, in which bsub reads no options."""
+    return ("bsub", *options_of(request), "/bin/bash", script)
+
+
+def submitted(out: str) -> str:
+    """Return the job id of `Job <12> is submitted to queue <normal>.`; a site may print its own text."""
+    return str(re.findall(r"Job <(\d+)>", out)[-1])
+
+
+_REFUSED = (
+    ("No such queue", "list the queues with `bqueues`"),
+    ("cannot use the queue", "list the queues that you can use with `bqueues -u $USER`"),
+    ("Bad resource requirement", "check the values of `--lsf-opt R=…`"),
+    ("project", "list the projects with `bproj`, or ask an administrator"),
+    ("RUNLIMIT", "see the limits of the queue with `bqueues -l`"),
+    ("LSF is down", "mbatchd does not answer; try again later"),
+)
+
+
+def refused(err: str) -> Refusal:
+    """Return why bsub rejected a job: `nosuch: No such queue. Job not submitted.`"""
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    words = (
+        re.sub(r"[. ]*(Request aborted by esub|Job not submitted)\.?$", "", lines[-1]) if lines else "no error message"
+    )
+    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
