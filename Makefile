@@ -3,6 +3,7 @@
 # make lab-test  the tests of the practice cluster itself, and of other people's programs on it
 # make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
+# make fuzz    random input for all parsers and protocols: an hour; a failure prints how to replay it
 # make bench   muster beside other launchers, all rows: about an hour; writes docs/benchmarks.md
 # make gpu-check  muster on a machine with a GPU: one table, 6 minutes, no network
 # make docs    the reference out of the code, and the site, into build/site
@@ -12,7 +13,7 @@ PY := .venv/bin/python
 # twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
 WORKERS ?= 4
 
-.PHONY: demo test lab-test check fast bench gpu-check docs clean
+.PHONY: demo test lab-test check fast fuzz bench gpu-check docs clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -35,6 +36,9 @@ check: .venv/dev
 
 fast: .venv/dev
 	$(PY) -m pytest -q tests/unit
+
+fuzz: .venv/dev
+	$(PY) tools/fuzz.py
 
 bench: .venv/dev
 	$(PY) bench/run.py --write

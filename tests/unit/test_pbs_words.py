@@ -12,6 +12,7 @@ import pytest
 from muster.config.options import RunOptions
 from muster.errors import InvalidRequest
 from muster.schedulers import SCHEDULERS, _shared, options_of, pbs_env, pbs_jobs, pbs_request
+from muster.schedulers._shared import job_id
 from muster.schedulers.scheduler import After, Allocation, Final, JobTerms, Phase, Refusal, Wish
 
 RECORDED = Path(__file__).parent / "recorded" / "pbs"
@@ -46,7 +47,7 @@ def test_the_request_and_its_command_line() -> None:
         *("-l", "walltime=01:30:00", "-q", "gpuq", "-A", "lab", "-W", "depend=afterok:7.pbs,afterany:8.pbs"),
         *("-m", "ae", "/runs/x/batch.sh"),
     )
-    assert "12.pbs01" == pbs_request.submitted("Welcome\n12.pbs01\n")
+    assert "12.pbs01" == job_id("Welcome\n12.pbs01\n")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from muster.schedulers import (
     sge_nodes,
     sge_request,
 )
+from muster.schedulers._shared import job_id
 from muster.schedulers.scheduler import After, Allocation, Answer, Final, Phase, Refusal, Request, Wish
 from muster.schedulers.sge_request import ParallelEnvironment
 
@@ -51,7 +52,7 @@ def test_the_request_and_its_command_line() -> None:
         *("-q", "gpu.q", "-l", "gpu=1", "-l", "h_rt=1:00:00", "-w", "e", "-M", "ann@example.org", "-m", "ea"),
         *("-pe", "mpi4", "16", "/runs/x y/batch.sh"),
     )
-    assert "6" == sge_batch.submitted("Welcome to our cluster\n6\n")
+    assert "6" == job_id("Welcome to our cluster\n6\n")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from muster.core.layout import layout
 from muster.core.model import Host, Late, Rank
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_step, slurm_values
+from muster.schedulers._shared import job_id
 from muster.schedulers.scheduler import After, Allocation, Request
 
 
@@ -76,8 +77,8 @@ def test_a_job_array_and_jobs_to_wait_for() -> None:
 
 
 def test_what_sbatch_says() -> None:
-    assert "12" == slurm_batch.submitted("12\n")
-    assert "12" == slurm_batch.submitted("12;cluster\n")
+    assert "12" == job_id("12\n")
+    assert "12" == job_id("12;cluster\n")
 
 
 @pytest.mark.parametrize(

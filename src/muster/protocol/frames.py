@@ -228,10 +228,13 @@ class FrameDecoder:
 def read_call(file: BinaryIO) -> tuple[str, dict[str, Any]]:
     """Read a `call` message, and not a byte more; return its name and arguments. Raises `Refused`."""
     text, _ = _LENGTHS.unpack(file.read(_LENGTHS.size).ljust(_LENGTHS.size, b"\0"))
+    if text > LARGEST:
+        raise Refused("not a call")
     fields = _fields(file.read(text))
-    if fields["kind"] == "call":
-        return fields["name"], fields["args"]
-    raise Refused("not a call")
+    name, args = fields.get("name"), fields.get("args")
+    if fields["kind"] != "call" or not isinstance(name, str) or not isinstance(args, dict):
+        raise Refused("not a call")
+    return name, args
 
 
 def _fields(text: bytes | bytearray) -> dict[str, Any]:

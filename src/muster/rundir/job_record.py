@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from muster.core.json_checks import Malformed, checked, flag, number, optional, 
 from muster.core.json_records import job_from_json, program_from_json
 from muster.core.model import as_json
 from muster.schedulers import SCHEDULERS
+from muster.schedulers.scheduler import JOB_ID
 
 
 class Scheduled(NamedTuple):
@@ -37,7 +37,7 @@ def _scheduler(value: Any) -> str:
 
 def _number_of_job(value: Any) -> str:
     """Check a job id, which is passed on the command line that cancels the job."""
-    if not re.fullmatch(r"[0-9A-Za-z][\w.@:\[\]-]{0,63}", text(value)):
+    if not JOB_ID.fullmatch(text(value)):
         raise Malformed(f"not a job id: {value!r}")
     return str(value)
 

@@ -10,8 +10,8 @@ from typing import Any, Callable, NamedTuple, TypeVar
 from muster.agent.bootstrap import shell_script
 from muster.config.record import Option, Options
 from muster.core.layout import check_sizes
-from muster.errors import InvalidRequest
-from muster.schedulers.scheduler import After, Allocation, Ask, JobTerms, Wish
+from muster.errors import ControlError, InvalidRequest
+from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Wish
 
 T = TypeVar("T")
 
@@ -22,6 +22,21 @@ WARN_BEFORE = 120.0
 def ask(argv: Sequence[str], read: Callable[[str], T]) -> Ask[T]:
     """Return a question that is answered on stdout."""
     return Ask(argv, lambda answer: read(answer.out))
+
+
+def job_id(out: str) -> str:
+    """Return the id of a submitted job, the last line: a site may print its own text before.
+
+    In a federation sbatch prints `12;cluster`. Raises `ControlError` for anything that is no id: it will be passed to
+    the command that cancels the job.
+    """
+    last = (out.strip().splitlines() or [""])[-1].partition(";")[0].strip()
+    if not JOB_ID.fullmatch(last):
+        raise ControlError(
+            f"the job was submitted, but its id is unknown: the command printed `{last[:60]}`",
+            "list your jobs, and cancel this one",
+        )
+    return last
 
 
 def seconds_of(text: str) -> float | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from muster.schedulers import pbs_env, pbs_jobs, pbs_request
-from muster.schedulers._shared import ask, failed_steps
+from muster.schedulers._shared import ask, failed_steps, job_id
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
 SCHEDULER = Scheduler(
     title="PBS",
     request=pbs_request.request,
     script=pbs_request.batch_script,
-    submit=lambda request, script: ask(pbs_request.submit(request, script), pbs_request.submitted),
+    submit=lambda request, script: ask(pbs_request.submit(request, script), job_id),
     submit_env=pbs_env.submit_env,
     publishes_env=True,
     jobs=lambda: ask(pbs_jobs.mine(), pbs_jobs.jobs),

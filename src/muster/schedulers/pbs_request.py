@@ -94,11 +94,6 @@ def submit(request: Request, script: str) -> tuple[str, ...]:
     return ("qsub", "-C", "", *options_of(request), script)
 
 
-def submitted(out: str) -> str:
-    """Return the job id, such as `12.server`, the last line: a site may print its own text before."""
-    return out.strip().splitlines()[-1].strip()
-
-
 _REFUSED = (
     ("nknown queue", "list the queues with `qstat -Q`"),
     ("nauthorized", "check `--queue` and `--project`, and the access lists of the queue with `qstat -Qf`"),

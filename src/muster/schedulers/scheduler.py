@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Callable, Generic, NamedTuple, TypeVar
@@ -33,6 +34,10 @@ class Ask(Generic[T]):
     def __init__(self, argv: Argv, read: Callable[[Answer], T]):
         self.argv = tuple(argv)
         self.read = read
+
+
+JOB_ID = re.compile(r"[0-9A-Za-z][\w.@:\[\]-]{0,63}", re.ASCII)
+"""A job id. It is passed on command lines, so that it does not start with a hyphen."""
 
 
 # ---- requesting nodes -----------------------------------------------------------------------------------------------

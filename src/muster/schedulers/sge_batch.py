@@ -57,13 +57,8 @@ def batch_script(request: Request, setup: Sequence[str], command: Sequence[str],
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
-    """Return the command that submits a script; `submitted` parses its output."""
+    """Return the command that submits a script; `job_id` parses its output."""
     return ("qsub", "-terse", "-C", "", *options(request), script)
-
-
-def submitted(out: str) -> str:
-    """Return the job id, the last line: a site may print its own text before."""
-    return out.strip().splitlines()[-1].strip()
 
 
 _REFUSED = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from muster.schedulers import sge_batch, sge_env, sge_jobs, sge_nodes, sge_request
-from muster.schedulers._shared import ask
+from muster.schedulers._shared import ask, job_id
 from muster.schedulers.scheduler import (
     Ask,
     Final,
@@ -31,7 +31,7 @@ def _record(job: str) -> Ask[JobRecord | None]:
 
 
 def _submit(request: Request, script: str) -> Ask[str]:
-    return ask(sge_batch.submit(request, script), sge_batch.submitted)
+    return ask(sge_batch.submit(request, script), job_id)
 
 
 SCHEDULER = Scheduler(

@@ -109,16 +109,11 @@ def batch_script(request: Request, setup: Sequence[str], command: Sequence[str],
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
-    """Return the command that submits a script; `submitted` parses its output.
+    """Return the command that submits a script; `job_id` parses its output.
 
     The options are repeated here because SBATCH_… variables take precedence over those in the script.
     """
     return ("sbatch", "--parsable", "--export=ALL", *options(request), script)
-
-
-def submitted(out: str) -> str:
-    """Return the job ID; in a federation sbatch prints `12;cluster`."""
-    return out.strip().splitlines()[-1].partition(";")[0]
 
 
 _REFUSED = (

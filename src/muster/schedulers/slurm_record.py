@@ -16,6 +16,7 @@ from muster.schedulers import (
     slurm_request,
     slurm_step,
 )
+from muster.schedulers._shared import job_id
 from muster.schedulers.scheduler import (
     Allocation,
     Answer,
@@ -113,7 +114,7 @@ def _hold(nodes: int, options: Options, command: Sequence[str]) -> tuple[str, ..
 
 
 def _submit(request: Request, script: str) -> Ask[str]:
-    return _ask(slurm_batch.submit(request, script), slurm_batch.submitted)
+    return _ask(slurm_batch.submit(request, script), job_id)
 
 
 SCHEDULER = Scheduler(
