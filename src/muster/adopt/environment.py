@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from muster.adopt.adoption import Remark
 from muster.adopt.found import Found, is_before, position, shells
-from muster.adopt.launchers import MEETING
+from muster.adopt.launcher import MEETING
 from muster.adopt.values import SECRET, Scope, argument, exported, passed_on, resolved, text
 from muster.core.env_forwarding import is_secret
 from muster.lint.model import Assignment, Command, Script, Word

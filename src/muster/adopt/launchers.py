@@ -3,58 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from muster.adopt.adoption import Launch, ranks_on
-from muster.adopt.slurm import Request
-from muster.adopt.values import SECRET, Scope, number, passed_on, resolved, text
-from muster.lint.model import Literal, Option, Program, Word
-
-
-class Place(NamedTuple):
-    """Where a launcher is started."""
-
-    scope: Scope
-    request: Request | None
-    """The job, in a batch script."""
-    step: Program | None
-    """The srun that starts it; None without one."""
-    config: Mapping[str, str] = MappingProxyType({})
-    """The numbers in the configuration file of accelerate."""
-    passed: frozenset[str] = frozenset()
-    """The variables that `.deepspeed_env` passes on."""
-
-    def counted(self, program: Program, option: str) -> int | None:
-        """The number that an option gives, or else the configuration."""
-        if program.has(option):
-            return number(program.value(option), self.scope)
-        value = self.config.get(option.lstrip("-").replace("-", "_"), "")
-        return int(value) if value.isdigit() else None
-
-
-class Read(NamedTuple):
-    """What the options of a launcher say."""
-
-    launch: Launch
-    program: tuple[Word, ...]
-    """The program of the ranks and its arguments."""
-    changed: tuple[str, ...] = ()
-    """What was wrong, or is done in another way, in sentences."""
-
-
-MEETING = frozenset(
-    (
-        *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "NNODES"),
-        *("GROUP_RANK", "NPROC_PER_NODE", "TORCHELASTIC_ERROR_FILE"),
-    )
-)
-"""Variables that muster sets in each rank by itself."""
-
-HOSTS_UNKNOWN = "not known from this script; name the hosts with --hosts, or add --slurm -N"
-
-Reader = Callable[[Program, Launch, Place], Read]
+from muster.adopt.adoption import Launch
+from muster.adopt.launcher import HOSTS_UNKNOWN, Place, Read, Reader, dropped, unread
+from muster.adopt.mpi import mpirun
+from muster.adopt.values import number, text
+from muster.lint.model import Program
 
 
 def _nodes(place: Place, asked: int | None) -> int | None:
@@ -124,7 +80,7 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
             )
         elif word is not None:
             more.append((name, value))
-    changed += _dropped(program, ("--rdzv-conf", "--local-addr"), place.scope)
+    changed += dropped(program, ("--rdzv-conf", "--local-addr"), place.scope)
     if program.has("--redirects", "--tee"):
         changed.append(
             "--redirects, --tee: `muster logs` shows the output of each rank, `--ranks` chooses what is printed"
@@ -143,7 +99,7 @@ def torchrun(program: Program, launch: Launch, place: Place) -> Read:
             )
     endpoint = text(program.value("--rdzv-endpoint"), place.scope)
     port = _port(endpoint) or text(program.value("--master-port"), place.scope)
-    left = _unread(program, _DROPPED_BY_TORCHRUN)
+    left = unread(program, _DROPPED_BY_TORCHRUN)
     if left:
         launcher = launcher or "torchrun"
     return Read(
@@ -166,35 +122,6 @@ def _port(endpoint: str) -> str:
     """Return the port of `HOST:PORT`, in which both may be shell text."""
     found = re.match(r"(?:\$\{[^}]*\}|\$\([^()]*(?:\([^()]*\)[^()]*)*\)|`[^`]*`|[^:])+:(.+)", endpoint)
     return found[1] if found else ""
-
-
-def _dropped(program: Program, names: tuple[str, ...], scope: Scope) -> list[str]:
-    """Return a sentence for each of these options that is given."""
-    given = [program.option(name) for name in names]
-    return [
-        f"{option.name} {text(option.value, scope)}".rstrip() + ": not taken over"
-        for option in given
-        if option is not None
-    ]
-
-
-def _unread(program: Program, read: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the other options as they are written, for `--launcher-args`."""
-    return tuple(word for option in program.options if option.name not in read for word in _words(option))
-
-
-def _of_mpirun(word: str) -> list[str]:
-    """Return an option of one letter as mpirun knows it: `-d 8`, and not `--d=8`."""
-    short = re.fullmatch(r"-(-\w)(?:=(.*))?", word)
-    return [piece for piece in short.groups() if piece is not None] if short else [word]
-
-
-def _words(option: Option) -> tuple[str, ...]:
-    if option.name == "?":
-        return ()
-    if option.name in ("--mca", "--gmca", "--prtemca") and option.value is not None:
-        return (option.name, *(part.text if isinstance(part, Literal) else part.source for part in option.value.parts))
-    return (option.name,) if option.value is None else (f"{option.name}={option.value.shown}",)
 
 
 def accelerate(program: Program, launch: Launch, place: Place) -> Read:
@@ -221,12 +148,12 @@ def accelerate(program: Program, launch: Launch, place: Place) -> Read:
         "--main-process-port",
     )
     read = (*read, "--multi-gpu", "--rdzv-backend", "--same-network", "--module", "--no-python", "--rdzv-conf")
-    changed += _dropped(program, ("--rdzv-conf",), place.scope)
+    changed += dropped(program, ("--rdzv-conf",), place.scope)
     config = program.value("--config-file")
     if config is not None and not place.config and None in (machines, total):
         says = "is not here to be read; its numbers of machines and processes are not in the line"
         changed.append(f"--config_file {text(config, place.scope)} {says}")
-    left = _unread(program, (*read, "--max-restarts"))
+    left = unread(program, (*read, "--max-restarts"))
     plain = all(word in ("--mixed-precision=no", "--dynamo-backend=no") for word in left)
     left = () if plain else tuple(_underscored(word) for word in left)
     restarts = number(program.value("--max-restarts"), place.scope)
@@ -278,7 +205,7 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
     found = launch._replace(
         kind=kind,
         launcher="" if plain else "deepspeed",
-        launcher_args=tuple(_underscored(word) for word in _unread(program, read)),
+        launcher_args=tuple(_underscored(word) for word in unread(program, read)),
         port=text(program.value("--master-port"), scope),
     )
     kept = [name for name, _ in launch.env if name not in place.passed and not name.startswith(_PASSED_BY_DEEPSPEED)]
@@ -288,7 +215,7 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
             f"deepspeed passes only variables that begin with {prefixes}, and those of .deepspeed_env, to other hosts"
         )
         changed.append(f"{', '.join(kept)}: {says}; muster passes all of --env")
-    changed += _dropped(program, ("--ssh-port", "--launcher"), scope)
+    changed += dropped(program, ("--ssh-port", "--launcher"), scope)
     if program.has("--enable-each-rank-log"):
         changed.append("--enable_each_rank_log: muster always writes the output of each rank to files of its own")
     if place.request:
@@ -314,97 +241,6 @@ def deepspeed(program: Program, launch: Launch, place: Place) -> Read:
         program.operands,
         tuple(changed),
     )
-
-
-def mpirun(program: Program, launch: Launch, place: Place) -> Read:
-    """Read mpirun, of Open MPI or MPICH."""
-    scope = place.scope
-    total = number(program.value("--np", "-np", "--n", "-n"), scope)
-    env: list[tuple[str, str]] = list(launch.env)
-    changed = []
-    for option in program.options:
-        if option.name in ("--x", "-x", "--genv", "--env") and option.value is not None:
-            name, value = passed_on(option.value, scope)
-            if name == "PATH":
-                changed.append("-x PATH: not taken over; ranks have the PATH of their node, and the Python of --python")
-            if name in (*MEETING, "PATH"):
-                continue
-            if value == SECRET and name in dict(env):
-                continue  # the script has set it
-            if value is None:
-                changed.append(f"{option.value.shown}: its value is known only to the shell that starts it: add --env")
-            else:
-                env = [*((key, old) for key, old in env if key != name), (name, value)]
-    hosts = tuple(item for item in text(program.value("--hosts", "--host"), scope).split(",") if item)
-    each = number(program.value("--npernode", "--N", "--ppn"), scope)
-    ppr = re.fullmatch(r"ppr:(\d+):node", text(program.value("--map-by"), scope))
-    each = int(ppr[1]) if ppr else each
-    slots = [host for host in hosts if ":" in host]
-    if hosts and not slots and each is None:
-        # without a number a name is one slot; named twice, two
-        hosts = tuple(f"{host}:{hosts.count(host)}" for host in dict.fromkeys(hosts))
-    read: tuple[str, ...] = (
-        "--np",
-        "-np",
-        "--n",
-        "-n",
-        "--x",
-        "-x",
-        "--genv",
-        "--env",
-        "--hosts",
-        "--host",
-        "--hostfile",
-        "--machinefile",
-    )
-    read = (*read, "--npernode", "--N", "--ppn", "--map-by", "--bind-to", "--wdir", "--output-filename", "--tag-output")
-    read = (
-        *read,
-        "--allow-run-as-root",
-        "--genvall",
-        "--genvlist",
-        "--oversubscribe",
-        "--report-bindings",
-        "--rank-by",
-    )
-    listed = text(program.value("--genvlist"), scope)
-    env += [(name, SECRET) for name in listed.split(",") if name and name not in (*MEETING, *dict(env))]
-    dropped = ("--rank-by", *(() if text(program.value("--bind-to"), scope) == "none" else ("--bind-to",)))
-    changed += _dropped(program, dropped, scope)
-    if program.has("--output-filename"):
-        changed.append("--output-filename: muster always writes the output of each rank to files of its own")
-    if program.has("--map-by") and not ppr and text(program.value("--map-by"), scope) not in ("slot", ":OVERSUBSCRIBE"):
-        changed.append(f"--map-by {text(program.value('--map-by'), scope)}: muster fills one host after the other")
-    found = launch._replace(
-        launcher="mpirun",
-        launcher_args=tuple(piece for word in _unread(program, read) for piece in _of_mpirun(word)),
-        env=tuple(env),
-        hosts=hosts,
-        hostfile=text(program.value("--hostfile", "--machinefile"), scope),
-        total=total if each is None or not hosts else None,
-        each=str(each) if each else "",
-        cwd=_directory(program.value("--wdir"), scope) or launch.cwd,
-        port=next((item[12:] for item in _texts(program, scope) if item.startswith("MASTER_PORT=")), launch.port),
-    )
-    if place.request:
-        nodes = place.request.node_count
-        per = each or place.request.tasks_per_node
-        found = found._replace(
-            nodes=nodes, total=None if per else total or place.request.task_count, each=str(per or "")
-        )
-    if total is not None and total == sum(map(ranks_on, hosts)):
-        found = found._replace(total=None)
-    return Read(found, program.operands, tuple(changed))
-
-
-def _texts(program: Program, scope: Scope) -> list[str]:
-    given = [text(option.value, scope) for option in program.options if option.value is not None]
-    return [re.sub(r"^(\w+) ", r"\1=", value) for value in given]  # `-genv NAME VALUE`
-
-
-def _directory(word: Word | None, scope: Scope) -> str:
-    found = text(word, scope)
-    return "" if found in ("", "$PWD", "$(pwd)", "`pwd`", ".", "$SLURM_SUBMIT_DIR", "${SLURM_SUBMIT_DIR}") else found
 
 
 def srun(program: Program, launch: Launch, place: Place) -> Read:
@@ -446,5 +282,3 @@ LAUNCHERS: Mapping[str, Row] = {
     "srun": Row("srun", srun, python=False),
 }
 """By the name in the model of scripts; the first of these that is found decides, except that srun comes last."""
-
-__all__ = ["LAUNCHERS", "Place", "Read", "resolved"]

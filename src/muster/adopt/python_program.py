@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from muster.adopt.adoption import Adoption, Launch
 from muster.adopt.found import Found, ReadFile
-from muster.adopt.launchers import Read
+from muster.adopt.launcher import Read
 from muster.adopt.python_scripts import adopt_python, launcher_of
 from muster.adopt.slurm import Request
 from muster.adopt.values import Scope, argument, text

@@ -12,7 +12,8 @@ from muster.adopt.deepspeed_env import of_file
 from muster.adopt.environment import directory, entered, environment
 from muster.adopt.found import SHELLS, Found, ReadFile, position, shells
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
-from muster.adopt.launchers import HOSTS_UNKNOWN, LAUNCHERS, Place, Read
+from muster.adopt.launcher import HOSTS_UNKNOWN, Place, Read
+from muster.adopt.launchers import LAUNCHERS
 from muster.adopt.line import command_line
 from muster.adopt.omitted import STEP, defaults, names_of_script, omitted
 from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_calls, said_of_sweep, swept

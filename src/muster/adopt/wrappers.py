@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from muster.adopt.adoption import Argument, Launch
 from muster.adopt.found import Found
-from muster.adopt.launchers import MEETING
+from muster.adopt.launcher import MEETING
 from muster.adopt.values import Scope, argument, text
 from muster.export._shell import quote
 from muster.lint.model import Command, Program, Script, Word
