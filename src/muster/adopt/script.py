@@ -8,25 +8,27 @@ from types import MappingProxyType
 
 from muster.adopt.adoption import Adoption, Launch, Remark
 from muster.adopt.array_values import with_values
+from muster.adopt.called import called_script, through
 from muster.adopt.deepspeed_env import of_file
-from muster.adopt.environment import directory, entered, environment
+from muster.adopt.environment import directory, environment
+from muster.adopt.finding import job_in, launches_of
 from muster.adopt.found import SHELLS, Found, ReadFile, position, shells
 from muster.adopt.hosts import hosts_of_files, joined, with_hosts, written_hosts
-from muster.adopt.launcher import HOSTS_UNKNOWN, Place, Read
+from muster.adopt.launcher import HOSTS_UNKNOWN, Place
 from muster.adopt.launchers import LAUNCHERS
 from muster.adopt.line import command_line
 from muster.adopt.omitted import STEP, defaults, names_of_script, omitted
+from muster.adopt.parts import config_of, in_one_directory, title, with_cores
 from muster.adopt.passes import as_sweep, mark, said_of_blocks, said_of_calls, said_of_sweep, swept
 from muster.adopt.python_program import ONE_PROCESS, of_driver, plain, python_words, with_program
-from muster.adopt.rank_loops import alike, as_ranks, joined_ranks, over_ranks, said_of_ranks
-from muster.adopt.remarks import NO_EFFECT, detached, ends_of, expanded_here, is_helper, of_directives, rest_of
+from muster.adopt.rank_loops import as_ranks, joined_ranks, over_ranks, said_of_ranks
+from muster.adopt.remarks import detached, ends_of, expanded_here, of_directives, rest_of
 from muster.adopt.slurm import Request, read_request, with_step
 from muster.adopt.values import Scope, defaulted, number, resolved, scope_of, text
 from muster.adopt.wrappers import arrays_in, in_container, wrapped
 from muster.export._shell import quote
-from muster.lint.model import Assignment, Command, Program, Script, Source, Word
+from muster.lint.model import Assignment, Program, Script, Source, Word
 from muster.lint.parse import read_script
-from muster.lint.programs import programs_of
 
 
 def adopt_script(
@@ -35,12 +37,12 @@ def adopt_script(
     """Return what a shell script launches; `given` are options of sbatch on its command line, `args` its arguments."""
     filled = _filled(source)
     whole = read_script(Source(path, filled))
-    script = _job_in(whole)
+    script = job_in(whole)
     request = _request(script, given)
     launches: list[Launch] = []
     changed = _written_job(script) if script is not whole else []
     used: set[int] = set()
-    for found in _launches(script):
+    for found in launches_of(script):
         component = _component(found)
         of_it = _request(script, given, component) if component else request
         launch, remarks, lines = _launch(found, script, of_it, read_file, args)
@@ -76,12 +78,6 @@ def adopt_script(
     unused, unknown = rest_of(script, used, bool(launches))
     unknown += [Remark(launch.line, "", "no program that it starts was found") for launch in empty]
     return Adoption(path, tuple(launches), (*remarks, *changed), tuple(unused), tuple(unknown))
-
-
-def _job_in(script: Script) -> Script:
-    """Return the job script that a heredoc of the script holds, for sbatch; the script itself if there is none."""
-    inner = (item for item in script.scripts() if item is not script and item.shell.kind == "batch" and item.directives)
-    return script if script.is_batch else next(inner, script)
 
 
 def _written_job(job: Script) -> list[Remark]:
@@ -162,83 +158,6 @@ def _request(script: Script, given: Sequence[str], component: int = 0) -> Reques
     return read_request(options) if script.is_batch or given else None
 
 
-def _launches(script: Script) -> list[Found]:
-    found: list[Found] = []
-    for inner in script.scripts():
-        if inner.shell.kind == "file":
-            continue
-        for command in inner.commands:
-            programs = _programs(command)
-            outer = inner.shell.launchers
-            chosen = _chosen(programs)
-            if chosen is not None:
-                found.append(Found(command, inner, programs[chosen], (*outer, *programs[:chosen])))
-    found = [item for item in found if not _starts_ray(item, script)]
-    pythons = [item for item in found if item.program.name == "python" and not is_helper(item)]
-    # srun that starts `bash -c` is only the way to what is in its text
-    shells = [item for item in found if item.program.name == "srun" and _is_shell(item.program)]
-    strong = [item for item in found if item.program.name != "python" and item not in shells]
-    # srun that starts another program, such as a script that is not here
-    others = [item for item in strong if item.program.name == "srun" and not _is_python(item.program)]
-    strong = [item for item in strong if item not in others]
-    if strong or any(item.outer for item in pythons):
-        return strong or pythons[-1:]
-    return shells or others or alike(pythons) or pythons[-1:]
-
-
-def _starts_ray(found: Found, script: Script) -> bool:
-    """Return whether the text of `srun bash -c` starts a node of Ray, or gives a driver to it."""
-    return found.program.name == "srun" and any(
-        "ray" in (program.name for program in command.programs)
-        for inner in script.scripts()
-        if found.command.span.start in inner.shell.starts
-        for command in inner.commands
-    )
-
-
-def _is_python(program: Program) -> bool:
-    return any(inner.name in ("python", "bash") for inner in programs_of(program.operands).programs)
-
-
-def _is_shell(program: Program) -> bool:
-    return any(inner.name == "bash" and inner.has("-c") for inner in programs_of(program.operands).programs)
-
-
-def _programs(command: Command) -> tuple[Program, ...]:
-    """Return the programs of a command, also behind `tmux new-session` and xargs."""
-    programs = command.programs
-    last = programs[-1] if programs else None
-    if last is not None and last.name in ("tmux", "screen"):
-        rest = _after_tmux(last.operands)
-        return (*programs, *programs_of(rest).programs)
-    return programs
-
-
-def _after_tmux(words: Sequence[Word]) -> list[Word]:
-    rest = list(words)
-    while rest and not rest[0].start.startswith("-"):
-        rest.pop(0)  # new-session
-        break
-    while rest and rest[0].start.startswith("-"):
-        flag = rest.pop(0).start
-        if flag[-1:] in "scenxyFtL" and rest:
-            rest.pop(0)
-    return rest
-
-
-def _chosen(programs: Sequence[Program]) -> int | None:
-    """Return the position of the program that starts the ranks."""
-    names = [program.name for program in programs]
-    for at, name in enumerate(names):
-        if name in LAUNCHERS and name not in ("srun",):
-            return at
-    if "srun" in names:
-        at = names.index("srun")
-        quick = names[-1] in (*NO_EFFECT, "ray") or not programs[at].operands
-        return None if quick else at
-    return names.index("python") if "python" in names else None
-
-
 def _launch(
     found: Found, script: Script, request: Request | None, read_file: ReadFile, args: Sequence[Word] = ()
 ) -> tuple[Launch, list[Remark], set[int]]:
@@ -291,16 +210,16 @@ def _one_pass(
         scope = scope_of({**request.variables(), **known}, assigned, args, hosts)
     if step is found.program:
         step = None
-    called = _called(found, read_file)
-    if called is not None:
-        inner_path, inner_text, args = called
-        return _through(found, script, request, read_file, inner_path, inner_text, args, scope, job)
+    inner_script = called_script(found, read_file)
+    if inner_script is not None:
+        inner_path, inner_text, args = inner_script
+        return through(found, script, request, read_file, inner_path, inner_text, args, scope, job)
     row, original = LAUNCHERS.get(found.program.name), found
     if row is None and step is not None:  # `srun bash -c "python …"`
         row = LAUNCHERS["srun"]
         found = found._replace(program=step._replace(operands=(found.program.word, *python_words(found.program))))
     names = [program.name for program in (*found.outer, found.program) if program.name in (*LAUNCHERS, *SHELLS, "tmux")]
-    by = ", which starts ".join(_title(name) for name in dict.fromkeys(names)) or "the script itself"
+    by = ", which starts ".join(title(name) for name in dict.fromkeys(names)) or "the script itself"
     launch = Launch(by, line, scheduled=request is not None)
     launch = launch._replace(
         options=request.options if request else (), ends=ends_of(script, found, step or found.program)
@@ -311,20 +230,20 @@ def _one_pass(
     env = tuple({**dict(env), **of_deepspeed}.items())
     launch = launch._replace(env=env, setup=tuple(setup), cwd=directory(script, found, scope))
     launch = _asked_of_srun(launch, step or found.program, job, scope)
-    launch = _in_one_directory(launch)
+    launch = in_one_directory(launch)
     if detached(script, found) and not launch.scheduled:
         launch = launch._replace(options=(*launch.options, ("detach", "")))
     driver = of_driver(found, launch, request, read_file) if row is None else None
     if driver is not None:
         return (
-            _cores(driver.launches[0], job),
+            with_cores(driver.launches[0], job),
             [*remarks, *driver.changed],
             {found.command.span.start, position(script, found)},
         )
     if row is None:
         read = plain(found.program, launch, request, read_file)
     else:
-        here = Place(scope, request, step, _config(found, script, read_file), frozenset(of_deepspeed))
+        here = Place(scope, request, step, config_of(found, script, read_file), frozenset(of_deepspeed))
         read = row.read(found.program, launch, here)
     launch = with_program(read.launch, read.program or found.program.operands, scope, row.python if row else False)
     launch, says_of = wrapped(launch, original, scope, script)
@@ -356,7 +275,7 @@ def _one_pass(
     if row is None and any("ray" in [program.name for program in command.programs] for command in script.commands):
         says = "the driver of a Ray cluster, which is not here to be read: write what its tasks start, and their number"
         remarks.append(Remark(line, "", says))
-    launch = _cores(launch, job)
+    launch = with_cores(launch, job)
     remarks += [Remark(line, "", says) for says in omitted(original, script, launch, job, scope)]
     remarks += [Remark(line, "", says) for says in names_of_script(launch, assigned, found.command.function)]
     remarks += [Remark(line, "", says) for says in defaults(original, script, assigned)]
@@ -410,15 +329,6 @@ def _asked_of_srun(launch: Launch, step: Program | None, job: Request | None, sc
     return launch._replace(options=(*launch.options, *asked.options, *of_node))
 
 
-def _in_one_directory(launch: Launch) -> Launch:
-    """Return the launch with one `--cwd`: that of the job, and the `cd` from there."""
-    given = dict(launch.options).get("cwd")
-    if given is None or not launch.cwd:
-        return launch
-    options = tuple((name, value) for name, value in launch.options if name != "cwd")
-    return launch._replace(cwd=entered(given, launch.cwd), options=options)
-
-
 def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, str]:
     """Return a launch with names to be filled in, for a script that somebody starts on each node."""
     first = text(program.value("--master-addr", "--rdzv-endpoint", "--main-process-ip"), scope).partition(":")[0]
@@ -427,118 +337,3 @@ def _by_hand(launch: Launch, program: Program, scope: Scope) -> tuple[Launch, st
     names = ", ".join(host for host in hosts if host.startswith("NODE"))
     says = f"the script is started on each of {count} nodes; muster is started once: write their names for {names}"
     return launch._replace(hosts=hosts, nodes=None), says
-
-
-def _config(found: Found, script: Script, read_file: ReadFile) -> dict[str, str]:
-    """Return the plain values of the configuration file that accelerate is given."""
-    word = found.program.value("--config-file") if found.program.name == "accelerate" else None
-    path = word.text if word is not None else None
-    source = (_written_here(script, path) or read_file(path)) if path else None
-    return dict(re.findall(r"^(\w+):[ \t]*[\"']?([^\s\"'#]+)", source or "", re.MULTILINE))
-
-
-def _title(name: str) -> str:
-    return LAUNCHERS[name].title if name in LAUNCHERS else name
-
-
-def _called(found: Found, read_file: ReadFile) -> tuple[str, str, tuple[Word, ...]] | None:
-    """Return (path, text, arguments) of a shell script that srun or a shell starts, if it is there."""
-    operands = found.program.operands
-    if found.program.name == "srun" and operands:
-        programs = programs_of(operands).programs
-        if programs and programs[0].name == "bash" and not programs[0].has("-c"):
-            operands = programs[0].operands
-        elif programs and programs[0].name == "python":
-            return None
-        path = operands[0].shown if operands else None
-        if (path and path.endswith((".sh", ".bash"))) or (path and "." not in path.rpartition("/")[2]):
-            inner = _written_here(found.script, path) or read_file(path)
-            if inner is not None:
-                return path, inner, tuple(operands[1:])
-    return None
-
-
-def _written_here(script: Script, path: str) -> str | None:
-    """Return the text of a file that a heredoc of the script writes."""
-    for heredoc in script.heredocs:
-        for redirect in heredoc.command.redirects:
-            if redirect.operator in (">", ">|", ">>") and redirect.target is not None and redirect.target.shown == path:
-                return heredoc.body.shown
-    return None
-
-
-def _through(
-    found: Found,
-    script: Script,
-    request: Request | None,
-    read_file: ReadFile,
-    path: str,
-    source: str,
-    args: tuple[Word, ...],
-    scope: Scope,
-    job: Request | None,
-) -> tuple[Launch, list[Remark], set[int]]:
-    """Return the launch that a script makes which this one starts in each task."""
-    inner = read_script(Source(path, source))
-    line = script.source.place(found.command.span.start)[0]
-    launches = _launches(inner)
-    if not launches:
-        empty = Launch("srun", line, scheduled=True)
-        return empty, [Remark(line, "", f"{path} starts nothing that was understood")], set()
-    item = launches[0]
-    numbers = request.variables() if request else {}
-    within = scope_of({**numbers, **_values(scope, args)}, inner.assignments, [resolved(word, scope) for word in args])
-    row = LAUNCHERS.get(item.program.name)
-    launch = Launch(f"srun, which starts {path}, which starts {_title(item.program.name)}", line, scheduled=True)
-    launch = launch._replace(options=request.options if request else (), ends=ends_of(script, found, found.program))
-    outer_env, outer_setup, remarks = environment(script, found, script.assignments, scope)
-    env, setup, more = environment(inner, item, inner.assignments, within)
-    merged = {**dict(outer_env), **dict(env)}
-    launch = launch._replace(env=tuple(merged.items()), setup=(*outer_setup, *setup))
-    launch = launch._replace(cwd=entered(directory(script, found, scope), directory(inner, item, within)))
-    launch = _in_one_directory(launch._replace(cwd="" if launch.cwd == "." else launch.cwd))
-    if row is None or row.title == "srun":
-        read = Read(
-            LAUNCHERS["srun"].read(found.program, launch, Place(scope, request, found.program)).launch,
-            item.program.operands,
-        )
-        launch = with_program(read.launch, (item.program.word, *python_words(item.program)), within, False)
-    else:
-        read = row.read(item.program, launch, Place(within, request, found.program, _config(item, inner, read_file)))
-        launch = with_program(read.launch, read.program, within, row.python)
-    launch, of_container = in_container(launch, found.program, scope)
-    remarks += [Remark(line, "", says) for says in (*read.changed, *of_container)]
-    remarks += [Remark(0, "", f"{path}: {remark.says}") for remark in more]
-    _, unknown = rest_of(inner, {item.command.span.start}, True)
-    remarks += [Remark(0, f"{path}:{remark.line}: {remark.text}", remark.says) for remark in unknown]
-    launch = _cores(launch, job)
-    remarks += [Remark(line, "", says) for says in omitted(found, script, launch, job, scope)]
-    remarks += [Remark(line, "", says) for says in names_of_script(launch, script.assignments)]
-    place = inner.source.place(item.command.span.start)[0]
-    own = [*omitted(item, inner, launch, job, within), *names_of_script(launch, inner.assignments)]
-    own += [f"{path} makes several launches; the line is the first"] if len(launches) > 1 else []
-    remarks += [Remark(0, f"{path}, line {place}", says) for says in own if not _told(says, remarks)]
-    passes = [*said_of_blocks(item, command_line(launch), inner), *said_of_calls(item, inner)]
-    remarks += [remark._replace(line=0, text=f"{path}, line {remark.line}: {remark.text}") for remark in passes]
-    return launch, remarks, {found.command.span.start, position(script, found)}
-
-
-def _told(says: str, remarks: Sequence[Remark]) -> bool:
-    return any(says == remark.says for remark in remarks)
-
-
-def _values(scope: Scope, args: Sequence[Word]) -> dict[str, str]:
-    found = {}
-    for at, word in enumerate(args, 1):
-        value = resolved(word, scope).text
-        if value is not None:
-            found[str(at)] = value
-    return found
-
-
-def _cores(launch: Launch, request: Request | None) -> Launch:
-    """Return the launch with cores per node: sbatch's tasks are ranks only under a plain srun."""
-    if request is None or request.cpus_per_task is None:
-        return launch
-    tasks = request.tasks_per_node or 1
-    return launch._replace(options=(*launch.options, ("cpus-per-task", str(request.cpus_per_task * tasks))))
