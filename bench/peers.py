@@ -93,7 +93,8 @@ def torchrun(start: Start) -> Command:
     if not start.hosts:
         return Command([str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(start.ranks), *start.script])
     nodes = len(start.hosts)
-    words = ["srun", f"-N{nodes}", "--ntasks-per-node=1", str(BIN / "torchrun"), f"--nnodes={nodes}"]
+    # -K: else the others would wait for minutes for the torchrun that has ended
+    words = ["srun", "-K", f"-N{nodes}", "--ntasks-per-node=1", str(BIN / "torchrun"), f"--nnodes={nodes}"]
     words += [f"--nproc-per-node={start.ranks}", "--rdzv-backend=c10d"]
     return Command([*words, f"--rdzv-endpoint={start.hosts[0]}:{free_port()}", *start.script])
 

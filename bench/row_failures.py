@@ -87,7 +87,7 @@ ROWS = (
     Row(
         "death",
         "A rank fails: until the command has ended",
-        "From the exit of rank 1 with status 3, while all others sleep, until the command of the launcher has ended "
+        "From the exit of rank 1 with status 3, while all others would sleep for 20 s, until the command has ended "
         "with a status that tells it.",
         death,
         (at_most("death", "8 ranks", 0.2), never_slower("death", "8 ranks"), never_slower("death", "3 × 2")),

@@ -1,7 +1,7 @@
 """One all-reduce, and the time at which it was done: `first_sum.py FILE [WHAT]`, started by any launcher.
 
 Each rank appends a line to FILE: what was done, and the time. `restart`: rank 1 of the first attempt then kills itself.
-`death`: rank 1 exits with 3, and the others would wait for a minute.
+`death`: rank 1 exits with 3, and the others would wait for 20 seconds.
 """
 
 import os
@@ -61,7 +61,7 @@ def first_sum(path: str, what: str = "") -> None:
         if dist.get_rank() == 1:
             note(path, "died")
             os._exit(3)
-        time.sleep(60)
+        time.sleep(20)
     dist.destroy_process_group()
 
 
