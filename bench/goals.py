@@ -79,7 +79,7 @@ def never_slower(
         others = [
             value
             for name in found.programs(row, case)
-            if name.split()[0] != MUSTER and name != but
+            if not name.startswith(MUSTER) and name != but
             for value in (found.median(row, case, quantity, name),)
             if value is not None
         ]

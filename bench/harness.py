@@ -206,7 +206,7 @@ class Bench:
         out: set[str] = set()
         for number in range(repeat or self.repeat):
             for name, contender in contenders.items():
-                other = name.split()[0] != MUSTER
+                other = not name.startswith(MUSTER)
                 if name in out or (other and self.only and name not in self.only):
                     continue
                 if number and other and used[name] * (1 + 1 / number) > self.patience:

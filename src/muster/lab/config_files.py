@@ -132,7 +132,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 X11Forwarding no
 PrintMotd no
-KexAlgorithms curve25519-sha256
+KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org
 MaxStartups 500
 MaxSessions 500
 AcceptEnv LANG LC_*
