@@ -60,7 +60,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
         Part("lint", "launch scripts and configurations: a model of them, and what is wrong in them; pure"),
     ),
     (
-        Part("bundle", "muster as one file, which stays with a run", frozenset({"pathlib"})),
+        Part("bundle", "muster as one file, which stays with a run", frozenset({"pathlib", "os"})),
         Part("config", "from argv, environment and muster.toml to options", WORLDLY),
         Part("rundir", "the run directory", WORLDLY),
     ),

@@ -46,6 +46,11 @@ class Store(NamedTuple):
         return [self.root] if self.alone else list(dict.fromkeys((self.root, *self.homes)))
 
     @property
+    def home(self) -> Path:
+        """The directory for files of muster that belong to no run."""
+        return self.homes[0] if self.homes else self.root
+
+    @property
     def required(self) -> set[Path]:
         """The directories that must be readable: new runs are kept or recorded there."""
         return {self.root, *([] if self.alone else self.homes[:1])}

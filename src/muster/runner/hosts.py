@@ -234,7 +234,7 @@ def _hand_over(
         gathering.bring(FUNCTION, context.function, own)
     gathering.detach_agents(
         parts,
-        bundle.build(compiled=first.facts["python"].startswith(_OURS)),
+        bundle.kept(context.store.home) if first.facts["python"].startswith(_OURS) else bundle.build(),
         {name: json.dumps(data, indent=1) + "\n" for name, data in files.items()},
         secret=secrets.token_hex(32),
         lease=job.lease,

@@ -166,7 +166,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         if options.sync and asked.snapshot is not None:
             copied = asked.snapshot[0]
             (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
-        (kept.path / ARCHIVE).write_bytes(bundle.build(compiled=True))
+        (kept.path / ARCHIVE).write_bytes(bundle.kept(store.home))
         # the scheduler passes its own copy of the environment to the job, so no secret needs to be in a file of the run
         secrets = secrets_of(asked.job)
         terms = of.terms(options)

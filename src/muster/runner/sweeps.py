@@ -301,7 +301,7 @@ def _submit_chain(context: SweepContext, run: Run | None) -> Run:
 
 def _write_shared(sweep_dir: Run, base: RunContext) -> None:
     """Write what all points share: muster, and the list of the copied code."""
-    (sweep_dir.path / ARCHIVE).write_bytes(bundle.build(compiled=True))
+    (sweep_dir.path / ARCHIVE).write_bytes(bundle.kept(base.store.home))
     if base.options.sync and base.asked.snapshot is not None:
         copied = base.asked.snapshot[0]
         (sweep_dir.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
