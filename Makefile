@@ -41,7 +41,7 @@ fuzz: .venv/dev
 	$(PY) tools/fuzz.py
 
 bench: .venv/dev
-	$(PY) bench/run.py --write
+	$(PY) bench/run.py --all --write
 
 # by the Python that has torch with CUDA: nothing is installed
 gpu-check:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from records import MUSTER, Measurement, Results, Skipped
+from records import MUSTER, NO_TIME, Measurement, Results, Skipped
 
 from muster.lab import Lab
 
@@ -71,11 +71,14 @@ def last(text: str) -> str:
 class Bench:
     """A run of the bench: its directory, its options, and the results so far. Rows measure with it."""
 
-    def __init__(self, folder: Path, small: bool, repeat: int, patience: float, until: float, origin: str):
-        self.folder, self.small, self.repeat, self.patience, self.until = folder, small, repeat, patience, until
+    def __init__(self, folder: Path, small: bool, until: float, origin: str):
+        self.folder, self.small, self.until = folder, small, until
+        self.repeat, self.patience = 1, 180.0
         self.origin, self.row = origin, ""
         self.only: tuple[str, ...] = ()
         """The only other programs that are measured; empty: all."""
+        self.cases: tuple[str, ...] = ()
+        """The only cases that are measured; empty: all."""
         self.no_lab = os.geteuid() != 0
         self.results = Results()
         self.failures: list[str] = []
@@ -104,8 +107,8 @@ class Bench:
     # commands
 
     def left(self) -> float:
-        """Return the seconds within which a command must end."""
-        return max(1.0, min(600.0, self.until - time.monotonic()))
+        """Return the seconds within which a command must end: one that has been started late has a minute."""
+        return max(60.0, min(600.0, self.until - time.monotonic()))
 
     def run(
         self,
@@ -202,6 +205,8 @@ class Bench:
         A program that is not here, fails, or has used its `patience` takes part no more; what it took is kept. If
         muster itself fails, so does this run of the bench.
         """
+        if self.cases and case not in self.cases:
+            return
         used = dict.fromkeys(contenders, 0.0)
         out: set[str] = set()
         for number in range(repeat or self.repeat):
@@ -213,7 +218,7 @@ class Bench:
                     continue
                 if time.monotonic() > self.until:
                     if not number:
-                        self.skip(case, name, "no time left")
+                        self.skip(case, name, NO_TIME)
                     continue
                 at = time.monotonic()
                 try:

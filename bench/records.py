@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 MUSTER = "muster"
 """The program that the others are compared with."""
 
+NO_TIME = "no time left"
+"""Why a program was not measured, if a run of the bench was too short."""
+
 
 class Quantity(NamedTuple):
     """What a number counts: the head of its column, its unit, and digits after the point."""
@@ -109,10 +112,20 @@ class Results:
         return list(dict.fromkeys(each.quantity for each in self.measurements if each[:2] == (row, case)))
 
     def merge(self, new: Results) -> None:
-        """Replace the (row, case) pairs that `new` has measured, and drop the runs that nothing is left of."""
+        """Replace the (row, case) pairs that `new` has measured, and drop the runs that nothing is left of.
+
+        A case that was cut off keeps what was measured before, unless that has fewer programs.
+        """
+
+        def programs(results: Results, row: str, case: str) -> set[str]:
+            return {each.program for each in results.measurements if each[:2] == (row, case)}
+
+        cut = {each[:2] for each in new.skipped if each.reason == NO_TIME}
         fresh = {each[:2] for each in new.measurements}
+        fresh -= {pair for pair in cut & fresh if not programs(new, *pair) >= programs(self, *pair)}
         kept = {each[:2] for each in self.measurements} - fresh
-        self.measurements = [each for each in self.measurements if each[:2] in kept] + new.measurements
+        self.measurements = [each for each in self.measurements if each[:2] in kept]
+        self.measurements += [each for each in new.measurements if each[:2] in fresh]
         # a case that could not be measured now keeps what was measured before
         self.skipped = [each for each in self.skipped if each[:2] in kept]
         self.skipped += [each for each in new.skipped if each[:2] not in kept]

@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 from blocks_of_pages import BLOCKS  # noqa: E402
 from page import PAGE, filled, marked_pages, page  # noqa: E402
-from records import MUSTER, Measurement, Results, Skipped  # noqa: E402
-from rows import ROWS  # noqa: E402
+from records import MUSTER, NO_TIME, Measurement, Results, Skipped  # noqa: E402
+from rows import QUICK, ROWS  # noqa: E402
 
 REPAIR = "run `.venv/bin/python bench/run.py --write`"
 
@@ -91,6 +91,26 @@ def test_a_new_run_replaces_the_cases_that_it_has_measured(tmp_path: Path) -> No
     assert kept.skipped == []
     kept.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").measurements == kept.measurements
+
+
+def test_a_case_that_was_cut_off_replaces_nothing_that_has_more_programs() -> None:
+    kept, new = Results(), Results()
+    kept.measurements = [some(1.0), some(9.0, program="torchrun")]
+    new.measurements = [some(3.0, origin="b")]
+    new.skipped = [Skipped("launch", "8 ranks", "torchrun", NO_TIME, "b")]
+    kept.merge(new)
+    assert kept.measurements == [some(1.0), some(9.0, program="torchrun")]
+    new.skipped = []
+    kept.merge(new)
+    assert kept.measurements == new.measurements
+
+
+def test_the_quick_run_measures_cases_that_have_goals() -> None:
+    """Names of cases are typed in two places: a misspelled one would silently measure nothing."""
+    goals = " ".join(goal.text for row in ROWS.values() for goal in row.goals)
+    for part in QUICK:
+        assert part.row in ROWS
+        assert all(case in goals for case in part.cases), part
 
 
 def test_a_row_that_is_not_measured_says_so() -> None:
