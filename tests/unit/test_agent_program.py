@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.bootstrap import agent_argv
+from muster.agent.bootstrap import agent_argv, agent_source
+from muster.controller import connections
 
 SHOW = """
 import sys
@@ -34,6 +35,12 @@ def run(kind: str, cache: Path, **env: str) -> list[str]:
     done = subprocess.run(agent_argv(sys.executable), input=program, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().split()
+
+
+def test_it_is_made_once_for_all_hosts() -> None:
+    """With many hosts, making it for each would take longer than all else that muster does before they answer."""
+    assert connections._agent_source(False) is connections._agent_source(False)
+    assert connections._agent_source(False) == agent_source(False) != agent_source(True)
 
 
 def test_both_forms_run(tmp_path: Path) -> None:
