@@ -64,7 +64,10 @@ def case_table(figures: Figures, row: str, case: str) -> Iterator[str]:
     if measured:
         yield from measured_table(figures, row, case, measured, compared)
     if reasons:
-        text = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        names: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            names.setdefault(reason, []).append(name)
+        text = "; ".join(f"{', '.join(alike)} ({reason})" for reason, alike in names.items())
         yield f"Not measured{f', {case}' if case else ''}: {text}."
         yield ""
 
