@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -112,3 +113,22 @@ def test_one_that_others_could_have_written_is_not_used(tmp_path: Path, built: l
 def test_a_directory_that_cannot_be_written_costs_only_time(tmp_path: Path, built: list[bool]) -> None:
     (tmp_path / "home").write_text("a file")
     assert bundle.kept(tmp_path / "home") == b"archive 1"
+
+
+def file_of_shim(path: Path) -> str:
+    """Return the file that a function of the shim names, as a rank imports it."""
+    show = "import sys; sys.path.insert(0, sys.argv[1]); from muster.agent.rank_shim import main; "
+    show += "print(main.__code__.co_filename)"
+    done = subprocess.run([sys.executable, "-c", show, str(path)], capture_output=True, text=True, cwd="/", env={})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_ranks_do_not_compile_the_shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another Python do."""
+    shim = tmp_path / "rank.pyz"
+    shim.write_bytes(bundle.build_shim("token 1"))
+    assert file_of_shim(shim) == "muster/agent/rank_shim.py"
+    monkeypatch.setattr(bundle.importlib.util, "MAGIC_NUMBER", b"?\r\r\n")
+    shim.write_bytes(bundle.build_shim("token 2"))
+    assert file_of_shim(shim) == f"{shim}/muster/agent/rank_shim.py"
