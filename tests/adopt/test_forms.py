@@ -307,3 +307,65 @@ def test_nodes_of_ray_are_no_ranks():
 def test_paths_with_variables_are_expanded():
     (launch,) = as_json(adopted("mpirun -np 8 --hostfile $PBS_NODEFILE -d 8 python t.py"))["launches"]
     assert "--hostfile $PBS_NODEFILE" in launch["command"] and "-d 8" in launch["command"]
+
+
+SUBMITIT = """
+import argparse, os, submitit, subprocess
+N = 2
+p = argparse.ArgumentParser()
+p.add_argument("--gpus", type=int, default=4)
+args = p.parse_args()
+class Trainer:
+    def __call__(self, lr):
+        env = submitit.JobEnvironment()
+        subprocess.run({command})
+ex = submitit.AutoExecutor(folder="logs")
+ex.update_parameters(nodes=N, {size}, mem_gb=10 * args.gpus, slurm_additional_parameters={{"account": "x"}})
+{submit}
+"""
+
+
+def test_numbers_of_submitit_that_are_not_literal():
+    text = SUBMITIT.format(
+        command='["python", "t.py", "--rank", str(env.global_rank)]',
+        size="tasks_per_node=args.gpus, gpus_per_node=args.gpus, cpus_per_task=2",
+        submit="ex.submit(Trainer(), 1)",
+    )
+    assert line_of(text, "x.py") == (
+        "muster run --slurm -N 2 -g 4 --gpus-per-node 4 --mem 40G --account x --cpus-per-task 8 "
+        '-- bash -c exec python t.py --rank "$RANK"'
+    )
+    found = adopted(text, "x.py")
+    assert ("tasks_per_node=args.gpus", "the default of the option, 4, is in the line") in [
+        (remark.text, remark.says) for remark in found.changed
+    ]
+    unknown = text.replace("tasks_per_node=args.gpus", "tasks_per_node=count()")
+    assert ("tasks_per_node=count()", "not known from this program; add `-g RANKS`") in [
+        (remark.text, remark.says) for remark in adopted(unknown, "x.py").changed
+    ]
+
+
+def test_a_launcher_in_the_tasks_of_submitit():
+    text = SUBMITIT.format(
+        command='f"torchrun --nnodes {N} --nproc_per_node {args.gpus} t.py --lr 1", shell=True',
+        size="tasks_per_node=1, gpus_per_node=4",
+        submit="ex.submit(Trainer(), 1)",
+    )
+    assert line_of(text, "x.py") == "muster run --slurm -N 2 -g 4 --gpus-per-node 4 --mem 40G --account x t.py --lr 1"
+
+
+def test_jobs_of_submitit_for_a_list_are_a_sweep():
+    text = (
+        "import submitit, subprocess\ndef work(lr):\n    subprocess.run(['python', 't.py', f'--lr={lr}'])\n"
+        "ex = submitit.AutoExecutor(folder='l')\njobs = [ex.submit(work, r) for r in (0.1, 0.2)]\n"
+    )
+    assert line_of(text, "x.py") == "muster run --slurm -N 1 -g 1 --sweep r=0.1,0.2 t.py --lr={r}"
+
+
+def test_actors_of_ray():
+    text = (
+        "import ray, subprocess\nN = 4\n@ray.remote(num_gpus=1)\nclass Worker:\n    def run(self, rank):\n"
+        "        subprocess.run(['python', 't.py', f'--rank={rank}'])\n"
+        "ws = [Worker.remote() for _ in range(N)]\nray.get([w.run.remote(i) for i, w in enumerate(ws)])\n"
+    )
+    assert line_of(text, "x.py") == 'muster run -n 4 -- bash -c exec python t.py --rank="$RANK"'

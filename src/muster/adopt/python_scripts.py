@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 from collections.abc import Iterator
 
 from muster.adopt.adoption import Adoption, Argument, Launch, Remark
 from muster.export._shell import quote
+from muster.lint.values import computed
 
 _RANKS = {
     "SLURM_PROCID": "$RANK",
@@ -70,12 +72,19 @@ def adopt_python(path: str, source: str) -> Adoption:
     meanings = _meanings(tree, function)
     words, unknown = _words(call, meanings)
     launch = Launch(f"{launcher}, which starts a command in each task", call.lineno, scheduled=launcher == "submitit")
-    launch = _sized(launch, calls)
+    launch, sized = _sized(launch, calls, Constants(tree))
+    if launcher == "ray":
+        launch = launch._replace(total=launch.total or _workers(tree), each="" if _workers(tree) else launch.each)
     kind = "command"
     if words[:1] and words[0].shell.rpartition("/")[2] in ("python", "python3", "sys.executable"):
         kind, words = ("module", words[2:]) if words[1].shell == "-m" else ("script", words[1:])
     launch = launch._replace(kind=kind, program=tuple(words))
-    changed = [Remark(line, text, why) for line, text, why in unknown]
+    unknown += sized
+    sweep = _swept(tree, function, meanings)
+    if sweep is not None:
+        launch = launch._replace(options=(sweep, *launch.options))
+        unknown.append((call.lineno, "", "the program submits a job for each value: they are a sweep"))
+    changed = [Remark(line, text, why) for line, text, why in dict.fromkeys(unknown)]
     if launcher == "ray":
         changed.append(Remark(0, "", "muster starts the ranks itself; no Ray cluster is needed"))
     return Adoption(path, (launch,), tuple(changed))
@@ -107,9 +116,10 @@ def _meanings(tree: ast.AST, function: ast.FunctionDef | None) -> dict[str, ast.
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             found[node.targets[0].id] = _variable(node.value) or node.value
+    found.update({f".{name}": node for name, node in Constants(tree).defaults.items()})
     if function is None:
         return found
-    names = [argument.arg for argument in function.args.args]
+    names = [argument.arg for argument in function.args.args if argument.arg != "self"]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -117,16 +127,63 @@ def _meanings(tree: ast.AST, function: ast.FunctionDef | None) -> dict[str, ast.
         passed: list[ast.expr] = []
         if called.endswith(".submit") and node.args and _name(node.args[0]) == function.name:
             passed = node.args[1:]
-        elif called == f"{function.name}.remote":
+        elif called == f"{function.name}.remote" or called.endswith(f".{function.name}.remote"):
             passed = node.args
         for name, value in zip(names, passed):
             if isinstance(value, ast.Name) and isinstance(found.get(value.id), str):
                 found[name] = found[value.id]
             elif isinstance(value, ast.Name) and value.id not in found:
-                found[name] = "$RANK"  # the variable of a loop over the ranks
+                over = _loop_of(tree, value.id)
+                if over is not None and called.endswith(".remote") and _name(over) in ("range", "enumerate"):
+                    found[name] = "$RANK"  # the variable of a loop over the ranks
+                elif over is not None and _listed(over):
+                    found[name] = f"{{{value.id}}}"  # a job for each value
             else:
                 found[name] = value
     return found
+
+
+def _loop_of(tree: ast.AST, name: str) -> ast.expr | None:
+    """Return what the loop goes over whose variable this is; for a call, the function that is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.For, ast.comprehension)):
+            bound = [inner.id for inner in ast.walk(node.target) if isinstance(inner, ast.Name)]
+            if name in bound:
+                counted = isinstance(node.iter, ast.Call) and bound[0] == name
+                return node.iter.func if counted and isinstance(node.iter, ast.Call) else node.iter
+    return None
+
+
+def _listed(node: ast.expr) -> list[str]:
+    items = node.elts if isinstance(node, (ast.List, ast.Tuple)) else []
+    values = [str(item.value) for item in items if isinstance(item, ast.Constant)]
+    return values if len(values) == len(items) else []
+
+
+def _swept(
+    tree: ast.AST, function: ast.FunctionDef | None, meanings: dict[str, ast.expr | str]
+) -> tuple[str, str] | None:
+    """Return `--sweep` for a function that is submitted for each value of a list."""
+    names = [argument.arg for argument in function.args.args] if function is not None else []
+    for meant in (meanings.get(name) for name in names):
+        over = _loop_of(tree, meant[1:-1]) if isinstance(meant, str) and meant.startswith("{") else None
+        if isinstance(meant, str) and over is not None:
+            return "sweep", f"{meant[1:-1]}={','.join(_listed(over))}"
+    return None
+
+
+def _workers(tree: ast.AST) -> int | None:
+    """Return how many tasks of Ray a loop over `range(N)` starts, if that is known."""
+    constants = Constants(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ListComp, ast.GeneratorExp, ast.For)):
+            over = node.iter if isinstance(node, ast.For) else node.generators[0].iter
+            started = any(isinstance(inner, ast.Attribute) and inner.attr == "remote" for inner in ast.walk(node))
+            if started and isinstance(over, ast.Call) and _name(over.func) == "range" and len(over.args) == 1:
+                count = constants.value(over.args[0])
+                if count.isdigit():
+                    return int(count)
+    return None
 
 
 def _variable(node: ast.expr) -> str:
@@ -194,6 +251,12 @@ def _template(node: ast.expr, meanings: dict[str, ast.expr | str], unknown: list
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _template(node.left, meanings, unknown) + _template(node.right, meanings, unknown)
     meant = meanings.get(node.id) if isinstance(node, ast.Name) else _variable(node) or None
+    if meant is None and isinstance(node, ast.Attribute):
+        meant = meanings.get(f".{node.attr}")
+        if isinstance(meant, ast.expr):
+            unknown.append((node.lineno, ast.unparse(node), "the default of the option is in the line"))
+    if isinstance(meant, str) and meant.startswith("{"):
+        return meant
     if isinstance(meant, str) and meant:
         return f"\1{meant}\2"
     if isinstance(meant, ast.expr) and meant is not node:
@@ -202,27 +265,96 @@ def _template(node: ast.expr, meanings: dict[str, ast.expr | str], unknown: list
     return f"\1${ast.unparse(node)}\2" if isinstance(node, ast.Name) else ast.unparse(node)
 
 
-def _sized(launch: Launch, calls: list[ast.Call]) -> Launch:
-    """Return the launch with the numbers that the program gives."""
-    values: dict[str, str] = {}
+class Constants:
+    """The numbers and texts of a program: of names with one value, and of options of argparse with a default."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        self.names: dict[str, ast.expr] = {}
+        self.defaults: dict[str, ast.expr] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                self.names.update({item.id: node.value for item in node.targets if isinstance(item, ast.Name)})
+            elif isinstance(node, ast.Call) and _name(node.func).endswith("add_argument"):
+                names = [item.value for item in node.args if isinstance(item, ast.Constant)]
+                default = next((item.value for item in node.keywords if item.arg == "default"), None)
+                if default is not None:
+                    self.defaults.update({str(name).lstrip("-").replace("-", "_"): default for name in names})
+
+    def value(self, node: ast.expr, depth: int = 0) -> str:
+        """Return the value of an expression as text; empty if it is not known."""
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if isinstance(node, ast.Name) and node.id in self.names and depth < 5:
+            return self.value(self.names[node.id], depth + 1)
+        if isinstance(node, ast.Attribute) and node.attr in self.defaults:
+            return self.value(self.defaults[node.attr], depth + 1)
+        if isinstance(node, ast.BinOp):
+            left, right = self.value(node.left, depth), self.value(node.right, depth)
+            signs = {ast.Mult: "*", ast.Add: "+", ast.Sub: "-", ast.FloorDiv: "/", ast.Div: "/"}
+            sign = signs.get(type(node.op))
+            return computed(f"{left} {sign} {right}") or "" if sign and left.isdigit() and right.isdigit() else ""
+        if isinstance(node, ast.JoinedStr):
+            pieces = [self.value(item.value if isinstance(item, ast.FormattedValue) else item) for item in node.values]
+            return "".join(pieces) if all(pieces) else ""
+        return ""
+
+    def is_default(self, node: ast.expr) -> bool:
+        """Return whether a value is the default of an option of the program."""
+        return any(isinstance(inner, ast.Attribute) and inner.attr in self.defaults for inner in ast.walk(node))
+
+
+_READ = frozenset(("nodes", "tasks_per_node", "ntasks_per_node", "cpus_per_task", "timeout_min", "time", "num_workers"))
+_ELSEWHERE = frozenset(("stderr_to_stdout", "use_gpu", "resources_per_worker", "trainer_resources"))
+
+
+def _given(calls: list[ast.Call]) -> Iterator[tuple[str, ast.expr]]:
+    """Yield what an executor of submitit, or a ScalingConfig of Ray, is given."""
     for call in calls:
-        named = _name(call.func)
-        if named.endswith((".update_parameters", "ScalingConfig")):
+        if _name(call.func).endswith((".update_parameters", "ScalingConfig")):
             for item in call.keywords:
-                if item.arg and isinstance(item.value, ast.Constant):
-                    values[item.arg] = str(item.value.value)
-    each = values.get("tasks_per_node") or values.get("ntasks_per_node") or values.get("slurm_ntasks_per_node") or ""
-    nodes = values.get("nodes") or values.get("slurm_nodes") or ""
-    options = [(_SAME[name], value) for name, value in values.items() if name in _SAME]
-    minutes = values.get("timeout_min") or values.get("time") or values.get("slurm_time")
-    options += [("time", minutes)] if minutes else []
-    cpus = values.get("cpus_per_task") or values.get("slurm_cpus_per_task") or ""
-    if cpus.isdigit() and each.isdigit():
-        options.append(("cpus-per-task", str(int(cpus) * int(each))))
+                if item.arg in ("slurm_additional_parameters", "additional_parameters") and isinstance(
+                    item.value, ast.Dict
+                ):
+                    keys = [key.value for key in item.value.keys if isinstance(key, ast.Constant)]
+                    yield from zip(map(str, keys), item.value.values)
+                elif item.arg:
+                    yield item.arg, item.value
+
+
+def _sized(launch: Launch, calls: list[ast.Call], constants: Constants) -> tuple[Launch, list[tuple[int, str, str]]]:
+    """Return the launch with the numbers that the program gives, and what is said about them."""
+    values: dict[str, str] = {}
+    said: list[tuple[int, str, str]] = []
+    setup: list[str] = []
+    for name, node in _given(calls):
+        plain, value = re.sub("^slurm_", "", name), constants.value(node)
+        shown = f"{name}={ast.unparse(node)}"
+        if plain == "setup" and isinstance(node, ast.List):
+            setup += [str(item.value) for item in node.elts if isinstance(item, ast.Constant)]
+        elif not value:
+            says = "not known from this program; add `-g RANKS`" if plain in _READ else "its value is not known"
+            said.append((node.lineno, shown, says))
+        else:
+            values[plain] = value
+            if constants.is_default(node):
+                said.append((node.lineno, shown, f"the default of the option, {value}, is in the line"))
+            if plain == "mem_gb":
+                values["mem"] = f"{value}G"
+            elif plain not in _READ and name not in _SAME and plain not in _SAME and plain not in _ELSEWHERE:
+                said.append((node.lineno, shown, "not taken over"))
+    each = values.get("tasks_per_node") or values.get("ntasks_per_node") or ""
+    nodes = values.get("nodes") or ""
+    options = {_SAME[name]: value for name, value in values.items() if name in _SAME}
+    minutes = values.get("timeout_min") or values.get("time")
+    options.update({"time": minutes} if minutes else {})
+    cpus = values.get("cpus_per_task") or ""
+    if cpus.isdigit():
+        options["cpus-per-task"] = str(int(cpus) * int(each if each.isdigit() else 1))
     total = values.get("num_workers", "")
     return launch._replace(
         nodes=int(nodes) if nodes.isdigit() else 1 if launch.scheduled else None,
         each=each or ("1" if launch.scheduled else "" if total else "gpu"),
         total=int(total) if total.isdigit() else None,
-        options=tuple(options),
-    )
+        options=tuple(options.items()),
+        setup=tuple(setup),
+    ), said
