@@ -64,4 +64,4 @@ class Figures:
         text = with_unit(value, goal.unit)
         if goal.met(value):
             return text, "yes"
-        return text, f"**no**{f': {goal.because}' if goal.because else ''}"
+        return text, "**no**"

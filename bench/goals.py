@@ -22,8 +22,6 @@ class Goal(NamedTuple):
     unit: str = ""
     least: bool = False
     """The number must be at least the limit, not at most."""
-    because: str = ""
-    """Why it cannot be reached, if that is known."""
 
     def met(self, value: float) -> bool:
         """Return whether a number is good enough."""
@@ -42,32 +40,32 @@ class Row(NamedTuple):
     goals: tuple[Goal, ...] = ()
     lab: bool = False
     """Needs the practice cluster."""
+    floor: str = ""
+    """What muster spends the time on that others do not, or cannot go below."""
 
 
 def _title(quantity: str, case: str) -> str:
     return f"{QUANTITIES[quantity].title}, {case}"
 
 
-def at_most(quantity: str, case: str, limit: float, because: str = "", program: str = MUSTER) -> Goal:
+def at_most(quantity: str, case: str, limit: float, program: str = MUSTER) -> Goal:
     """Muster's median may be so large."""
     unit = QUANTITIES[quantity].unit
     name = f"{_title(quantity, case)}{'' if program == MUSTER else f', {program}'}"
     text = f"{name}: at most {limit:g} {unit}".rstrip()
-    return Goal(text, lambda row, found: found.median(row, case, quantity, program), limit, unit, because=because)
+    return Goal(text, lambda row, found: found.median(row, case, quantity, program), limit, unit)
 
 
-def relative(quantity: str, case: str, other: str, limit: float, because: str = "") -> Goal:
+def relative(quantity: str, case: str, other: str, limit: float) -> Goal:
     """Muster may take so many times what another program takes."""
     text = f"{_title(quantity, case)}: at most {limit:g} × {other}"
-    return Goal(
-        text, lambda row, found: quotient(found, row, case, quantity, MUSTER, other), limit, "×", because=because
-    )
+    return Goal(text, lambda row, found: quotient(found, row, case, quantity, MUSTER, other), limit, "×")
 
 
-def ratio(quantity: str, case: str, other: str, limit: float, because: str = "") -> Goal:
+def ratio(quantity: str, case: str, other: str, limit: float) -> Goal:
     """Muster must be so many times faster, or smaller, than another program."""
     text = f"{_title(quantity, case)}: {limit:g} × less than {other}"
-    return Goal(text, lambda row, found: quotient(found, row, case, quantity, other, MUSTER), limit, "×", True, because)
+    return Goal(text, lambda row, found: quotient(found, row, case, quantity, other, MUSTER), limit, "×", True)
 
 
 def never_slower(

@@ -22,6 +22,7 @@ muster beside other launchers. `make bench` measures everything on this page aga
 
 ```
 make bench                                                 # all rows: about an hour on two cores
+.venv/bin/python bench/run.py --quick --minutes 12 --write # what is worth most, until the time is up
 .venv/bin/python bench/run.py --rows launch,logs --repeat 5
 .venv/bin/python bench/run.py --write                      # this page and the figures in other pages
 ```
@@ -30,6 +31,16 @@ In each row the programs take turns, so that a busy moment is as busy for all. A
 the largest value in parentheses; `×` is the ratio of the median to that of muster. All programs have
 `OMP_NUM_THREADS=1`. torchrunx is measured if `BENCH_TORCHRUNX` names the Python of a virtual environment that has it.
 bench/results.json has each single measurement, with the load of the machine when it was taken.
+"""
+
+GPUS = """## GPUs
+
+`make gpu-check` runs on a machine with a GPU and a torch with CUDA, without a network, in at most 6 minutes: forks
+before CUDA is initialized, `device_count` in the fork server, CUDA_VISIBLE_DEVICES for each launcher, NCCL
+all-reduces, the flight recorder and `muster why` with NCCL, `doctor` and `check` with nvidia-smi, training in bf16,
+and the first all-reduce beside torchrun. It prints one table.
+
+*not measured yet: no machine with a GPU*
 """
 
 _MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end of bench -->)", re.S)
@@ -98,9 +109,15 @@ def section(figures: Figures, row: Row) -> Iterator[str]:
     """Yield the section of a row."""
     yield f"## {row.title}"
     yield ""
-    yield row.how
+    yield f"{row.how} {row.floor}".rstrip()
     yield ""
     cases = figures.results.cases(row.name)
+    for goal in row.goals:
+        value, verdict = figures.verdict(row, goal)
+        reached = {"yes": "reached, ", "–": ""}.get(verdict, "not reached, ")
+        yield f"- {goal.text}: {reached}{value}"
+    if row.goals:
+        yield ""
     if not figures.results.quantities_of(row.name):
         yield f"*{MISSING}*"
         yield ""
@@ -131,7 +148,7 @@ def page(results: Results) -> str:
     lines = [HEAD, *goals_table(figures)]
     for row in ROWS.values():
         lines += section(figures, row)
-    lines += [costs(figures), *measured_on(results.origins)]
+    lines += [costs(figures), GPUS, *measured_on(results.origins)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -109,6 +109,7 @@ ROWS = (
                 for other in ("torchrun --help", "accelerate --help", "import submitit")
             ),
         ),
+        floor="What is above the start of Python is the import of muster's own modules.",
     ),
     Row(
         "ps",
@@ -126,5 +127,8 @@ ROWS = (
         fan_out,
         (never_slower("ended", "64 hosts", "the better of pdsh and clush", 1.1),),
         lab=True,
+        floor=(
+            "pdsh and clush start nothing on a host but the command; muster starts an agent, that is a Python, on each."
+        ),
     ),
 )

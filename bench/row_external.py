@@ -112,6 +112,7 @@ ROWS = (
             at_most("more", "srun + torchrun, 3 × 2", 0.5),
         ),
         lab=True,
+        floor="The difference is the work of an agent on each node, the record of the run, and a shim for each rank.",
     ),
     Row(
         "places",

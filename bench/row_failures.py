@@ -83,6 +83,10 @@ ROWS = (
         restart,
         (at_most("restart", "8 ranks", 0.15), at_most("restart", "3 × 2 over ssh", 0.5)),
         lab=True,
+        floor=(
+            "Torch stays imported in the fork server; the rest is the end of the other ranks, forks and "
+            "`init_process_group`."
+        ),
     ),
     Row(
         "death",
@@ -92,5 +96,9 @@ ROWS = (
         death,
         (at_most("death", "8 ranks", 0.2), never_slower("death", "8 ranks"), never_slower("death", "3 × 2")),
         lab=True,
+        floor=(
+            "Before muster ends the others, it asks them for at most 0.5 s where they are, for the report; "
+            "mpirun and srun end them at once."
+        ),
     ),
 )

@@ -105,6 +105,7 @@ ROWS = (
         "for a minute.",
         idle,
         (ratio("memory", "32 ranks", "torchrun", 10), at_most("share", "128 ranks, watched", 0.2)),
+        floor="Each rank has pages of its own: what Python touches to count references, and buffers of torch.",
     ),
     Row(
         "inspection",

@@ -128,6 +128,7 @@ ROWS = (
         "The launch while none of torch's files is in the page cache (`POSIX_FADV_DONTNEED` on each of them).",
         cold,
         (never_slower("first", "8 ranks", "torchrun"), never_slower("read", "8 ranks", "torchrun", 1.1)),
+        floor="One process of a node reads the files, and the ranks share its pages.",
     ),
     Row(
         "import",

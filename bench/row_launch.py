@@ -103,6 +103,7 @@ ROWS = (
             never_slower("first", "3 × 8", but=THREE),
         ),
         lab=True,
+        floor="Logins, agents and the controller share the cores with the imports.",
     ),
     Row(
         "many",

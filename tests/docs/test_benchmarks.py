@@ -127,5 +127,6 @@ def test_a_goal_tells_whether_it_is_reached() -> None:
     assert "| first all-reduce, 8 ranks: at most 0.9 × python -c 'import torch' | 1.00 × | **no** |" in page(results)
     results.measurements.append(some(4.0, program=other))
     assert "| 0.67 × | yes |" in page(results)
+    assert "- first all-reduce, 8 ranks: at most 0.9 × python -c 'import torch': reached, 0.67 ×\n" in page(results)
     assert "| muster | 2.00 (1.00–6.00) | 1.00 | 3 |" in page(results)
     assert "| python -c 'import torch' | 3.00 (2.00–4.00) | 1.50 | 2 |" in page(results)
