@@ -15,7 +15,9 @@ from typing import Any
 
 from muster.cli.nodes import _jobs, _machines
 from muster.core.sweep import Parameter, points_of
+from muster.rundir.finding import look_for_newest, look_for_runs
 from muster.rundir.run import Run
+from muster.rundir.store import Store
 from muster.rundir.sweeps import folded
 from muster.schedulers import slurm_jobs, slurm_nodes
 from muster.ui.formatting import table
@@ -95,6 +97,39 @@ def test_the_runs_and_the_points_of_a_sweep(tmp_path: Path) -> None:
 
     assert grows(runs) < 5
     assert grows(lambda count: points_of([Parameter("x", tuple(map(str, range(count))))])) < 5
+
+
+def test_the_newest_runs_are_listed_without_a_look_at_the_others(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def made(count: int) -> list[str]:
+        """Create runs, and a sweep with two points every tenth time; return the ids that `ps` lists, oldest first."""
+        listed = []
+        for number in range(count):
+            name = f"20261101-000000-{number:013x}-x"
+            points = ["", ".0", ".1"] if number % 10 == 0 else [""]
+            for more in points:
+                path = tmp_path / "runs" / f"{name}{more}"
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (path / "job.json").write_text("{}")
+            if len(points) > 1:
+                (tmp_path / "runs" / name / "sweep.json").write_text("{}")
+            listed.append(name)
+        return listed
+
+    names = made(100)
+    found, older = look_for_newest(store, 20)
+    assert names[-20:] == [run.id for run in found.runs] and older == 80
+    assert look_for_newest(store, 500)[1] == 0
+    assert names == [run.id for run in folded(look_for_runs(store).runs)]
+    (tmp_path / "runs" / names[-1] / "job.json").unlink()  # removed by hand, or about to be written
+    (tmp_path / "runs" / names[-2]).chmod(0o722)
+    found, older = look_for_newest(store, 20)
+    assert names[-22:-2] == [run.id for run in found.runs] and older == 78
+    assert [names[-2]] == [path.name for path in found.refused]
+    few = calls(lambda: look_for_newest(store, 20))
+    made(1000)
+    assert calls(lambda: look_for_newest(store, 20)) < few + 20 * 900, "names only"
 
 
 def test_a_list_of_runs_asks_the_scheduler_once(env: dict[str, str], tmp_path: Path) -> None:

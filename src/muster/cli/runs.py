@@ -36,7 +36,7 @@ from muster.core.results import RunResult, RunState
 from muster.errors import InvalidRequest
 from muster.notification import told_in_words
 from muster.rundir.accounting import use_of
-from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
+from muster.rundir.finding import all_runs, look_for_newest, look_for_runs, unreadable_error
 from muster.rundir.progress import progress_at_end
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import has_begun
@@ -49,6 +49,8 @@ from muster.ui.job_text import job_in_words, ranks_in_words
 from muster.ui.summary import facts_of
 from muster.ui.text import command_of_role, how_it_was_started, outcome_as_json, program_in_words, show_in_words
 
+_NEWEST = 20
+"""How many runs `ps` lists by default."""
 _WITHIN = 4.0
 """Seconds for machines and schedulers to answer `ps`."""
 
@@ -59,11 +61,13 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, _, store = asked
-    looked = look_for_runs(store)
+    selects = options.given(PsOptions.name, PsOptions.since, PsOptions.stats, PsOptions.running, PsOptions.failed)
+    newest_alone = not (options.all or selects)
+    looked, older = look_for_newest(store, _NEWEST) if newest_alone else (look_for_runs(store), 0)
     unknown = looked.unknown(store)
     if unknown and not looked.runs:
         raise unreadable_error(unknown)
-    found = folded(looked.runs)[::-1]
+    found = looked.runs[::-1] if newest_alone else folded(looked.runs)[::-1]
     if options.name is not None:
         found = [run for run in found if _name(run) == options.name]
     if options.since is not None:
@@ -72,7 +76,9 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if options.stats:
         return _stats(found, options.json)
     filtered = options.running or options.failed
-    shown = found if options.all or filtered else found[:20]
+    if options.running and not options.failed:
+        found = [run for run in found if not run.is_over]
+    shown = found if options.all or filtered else found[:_NEWEST]
     records = _records(shown)
     if filtered:
         fits = [_fits(record, options) for record in records]
@@ -110,8 +116,9 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
             print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
         if item["state"] is RunState.UNREADABLE:
             print(f"warning: {item['why']}", file=sys.stderr)
-    if len(found) > len(shown):
-        print(f"… and {len(found) - len(shown)} older; list all with `muster ps -a{store.option}`")
+    older += len(found) - len(shown)
+    if older:
+        print(f"… and {older} older; list all with `muster ps -a{store.option}`")
     return 0
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from muster.core.sweep import possible_ids
 from muster.errors import InvalidRequest
 from muster.linux import processes
 from muster.linux.identity import user_name
@@ -36,25 +37,81 @@ class Found(NamedTuple):
 
 def look_for_runs(store: Store) -> Found:
     """Return all runs that a command finds."""
+    there = _look_into(store)
+    found: list[Run] = []
+    refused: dict[Path, str] = {}
+    for name in sorted(there.folders):
+        _examine(there, name, found, refused)
+    return Found(found, refused, there.unreadable)
+
+
+def look_for_newest(store: Store, count: int) -> tuple[Found, int]:
+    """Return the newest runs that a command finds, and how many directories of older runs there are.
+
+    A sweep counts as one run, and its points are left out. The others are not looked at, so that thousands of old runs
+    cost no more than their names: on a network file system each look is a question to a server.
+    """
+    there = _look_into(store)
+    found: list[Run] = []
+    refused: dict[Path, str] = {}
+    sweeps: dict[str, bool] = {}
+    left = sorted(there.folders)
+
+    def is_point(name: str) -> bool:
+        for ids in possible_ids(name):
+            if ids.sweep not in sweeps:
+                sweeps[ids.sweep] = ids.sweep in there.folders and is_sweep(Run(there.path(ids.sweep)))
+            if sweeps[ids.sweep]:
+                return True
+        return False
+
+    while left and len(found) < count:
+        name = left.pop()
+        if not is_point(name):
+            _examine(there, name, found, refused)
+    return Found(found[::-1], refused, there.unreadable), sum(not is_point(name) for name in left)
+
+
+class _There(NamedTuple):
+    """The directories of runs, before any is looked at."""
+
+    folders: dict[str, str]
+    """The directory that contains each, by name."""
+    noted: Mapping[str, Path]
+    """Runs of this user elsewhere, by name."""
+    unreadable: dict[Path, str]
+    homes: Collection[Path]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a run directory."""
+        return Path(self.folders[name], name)
+
+
+def _look_into(store: Store) -> _There:
     noted = homes.noted(store.homes[0]) if store.homes else {}
-    paths, unreadable = {}, {}
+    folders: dict[str, str] = {}
+    unreadable = {}
     for place in store.places:
         names, why = _names_in(place / "runs")
-        paths.update({name: place / "runs" / name for name in names if name not in paths})
+        folder = str(place / "runs")
+        folders.update({name: folder for name in names if name not in folders})
         if why:
             unreadable[place / "runs"] = why
     if not store.alone:
-        paths.update({name: path for name, path in noted.items() if ID.fullmatch(name) and name not in paths})
-    found, refused = [], {}
-    for name in sorted(paths):
-        path = paths[name]
-        why = why_refused(path, own=noted.get(name) == path)
-        if why:
-            refused[path] = why
-        elif os.path.lexists(path / "job.json"):
-            known = noted.get(name) == path or path.parents[1] in store.homes
-            found.append(Run(path, "" if known else option_for(path.parents[1])))
-    return Found(found, refused, unreadable)
+        more = {name: str(path.parent) for name, path in noted.items() if ID.fullmatch(name) and path.name == name}
+        folders.update({name: folder for name, folder in more.items() if name not in folders})
+    return _There(folders, noted, unreadable, store.homes)
+
+
+def _examine(there: _There, name: str, found: list[Run], refused: dict[Path, str]) -> None:
+    """Add this run directory to those that were found, or refused."""
+    path = there.path(name)
+    why = why_refused(path, own=there.noted.get(name) == path)
+    if why:
+        refused[path] = why
+    elif os.path.lexists(path / "job.json"):
+        known = there.noted.get(name) == path or path.parents[1] in there.homes
+        found.append(Run(path, "" if known else option_for(path.parents[1])))
 
 
 def _with_id(store: Store, run_id: str) -> Run | None:
@@ -138,6 +195,8 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
         raise InvalidRequest("empty run name", f"{listed}; `last` is the newest")
     if ID.fullmatch(which) and (known := _with_id(store, which)) is not None:
         return known
+    if which == "last" and (newest := _newest(store)) is not None:
+        return newest
     looked = look_for_runs(store)
     runs, refused, unknown = looked.runs, looked.refused, looked.unknown(store)
     for path, why in refused.items():
@@ -154,8 +213,6 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
         raise unreadable_error(unknown)
     if not runs:
         raise RunNotFound(f"no runs in {store.root}", "start one with `muster run`, or set MUSTER_HOME")
-    if which == "last":
-        return sweep_run(runs[-1]) or runs[-1]
     whole = [run for run in found if is_sweep(run)] if len(found) > 1 and found == begun else []
     found = whole if len(whole) == 1 else found  # the points of a sweep begin with its id
     if len(found) == 1:
@@ -175,6 +232,20 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
     raise RunNotFound(
         f"run not found: `{which}`", f"newest runs: {some_ids(run.id for run in runs[-3:][::-1])}; {listed}"
     )
+
+
+def _newest(store: Store) -> Run | None:
+    """Return the newest run, or the sweep of that, without a look at all others; None if there is none, or if a
+    directory cannot be listed."""
+    there = _look_into(store)
+    if Found([], {}, there.unreadable).unknown(store):
+        return None
+    found: list[Run] = []
+    for name in sorted(there.folders, reverse=True):
+        _examine(there, name, found, {})
+        if found:
+            return sweep_run(found[0]) or found[0]
+    return None
 
 
 def unreadable_error(unreadable: Mapping[Path, str]) -> InvalidRequest:

@@ -76,6 +76,8 @@ class Run:
         """How to name this run on a command line: its id, with `--run-dir` if it is not found otherwise."""
         self._job: tuple[bytes | None, dict[str, Any]] = None, {}
         """The last contents of job.json, and the result of checking them, which takes a millisecond."""
+        self._outcome: tuple[bytes | None, RunResult | None] = None, None
+        """The same for outcome.json."""
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
         """Write one of the JSON files atomically. Raises OSError."""
@@ -224,11 +226,26 @@ class Run:
     @property
     def outcome(self) -> RunResult | None:
         """The result; None if it is not known. Raises `Unreadable`."""
-        data = self.read("outcome.json")
+        content = self.bytes_of("outcome.json")
+        if content is not None and content == self._outcome[0]:
+            return self._outcome[1]
+        data = self._parsed("outcome.json", content)
         try:
-            return None if data is None else outcome_from_json(data)
+            self._outcome = content, None if data is None else outcome_from_json(data)
+            return self._outcome[1]
         except Malformed as error:
             raise Unreadable(self, "outcome.json", str(error)) from None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it certainly does not run: it has a result, and no scheduler starts it again."""
+        if not os.path.lexists(self.path / "outcome.json"):
+            return False
+        try:
+            scheduled = with_scheduler(self.read("job.json") or {}).get("scheduler")
+        except Unreadable:
+            return False
+        return not (isinstance(scheduled, dict) and scheduled.get("requeue"))
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events in order, without incomplete and invalid lines. Raises `Unreadable`."""
