@@ -93,6 +93,7 @@ def test_a_run_ends_with_the_code_of_its_ranks(there: Cluster) -> None:
     job = re.findall(r"as job (\d+)", done.stderr)[0]
     until(lambda: f"jobnumber    {job}" in there.ask("qacct", "-j", job), "it is in accounting")
     assert re.search(r"^exit_status +1 ", there.ask("qacct", "-j", job), re.M), "99 would start the job again"
+    assert "(Grid Engine accounting)" in there.muster("show", job).stdout
 
 
 def test_a_running_job_is_seen_and_killed(there: Cluster) -> None:

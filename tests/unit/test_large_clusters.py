@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from muster.cli.nodes import _jobs, _machines
+from muster.cli.runs import _waiting
+from muster.core.results import RunState
 from muster.core.sweep import Parameter, points_of
 from muster.rundir.finding import look_for_newest, look_for_runs
 from muster.rundir.run import Run
@@ -156,3 +158,14 @@ def test_a_list_of_runs_asks_the_scheduler_once(env: dict[str, str], tmp_path: P
     assert 0 == done.returncode, done.stderr
     assert {"running"} == {run["state"] for run in json.loads(done.stdout)}
     assert ["squeue"] == (programs / "asked").read_text().split()
+
+
+def test_pending_runs_are_told_by_reason_with_the_one_that_starts_first() -> None:
+    why = "other jobs have a higher priority (Priority)"
+    whys = ((RunState.PENDING, f"{why}; expected start: {hour}") for hour in ("05:00", "04:00"))
+    states = [*whys, (RunState.PENDING, why), (RunState.RUNNING, ""), (RunState.PENDING, "waiting for a licence")]
+    records = [{"id": f"run-{number}", "state": state, "why": why} for number, (state, why) in enumerate(states)]
+    assert [
+        f"run-1 and 2 more runs pending: {why}; expected start: 04:00",
+        "run-4 pending: waiting for a licence",
+    ] == _waiting(records)

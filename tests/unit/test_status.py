@@ -47,6 +47,7 @@ class Told:
     queue: str | None = ""
     accounting: str = ""
     who: str = ""
+    why: str = ""
     controls: Controller = GONE
     agent: bool = False
     starter: bool = False
@@ -56,6 +57,9 @@ class Told:
 
     def queued(self) -> str | None:
         return self.queue
+
+    def waiting(self) -> str:
+        return self.why
 
     def past(self) -> str:
         return self.accounting
@@ -134,6 +138,11 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
         RunStatus(RunState.LOST, "muster and its agent were killed, or the disk was full", elsewhere=True),
     ),
     "Slurm has it in its queue": (SLURM, Told(queue="PENDING"), RunStatus(RunState.PENDING)),
+    "Slurm says why it waits": (
+        SLURM,
+        Told(queue="PENDING", why="waiting for free nodes (Resources)"),
+        RunStatus(RunState.PENDING, "waiting for free nodes (Resources)"),
+    ),
     "Slurm runs it": (SLURM, Told(queue="RUNNING"), RunStatus(RunState.RUNNING, heard=True)),
     "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "no answer from Slurm")),
     "Slurm has forgotten it, and it had begun": (

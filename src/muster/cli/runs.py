@@ -116,10 +116,28 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
             print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
         if item["state"] is RunState.UNREADABLE:
             print(f"warning: {item['why']}", file=sys.stderr)
+    for line in _waiting(records):
+        print(line)
     older += len(found) - len(shown)
     if older:
         print(f"… and {older} older; list all with `muster ps -a{store.option}`")
     return 0
+
+
+def _waiting(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why pending runs wait: a line for each reason, with the run that is expected to start first."""
+    reasons: dict[str, list[tuple[str, str]]] = {}
+    for item in records:
+        if item["state"] is RunState.PENDING and item["why"] and "points" not in item:
+            why, _, when = str(item["why"]).partition("; ")
+            reasons.setdefault(why, []).append((when or "~", str(item["id"])))
+    lines = []
+    for why, several in reasons.items():
+        when, first = min(several)
+        told = f"; {when}" if when != "~" else ""
+        more = "" if len(several) == 1 else f" and {plural(len(several) - 1, 'more run')}"
+        lines.append(f"{first}{more} pending: {why}{told}")
+    return lines
 
 
 def _stats(found: Sequence[Run], json_wanted: bool) -> int:

@@ -105,6 +105,12 @@ class _Sight:
         found = _client_of(self.run)
         return None if found is None else found.state(self.run, self.within)
 
+    def waiting(self) -> str:
+        """Return why its job has not started."""
+        found = _client_of(self.run)
+        seen = None if found is None else found.seen(self.run, self.within)
+        return "" if seen is None else seen.why
+
     def past(self) -> str:
         """Return the final state of its job from accounting."""
         return self._final().state

@@ -24,7 +24,7 @@ class RunStatus(NamedTuple):
 
     state: RunState
     why: str = ""
-    """The reason for `lost`, `unknown` and `unreadable`, for users."""
+    """The reason for `pending`, `lost`, `unknown` and `unreadable`, for users."""
     outcome: RunResult | None = None
     """The result, if it has ended; None for an attempt that will be repeated."""
     heard: bool = False
@@ -61,6 +61,9 @@ class Sight(Protocol):
 
     def queued(self) -> str | None:
         """Return the state of its job in the queue; empty if it is no longer there, None if there is no answer."""
+
+    def waiting(self) -> str:
+        """Return why its job has not started, for users; empty if the scheduler does not say."""
 
     def past(self) -> str:
         """Return the final state of its job; empty if unknown."""
@@ -135,7 +138,7 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
         return RunStatus(RunState.UNKNOWN, f"no answer from {of.title}")
     phase = of.phase(state)
     if phase is Phase.PENDING:
-        return RunStatus(RunState.PENDING)
+        return RunStatus(RunState.PENDING, sight.waiting())
     if phase.lives:
         return RunStatus(RunState.RUNNING, heard=True)
     os.listdir(run.path)  # over NFS, this fetches what a node has written meanwhile

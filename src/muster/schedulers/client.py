@@ -311,11 +311,13 @@ class SchedulerClient:
         found = self.jobs(run.path.parents[1], float(run.job["time"]), within)
         if found is None:
             return None
-        job = run.scheduled
-        assert job is not None
-        seen = found.get(job.job)
-        # another cluster may have a different job of this id
-        return seen.state if seen is not None and seen.name in (job.job_name, None) else ""
+        seen = _of(run, found)
+        return "" if seen is None else seen.state
+
+    def seen(self, run: Run, within: float = _WITHIN) -> JobStatus | None:
+        """Return a run's job as the scheduler lists it; None if it does not."""
+        found = self.jobs(run.path.parents[1], float(run.job["time"]), within)
+        return None if found is None else _of(run, found)
 
     def final(self, job: str) -> Final:
         """Return the final state of a job that is no longer listed; empty if there is no accounting."""
@@ -433,6 +435,14 @@ class SchedulerClient:
                 f"command not found: {command[0]}",
                 f"{typed(self.name)} requires a machine that can submit to {self.title}",
             ) from None
+
+
+def _of(run: Run, found: Mapping[str, JobStatus]) -> JobStatus | None:
+    """Return the job of a run: another cluster may have a different job of this id."""
+    job = run.scheduled
+    assert job is not None
+    seen = found.get(job.job)
+    return seen if seen is not None and seen.name in (job.job_name, None) else None
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muster.schedulers import sge_batch, sge_env, sge_jobs, sge_nodes, sge_request
+from muster.schedulers import sge_accounting, sge_batch, sge_env, sge_jobs, sge_nodes, sge_request
 from muster.schedulers._shared import ask, job_id
 from muster.schedulers.scheduler import (
     Ask,
@@ -54,6 +54,7 @@ SCHEDULER = Scheduler(
     refused=sge_batch.refused,
     outputs=sge_request.OUTPUTS,
     final=_final,
+    recorded=lambda job, since: ask(sge_accounting.used(job, since), sge_accounting.recorded),
     record=_record,
     failed_steps=sge_env.failed_steps,
     signals=SignalRules(
