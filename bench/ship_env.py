@@ -119,7 +119,8 @@ def main() -> None:
 
             def pack(level: int = level, sizes: list[int] = sizes) -> None:
                 pieces = environments.pieces(whole, frozenset())
-                sizes.extend(len(data) for data, _ in env_shipping.packed(pieces, 2, lambda: bool(level)))
+                pace = env_shipping.Pace(2)
+                sizes.extend(len(data) for data, _ in env_shipping.packed(pieces, pace, lambda: bool(level)))
 
             timed(f"packing alone, zlib level {level}, 2 threads", pack)
             print(f"    {sum(sizes) / 1e6:.0f} MB")

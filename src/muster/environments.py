@@ -195,6 +195,8 @@ def _entries(found: Environment, tree: str, top: str, notes: list[str]) -> Itera
     waiting, seen = [(top, tree)], {os.path.realpath(top)}
     while waiting:
         folder, name = waiting.pop()
+        if tree == BASE and found.isolated and re.fullmatch(r"base/lib/python3\.\d+/site-packages", name):
+            continue  # a venv does not see them
         try:
             inside = sorted(os.scandir(folder), key=lambda one: one.name)
         except OSError as error:

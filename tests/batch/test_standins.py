@@ -49,6 +49,12 @@ SYSTEMS = {
         ("bsub", "-J", "own", "-o", "own.out", "-n", "2", "-R", "span[ptile=1]", "bash"),
         "Job slot limit reached",
     ),
+    "flux": System(
+        "flux",
+        ("flux",),
+        ("flux", "batch", "--job-name=own", "--output=own.out", "--nodes=2", "--nslots=2", "--cores-per-slot=1"),
+        "waiting for free resources",
+    ),
 }
 
 
@@ -149,14 +155,14 @@ def test_runs(batch: Batch) -> None:
             assert f"{run}: terminated\n" == batch.muster("kill", run).stdout
         else:
             number = str(batch.jobs()[-1]["number"])
-            subprocess.run([cancel_of(batch), number], env=batch.env, check=True)
+            subprocess.run([*cancel_of(batch), number], env=batch.env, check=True)
         assert (137, "killed") == (batch.muster("wait", run).returncode, batch.state(run))
         assert "rank 3 4" in batch.muster("logs", run, "--rank", "3").stdout
 
 
-def cancel_of(batch: Batch) -> str:
-    """Return the program that ends a job."""
-    return {"pbs": "qdel", "lsf": "bkill", "flux": "flux"}[batch.system.name]
+def cancel_of(batch: Batch) -> list[str]:
+    """Return the command that ends a job."""
+    return {"pbs": ["qdel"], "lsf": ["bkill"], "flux": ["flux", "cancel"]}[batch.system.name]
 
 
 def test_inside_a_job_and_its_nodes(batch: Batch) -> None:

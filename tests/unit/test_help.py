@@ -34,6 +34,7 @@ GROUPS = [
     "Grid Engine",
     "PBS",
     "LSF",
+    "Flux",
     "Launcher",
     "Ranks",
     "Failure and shutdown",

@@ -16,7 +16,7 @@ import pytest
 
 from muster import environments
 from muster.agent import env_store
-from muster.controller.env_shipping import packed, parents
+from muster.controller.env_shipping import Pace, packed, parents
 from muster.environments import Environment
 from muster.errors import InvalidRequest
 
@@ -127,6 +127,8 @@ def test_a_base_that_hosts_lack_is_sent_too(venv: Path, tmp_path: Path) -> None:
     program.write_bytes(Path(os.path.realpath(sys.executable)).read_bytes())
     program.chmod(0o755)
     (base / "lib/_sysconfigdata_x.py").write_text(f"prefix = '{base}'\n")
+    (base / "lib/python3.11/site-packages").mkdir(parents=True)
+    (base / "lib/python3.11/site-packages/not_seen.py").touch()
     for link in venv.glob("bin/python*"):
         if os.path.isabs(os.readlink(link)):
             link.unlink()
@@ -134,6 +136,7 @@ def test_a_base_that_hosts_lack_is_sent_too(venv: Path, tmp_path: Path) -> None:
     found = environments.find(str(venv / "bin/python"))
     assert found.base == str(program) and found.base_can_be_sent
     found = environments.read(found, str(tmp_path / "records"), with_base=True)
+    assert not any("not_seen" in entry.name for entry in found.entries)
     assert found.address != read(venv, tmp_path / "records").address
     top = Path(unpacked(found, tmp_path / "there")).parent.parent
     assert os.path.realpath(top / "bin/python") == str(top.parent / "base/bin" / program.name)
@@ -236,11 +239,20 @@ def test_which_environments_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_pieces_are_compressed_in_order_if_the_network_is_slow(slow: bool) -> None:
+def test_pieces_are_compressed_in_order(slow: bool) -> None:
     pieces = [bytes([number]) * 1000 for number in range(50)] + [os.urandom(1000)]
-    found = list(packed(iter(pieces), 3, lambda: slow))
+    found = list(packed(iter(pieces), Pace(3), lambda: slow))
     assert pieces == [zlib.decompress(data) if smaller else data for data, smaller in found]
     assert (False, slow) == (found[-1][1], found[0][1])
+
+
+def test_compression_is_for_networks_that_are_slower_than_it() -> None:
+    pace = Pace(4)
+    assert not pace.worth(0, 0.0), "the network is faster than the disk"
+    assert pace.worth(8 << 20, 1e15), "nothing is measured yet"
+    pace.pack(bytes(1 << 20))
+    assert pace.worth(8 << 20, 1.0)
+    assert not pace.worth(8 << 20, 1e15)
 
 
 def test_each_host_sends_to_two_others_at_most() -> None:

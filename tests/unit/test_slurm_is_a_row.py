@@ -66,9 +66,13 @@ def test_slurm_is_named_where_it_has_to_be() -> None:
     assert {name: len(lines) for name, lines in found.items()} == {name: most for name, (most, _) in ELSEWHERE.items()}
 
 
-ELSEWHERE_OTHERS = {"schedulers/__init__.py", "python/signatures.py", "config/command_options.py", "cli/lab.py"}
+ELSEWHERE_OTHERS = {
+    *("schedulers/__init__.py", "python/signatures.py", "config/command_options.py", "cli/lab.py"),
+    "agent/rank_info.py",  # launchers that tell a rank who it is
+}
 WORDS = {
     "sge": r"\bSGE_|grid ?engine|\bsge\b|\bqrsh\b|\bqconf\b",
+    "flux": r"\bflux\b|\bFLUX_",
     "lsf": r"\bLSF\b|\bLSB_|\bbsub\b|\bbjobs\b|\bblaunch\b",
     "pbs": r"\bPBS|\bpbs|\bqselect\b|\bpbsnodes\b",
 }

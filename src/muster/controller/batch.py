@@ -456,7 +456,7 @@ def run_batch(words: list[str]) -> int:
             run.write_outcome(outcome_as_json(RunResult(RunState.KILLED, CANCELLED, 0.0, 0, why)))
             return CANCELLED
     asks = client(asked["job"]["scheduler"])
-    allocation = asks.scheduler.allocation(os.environ)
+    allocation = asks.own_allocation(os.environ)
     assert allocation is not None
     if allocation.restarts:
         for name in ("outcome.json", RECORD):  # left by an attempt that the scheduler ended

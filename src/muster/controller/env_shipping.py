@@ -34,7 +34,9 @@ _ROOM = 1.05
 _WORTH = 0.9
 """Pieces that do not become smaller than this are sent as they are."""
 _SLOW = 4 << 20
-"""Bytes that wait for a connection from which on pieces are compressed: the network is the slower part then."""
+"""Bytes that wait for a connection from which on it counts as slower than this machine."""
+_FASTER = 1.3
+"""How many times faster than the connection this machine has to compress, for that to be worth its CPU time."""
 
 
 class Shipment(NamedTuple):
@@ -194,25 +196,42 @@ def _tree(
     return [missing[0], *apart]
 
 
-def packed(
-    pieces: Iterable[bytes], threads: int, worth: Callable[[], bool] = lambda: True
-) -> Iterator[tuple[bytes, bool]]:
-    """Yield the pieces, compressed by several threads, and whether that made them smaller.
+class Pace:
+    """Whether compressed pieces arrive sooner: how fast this machine compresses, and how fast the connection is."""
 
-    `worth`: whether the next piece is to be compressed.
-    """
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._packing: deque[float] = deque(maxlen=8)
+        """Bytes per second in which the last pieces were compressed, by one thread each."""
+
+    def pack(self, piece: bytes) -> bytes:
+        """Return a piece compressed, and note how long that took."""
+        began = time.perf_counter()
+        smaller = zlib.compress(piece, 1)
+        self._packing.append(len(piece) / max(time.perf_counter() - began, 1e-9))
+        return smaller
+
+    def worth(self, waiting: int, arrived: float) -> bool:
+        """Return whether to compress the next piece: `waiting` bytes have not been taken by the connection, which takes
+        `arrived` bytes per second. The first pieces are compressed to measure."""
+        if waiting <= _SLOW:
+            return False
+        rates = list(self._packing)
+        return not rates or self.threads * sum(rates) / len(rates) > _FASTER * arrived
+
+
+def packed(pieces: Iterable[bytes], pace: Pace, worth: Callable[[], bool]) -> Iterator[tuple[bytes, bool]]:
+    """Yield the pieces, compressed by several threads if that is `worth` it, and whether that made them smaller."""
 
     def pack(piece: bytes, wanted: bool) -> tuple[bytes, bool]:
-        if not wanted:
-            return piece, False
-        smaller = zlib.compress(piece, 1)
+        smaller = pace.pack(piece) if wanted else piece
         return (smaller, True) if len(smaller) < _WORTH * len(piece) else (piece, False)
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(pace.threads) as pool:
         waiting: deque[Future[tuple[bytes, bool]]] = deque()
         for piece in pieces:
             waiting.append(pool.submit(pack, piece, worth()))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > 2 * pace.threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -227,11 +246,15 @@ def _stream(
     """Send the stream to these hosts, and wait until all have unpacked it."""
     agents.answers = {}
 
-    def slow() -> bool:
-        return max(_waiting(roots)) > _SLOW
+    pace, began, sent = Pace(min(4, os.cpu_count() or 1)), time.monotonic(), 0
 
-    for piece, smaller in packed(pieces, min(4, os.cpu_count() or 1), slow):
+    def worth() -> bool:
+        waiting = max(_waiting(roots))
+        return pace.worth(waiting, (sent - waiting) / max(time.monotonic() - began, 1e-9))
+
+    for piece, smaller in packed(pieces, pace, worth):
         _send(agents, missing, roots, encode_frame("env_piece", piece, packed=smaller, last=False))
+        sent += len(piece)
     _send(agents, missing, roots, encode_frame("env_piece", b"", packed=False, last=True))
     deadline = time.monotonic() + _UNPACKED
     while len([link for link in missing if link.node in agents.answers]) < len(missing):

@@ -70,6 +70,8 @@ class RunKeywords(TypedDict, total=False):
     pbs_opt: str | Sequence[str]
     lsf: bool
     lsf_opt: str | Sequence[str]
+    flux: bool
+    flux_opt: str | Sequence[str]
     sync: bool
     ship_env: bool
     env_dir: str | os.PathLike[str]
@@ -175,6 +177,8 @@ def run(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -285,6 +289,8 @@ def run(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -395,6 +401,8 @@ def run(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -505,6 +513,8 @@ def run(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -638,6 +648,8 @@ def submit(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -748,6 +760,8 @@ def submit(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -858,6 +872,8 @@ def submit(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,
@@ -968,6 +984,8 @@ def submit(
     pbs_opt: str | Sequence[str] | None = None,
     lsf: bool | None = None,
     lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
     sync: bool | None = None,
     ship_env: bool | None = None,
     env_dir: str | os.PathLike[str] | None = None,

@@ -38,6 +38,7 @@ SCHEDULERS: Mapping[str, Row] = {
     "sge": Row("Grid Engine", "sge_record", "SGE_TASK_ID", _OF_SGE, "sge_options"),
     "pbs": Row("PBS", "pbs_record", "PBS_JOBID", "PBS_.*", "pbs_options"),
     "lsf": Row("LSF", "lsf_record", "LSB_JOBID", "LSB_.*|LSFUSER|LS_JOBPID|LS_SUBCWD|LS_EXEC_T", "lsf_options"),
+    "flux": Row("Flux", "flux_record", "FLUX_ENCLOSING_ID", "FLUX_.*", "flux_options"),
 }
 
 

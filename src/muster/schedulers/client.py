@@ -176,7 +176,7 @@ class SchedulerClient:
         Raises `InvalidRequest` if only the environment claims there is one: a shell, tmux or container may outlive the
         job whose environment variables it has.
         """
-        found = self.scheduler.allocation(env)
+        found = self.own_allocation(env, within)
         if found is None or self.scheduler.left_over is None:
             return found
         jobs = self.jobs(root, within=within)
@@ -194,6 +194,11 @@ class SchedulerClient:
         raise InvalidRequest(
             f"stale {what}: {why}", f"run `{remedy}`; then {typed(self.name)} submits a job of its own"
         )
+
+    def own_allocation(self, env: Mapping[str, str], within: float = _WITHIN) -> Allocation | None:
+        """Return the job in which a process with this environment runs, or seems to; None outside of one."""
+        found = self.scheduler.allocation(env)
+        return found if found is not None else self._asked(self.scheduler.ask_allocation(env), None, within)
 
     def _job_now(self, job: str, cluster: str, within: float) -> JobStatus | None:
         """Return the status of a job on the named cluster; None if it has no such job.

@@ -408,6 +408,8 @@ class Scheduler(NamedTuple):
     # optional features
     terms: Callable[[Options], JobTerms] = lambda options: JobTerms()
     """Returns the options for muster's behavior inside a job. Raises `InvalidRequest`."""
+    ask_allocation: Callable[[Env], Ask[Allocation | None] | None] = lambda env: None
+    """Returns the question for that job if variables do not tell it all; None outside of one."""
     check_inside: Callable[[Allocation, Options], None] = lambda allocation, options: None
     """Raises `InvalidRequest` for options that describe a new job, inside an existing one."""
     nodelist: str = ""

@@ -1,0 +1,216 @@
+"""Flux's jobs and nodes (flux jobs, flux resource): the command lines, and parsers of the output.
+
+From the manual pages of flux-core 0.7x, whose `flux jobs` has `--json` since 0.47; not tried on a real one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from muster.core.hostlist import parse_nodelist
+from muster.core.results import RunState
+from muster.errors import InvalidRequest
+from muster.schedulers._shared import clock_of, number
+from muster.schedulers.scheduler import Final, JobEnd, JobRecord, JobStatus, NodeStatus, Phase, QueueEntry
+
+STATES: Mapping[str, Phase] = {
+    **dict.fromkeys(("NEW", "DEPEND", "PRIORITY", "SCHED"), Phase.PENDING),
+    "RUN": Phase.RUNNING,
+    "CLEANUP": Phase.COMPLETING,
+}
+
+ENDS: Mapping[str, JobEnd] = {
+    "TIMEOUT": JobEnd(RunState.TIMED_OUT, 124, "it reached its time limit"),
+    "CANCELED": JobEnd(RunState.KILLED, 137, "it was cancelled", cancelled=True),
+    "FAILED": JobEnd(RunState.ERROR, 125, "its batch script failed", failed=True),
+    "COMPLETED": JobEnd(RunState.ERROR, 125, "its batch script succeeded"),
+}
+"""Results of an inactive job."""
+
+_OUTSIDE = 'exec flux ${FLUX_ENCLOSING_ID:+--parent} "$@"'
+"""Commands in a batch job are about the instance that is the job; its own job is known to the one around it."""
+
+
+def outside(*words: str) -> tuple[str, ...]:
+    """Return a command of Flux for the instance that runs muster's jobs, from inside and outside of them."""
+    return ("sh", "-c", _OUTSIDE, "flux", *words)
+
+
+def mine() -> tuple[str, ...]:
+    """Return the command that lists the user's jobs, with those that have ended lately; `jobs` parses its output."""
+    return outside("jobs", "-a", "--json")
+
+
+def one(job: str) -> tuple[str, ...]:
+    """Return the command that shows a job; `record_of` and `final_state` parse its output."""
+    return outside("jobs", "--json", job)
+
+
+def everything() -> tuple[str, ...]:
+    """Return the command that lists the jobs of all users; `queue` parses its output."""
+    return outside("jobs", "-A", "--json", "--count=0")
+
+
+_LETTERS = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def f58(number: int) -> str:
+    """Return a job id as Flux shows it to users: base 58, after an `f` (RFC 19)."""
+    text = ""
+    while number:
+        number, rest = divmod(number, 58)
+        text = _LETTERS[rest] + text
+    return "f" + (text or "1")
+
+
+def records(out: str) -> list[Mapping[str, Any]]:
+    """Return the jobs in the output of `flux jobs --json`, which for a single one is that alone."""
+    try:
+        found = json.loads(out)
+    except ValueError:
+        return []
+    rows = found.get("jobs", [found]) if isinstance(found, dict) else []
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int)]
+
+
+def _state(told: Mapping[str, Any]) -> str:
+    return str(told.get("result" if told.get("state") == "INACTIVE" else "state", ""))
+
+
+def _hosts(told: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        return tuple(parse_nodelist(str(told.get("nodelist", "")), "nodelist")) if told.get("nodelist") else ()
+    except InvalidRequest:
+        return ()
+
+
+def _why(told: Mapping[str, Any]) -> str:
+    """Return why a job has not started."""
+    waits = [str(one) for one in told.get("dependencies") or ()]
+    if waits:
+        return f"waits for {', '.join(waits)}"
+    if told.get("urgency") == 0:
+        return "held: its urgency is 0; see `flux job urgency`"
+    sched = (told.get("annotations") or {}).get("sched") or {}
+    return str(sched.get("reason_pending", "")) or "waiting for free resources"
+
+
+def jobs(out: str) -> dict[str, JobStatus]:
+    """Return the jobs by id."""
+    found = {}
+    for told in records(out):
+        job, state = f58(told["id"]), _state(told)
+        pending = STATES.get(state) is Phase.PENDING
+        found[job] = JobStatus(job, str(told.get("name", "")), state, _hosts(told), why=_why(told) if pending else "")
+    return found
+
+
+def record_of(out: str) -> JobRecord | None:
+    """Return the record of a job; None if there is none."""
+    told = next(iter(records(out)), None)
+    if told is None:
+        return None
+    pending = STATES.get(_state(told)) is Phase.PENDING
+    sched = (told.get("annotations") or {}).get("sched") or {}
+    start = sched.get("t_estimate") if pending else told.get("t_run")
+    return JobRecord(
+        _state(told),
+        _why(told) if pending else "",
+        float(start) if start else None,
+        float(told["expiration"]) if told.get("expiration") else None,
+        preempted=(told.get("exception") or {}).get("type") == "preempt",
+        submitted=float(told["t_submit"]) if told.get("t_submit") else None,
+        partition=str(told.get("queue", "")),
+        priority=str(told.get("priority", "")),
+        hosts=_hosts(told),
+    )
+
+
+def final_state(out: str) -> Final:
+    """Return how a job ended, as long as Flux keeps inactive jobs."""
+    told = next(iter(records(out)), None)
+    state = _state(told) if told is not None else ""
+    return Final(state if state in ENDS else "")
+
+
+def queue(out: str) -> list[QueueEntry]:
+    """Return the jobs of all users."""
+    found = []
+    for told in records(out):
+        pending = STATES.get(_state(told)) is Phase.PENDING
+        found.append(
+            QueueEntry(
+                f58(told["id"]),
+                str(told.get("username", "")),
+                str(told.get("queue", "")),
+                _state(told),
+                number(told.get("nnodes", 0)),
+                "",
+                clock_of(number(told.get("runtime", 0))) if told.get("runtime") else "",
+                clock_of(number(told["duration"])) if told.get("duration") else "",
+                _why(told) if pending else "",
+                str(told.get("name", "")),
+                str(told.get("nodelist", "")),
+            )
+        )
+    return found
+
+
+# ---- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def all_nodes() -> tuple[str, ...]:
+    """Return the command that lists all nodes, in groups; `nodes` and `used_gpus` parse its output."""
+    columns = "{state}|{queue}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
+    return outside("resource", "list", "-n", "-s", "free,allocated,down", "-o", columns)
+
+
+def _groups(out: str) -> list[tuple[str, tuple[str, ...], int, int, tuple[str, ...]]]:
+    """Return for each group its state, its queues, the cores and GPUs of each node, and the nodes."""
+    found = []
+    for line in out.splitlines():
+        pieces = line.strip().split("|")
+        if len(pieces) != 6 or not number(pieces[2]):
+            continue
+        state, queues, count, cores, gpus, text = pieces
+        try:
+            names = tuple(parse_nodelist(text, "nodelist"))
+        except InvalidRequest:
+            continue
+        each = number(count)
+        found.append(
+            (state, tuple(filter(None, queues.split(","))), number(cores) // each, number(gpus) // each, names)
+        )
+    return found
+
+
+def nodes(out: str) -> list[NodeStatus]:
+    """Return the nodes; one that jobs use in part is in two groups, with the free and the allocated part of it."""
+    found: dict[str, NodeStatus] = {}
+    for state, queues, cores, gpus, names in _groups(out):
+        for name in names:
+            before = found.get(name)
+            free = cores if state == "free" else 0
+            down = state == "down"
+            if before is None:
+                found[name] = NodeStatus(
+                    name, queues, state, cores, free, 0, {"": gpus} if gpus else {}, "", takes_jobs=not down
+                )
+            elif not down:
+                total = gpus + before.gpus.get("", 0)
+                found[name] = before._replace(
+                    state="mixed",
+                    cores=before.cores + cores,
+                    free_cores=before.free_cores + free,
+                    gpus={"": total} if total else {},
+                )
+    return list(found.values())
+
+
+def used_gpus(out: str) -> dict[str, dict[str, int]]:
+    """Return the number of GPUs in use by node."""
+    return {
+        name: {"": gpus} for state, _, _, gpus, names in _groups(out) if state == "allocated" and gpus for name in names
+    }

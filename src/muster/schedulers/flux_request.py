@@ -1,0 +1,116 @@
+"""Translation of a run's options to a request for Flux, the batch script, and `flux batch`.
+
+From the manual pages of flux-core 0.7x (flux-batch(1)); not tried on a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from shlex import join
+
+from muster.config.record import Options
+from muster.schedulers import _shared
+from muster.schedulers.flux_options import RUN
+from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
+
+OURS = {
+    **dict.fromkeys(
+        ("n", "nslots", "N", "nodes", "c", "cores-per-slot", "g", "gpus-per-slot"), "-N, -g, --gpus-per-node"
+    ),
+    **dict.fromkeys(("output", "error", "input", "wrap", "dry-run", "B", "bank", "env", "cwd", "o"), ""),
+    "job-name": "--name",
+    "queue": "--queue",
+    "q": "--queue",
+    "t": "--time",
+    "time-limit": "--time",
+    "requires": "--constraint",
+    "exclusive": "--exclusive",
+    "x": "--exclusive",
+}
+"""The options of `flux batch` that muster sets itself, each with the option of muster to use instead."""
+
+OUTPUTS = ("flux-%j.out",)
+"""The batch script's output in the run directory; `%j` is the job id."""
+
+_DEPENDS = {"ok": "afterok", "any": "afterany", "failed": "afternotok"}
+
+
+def request(wish: Wish, options: Options) -> Request:
+    """Return the request for `flux batch`, with one slot for each node. Raises `InvalidRequest`."""
+    size = _shared.size_of(wish, options, "Flux")
+    if size.nodes is not None:
+        asked = [("nodes", str(size.nodes)), ("nslots", str(size.nodes)), ("cores-per-slot", str(size.cores))]
+        asked += [("gpus-per-slot", str(size.gpus))] if size.gpus else []
+    else:
+        asked = [("nslots", str(size.ranks)), ("cores-per-slot", "1")]
+    limit = _shared.time_limit(options)
+    asked += [("time-limit", f"{limit}s")] if limit else []
+    for key, name in (("queue", "queue"), ("account", "bank"), ("constraint", "requires")):
+        value = _shared.value_of(options, key)
+        asked += [(name, str(value))] if value else []
+    asked += [("exclusive", "")] if _shared.value_of(options, "exclusive") else []
+    asked += [("dependency", f"{how}:{job}") for how, job in _shared.ended(wish.after, _DEPENDS)]
+    given = _shared.own_options(options.table_of("flux"), options.value(RUN.flux_opt), OURS, "--flux-opt", "flux batch")
+    return Request(
+        name=_shared.plain_name(wish.name),
+        nodes=size.nodes,
+        options=(*asked, *given.items()),
+        output=_output(wish.run_dir),
+        tasks=size.ranks,
+    )
+
+
+def _output(folder: str) -> str:
+    """Return the path for `--output`, in which Flux replaces `{{id}}`."""
+    return "/dev/null" if not folder or "{{" in folder else f"{folder}/flux-{{{{id.f58plain}}}}.out"
+
+
+def terms(options: Options) -> JobTerms:
+    """Return the terms that hold inside a job."""
+    return _shared.terms_of(_shared.time_limit(options))
+
+
+def check_inside(allocation: Allocation, options: Options) -> None:
+    """Raise `InvalidRequest` for options that request nodes, which a job already has."""
+    _shared.check_inside(RUN.table, "flux", allocation, options)
+
+
+# ---- submission ------------------------------------------------------------------------------------------------------
+
+
+def options_of(request: Request) -> list[str]:
+    """Return all options of `flux batch`."""
+    words = [f"--job-name={request.name}", f"--output={request.output}"]
+    return words + [f"--{name}={value}" if value else f"--{name}" for name, value in request.options]
+
+
+def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
+    """Return the script."""
+    return _shared.script_of(join(("flux", "batch", *options_of(request))), "", setup, command, keep_python, "Flux")
+
+
+def submit(request: Request, script: str) -> tuple[str, ...]:
+    """Return the command that submits a script."""
+    return ("flux", "batch", *options_of(request), script)
+
+
+def submitted(out: str) -> str:
+    """Return the job id, with an `f` in place of the letter that only some terminals show."""
+    return out.strip().splitlines()[-1].strip().replace("ƒ", "f")
+
+
+_REFUSED = (
+    ("Invalid queue", "list the queues with `flux queue list`"),
+    ("invalid queue", "list the queues with `flux queue list`"),
+    ("unsatisfiable", "see what there is with `flux resource list`"),
+    ("requires", "list the properties with `flux resource list -o {propertiesx}`"),
+    ("bank", "list your banks with `flux account view-user`"),
+    ("connect", "set FLUX_URI, or run this on a login node of the cluster"),
+)
+
+
+def refused(err: str) -> Refusal:
+    """Return why a job was rejected: `flux-batch: ERROR: [Errno 22] Invalid queue 'x' specified`."""
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    words = lines[-1].rpartition("ERROR: ")[2] if lines else "no error message"
+    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
