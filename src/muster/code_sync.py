@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import shlex
 import shutil
 import stat
 import subprocess
@@ -20,6 +19,7 @@ from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux import processes
+from muster.linux.shell import join, quote
 from muster.transports.ssh import OPTIONS
 from muster.transports.target import Target
 from muster.ui.formatting import size_in_words
@@ -390,7 +390,7 @@ def send(
         say(f"copying {plural(len(names), 'file')} ({size_in_words(total)}) from {root} to {hosts}")
 
     def one(target: Target) -> tuple[str, str]:
-        shell = shlex.join([*target.ssh, *(word for option in OPTIONS for word in ("-o", option))])
+        shell = join([*target.ssh, *(word for option in OPTIONS for word in ("-o", option))])
         user = f"{target.user}@" if target.user else ""
         name = f"[{target.host}]" if ":" in target.host else target.host
         done = subprocess.run(
@@ -399,7 +399,7 @@ def send(
                 # for theirs. -s: no remote shell parses the path.
                 *("rsync", "-a", "--no-times", "--ignore-times", "-z", "-s"),
                 *("--delete-missing-args", "--from0", "--files-from=-"),
-                *("--rsync-path", f"mkdir -p {shlex.quote(root)} && rsync", "-e", shell),
+                *("--rsync-path", f"mkdir -p {quote(root)} && rsync", "-e", shell),
                 *(f"{root}/", f"{user}{name}:{root}/"),
             ],
             input=b"\0".join(map(os.fsencode, sorted({*wanted[target], *start}))),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from muster.core import hostlist
 from muster.core.hostlist import HostSpec, fold_hostlist, parse_nodelist
+from muster.errors import InvalidRequest
 
 LISTS = (
     "n[1-3],gpu5:4,gpu6:0,1",
@@ -41,6 +42,15 @@ def test_any_text_gives_hosts_or_one_sentence(name: str, data: st.DataObject) ->
     read, samples = READERS[name]
     text = data.draw(near(*samples))
     result_or_sentence(lambda: read(text))
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("text", ["n" + "9" * 5000 + "[1-2]", "9" * 5000 + "n", "n[1-2/" + "9" * 5000 + "]", "n" * 256])
+def test_names_and_numbers_of_thousands_of_digits(name: str, text: str) -> None:
+    """Python refuses to parse them, with a ValueError; ClusterShell passes it on."""
+    read, _ = READERS[name]
+    with pytest.raises(InvalidRequest):
+        read(text)
 
 
 _NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,4}[0-9]{0,3}(\.[a-z]{1,3}[0-9]{0,2})?", fullmatch=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 
 from muster.adopt.adoption import Launch
 from muster.adopt.values import SECRET
 from muster.export._shell import quote
+from muster.linux.shell import join
 
 _FLAGS = ("exclusive", "slurm")
 
@@ -22,7 +22,7 @@ def groups(launch: Launch) -> list[list[str]]:
     more = [f"--{name} {_option(name, value)}" if value else f"--{name}" for name, value in launch.options]
     launcher = [f"--launcher {launch.launcher}"] if launch.launcher else []
     if launch.launcher_args:
-        launcher.append(f"--launcher-args {quote(shlex.join(launch.launcher_args))}")
+        launcher.append(f"--launcher-args {quote(join(launch.launcher_args))}")
     python = [f"--python {quote(launch.python)}"] if launch.python else []
     cwd = [f"--cwd {_path(launch.cwd)}"] if launch.cwd else []
     return [["muster run", *where, *ranks], [*launcher, *python, *cwd], more, env, setup, _program(launch)]

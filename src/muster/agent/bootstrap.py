@@ -14,7 +14,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from shlex import quote
+
+from muster.linux.shell import quote
 
 _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 _AGENT = ("-I", "-S", "-c", _READ_AND_RUN)
@@ -28,6 +29,7 @@ _UNPACK = """
 import marshal
 import sys
 from _frozen_importlib import ModuleSpec
+
 
 class Sent:
     @staticmethod
@@ -101,7 +103,7 @@ def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
 def agent_script(python: str, setup: Sequence[str], keep_python: bool, enter: str = "") -> bytes:
     """Return a shell script, to be read from stdin, that runs the lines of `setup` and then the agent; see
     `shell_script`."""
-    return shell_script((python, *_AGENT), setup, keep_python, enter=enter).encode()
+    return os.fsencode(shell_script((python, *_AGENT), setup, keep_python, enter=enter))
 
 
 def ssh_command_for(shell: str, script: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from muster.diagnostics.selftest.text import end_in_words, section_in_words
 from muster.diagnostics.selftest.verdicts import SECTIONS, Verdict, evaluate
 from muster.errors import InvalidRequest
 from muster.linux import processes
+from muster.linux.shell import join
 from muster.ui.terminal import TerminalView
 
 _REFUSED: Mapping[Option[object], str] = {
@@ -127,7 +127,7 @@ def _conclude(
 ) -> int:
     """Store the result in the run directory, and print it."""
     verdicts = view.verdicts()
-    command = shlex.join(["muster", "check", *redact_argv(list(words))])
+    command = join(["muster", "check", *redact_argv(list(words))])
     folder = store_of(options, env).path(view.run_id)
     result = {
         "run": view.run_id,

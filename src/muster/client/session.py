@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from muster.core.results import RunResult
 from muster.core.suggestions import did_you_mean
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
+from muster.linux.shell import quote
 from muster.protocol.frames import VERSION
 from muster.rundir.finding import RunNotFound, find_run
 from muster.rundir.run import Run, Unreadable
@@ -91,9 +91,7 @@ def _no_such_session(store: Store, name: str) -> InvalidRequest:
     known = ", ".join(name_of_session(run) for run in found[::-1][:3])
     sessions = f"sessions: {known}; hold" if known else "hold"
     hint = did_you_mean(name, [name_of_session(run) for run in found])
-    return InvalidRequest(
-        f"session not found: `{name}`", hint or f"{sessions} one: muster hold --name {shlex.quote(name)}"
-    )
+    return InvalidRequest(f"session not found: `{name}`", hint or f"{sessions} one: muster hold --name {quote(name)}")
 
 
 def _how(outcome: RunResult) -> str:
@@ -261,7 +259,7 @@ def run_shell(job: Job, host: Host, gpus: int | None, env: Mapping[str, str]) ->
     setup = [*job.setup, *host.setup]
     for line in filter(is_hidden, setup):
         print(f"warning: not run in this shell, because its value is not stored: {line}", file=sys.stderr)
-    lines = [f"cd {shlex.quote(job.cwd)}", *(line for line in setup if not is_hidden(line))]
+    lines = [f"cd {quote(job.cwd)}", *(line for line in setup if not is_hidden(line))]
     if job.scheduler:
         from muster.schedulers import get_scheduler
 

@@ -15,6 +15,7 @@ from muster.core.model import BUNDLED, Program
 from muster.core.suggestions import nearest
 from muster.errors import InvalidRequest, NoWorkingDirectory
 from muster.linux import processes
+from muster.linux.shell import join, quote
 
 
 def find_program(name: str, env: Mapping[str, str]) -> str | None:
@@ -86,7 +87,7 @@ def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: s
             raise InvalidRequest(f"cannot access script {path}{where}: {hidden}", "check it with `ls -ld`")
         raise InvalidRequest(f"script not found: {path}{where}", _program_hint(words, env, verb) or _near(full))
     if not os.access(full, os.R_OK):
-        raise InvalidRequest(f"cannot read script {path}", f"check its permissions with `ls -l {shlex.quote(path)}`")
+        raise InvalidRequest(f"cannot read script {path}", f"check its permissions with `ls -l {quote(path)}`")
 
 
 def _here() -> str:
@@ -99,9 +100,9 @@ def _here() -> str:
 def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> str | None:
     """Return a hint for a program given in place of a script: `muster run python train.py`."""
     if re.fullmatch(r"(.*/)?python[0-9.]*", words[0]) and len(words) > 1:
-        return f"leave out `{words[0]}`: muster {verb} {shlex.join(words[1:])}"
+        return f"leave out `{words[0]}`: muster {verb} {join(words[1:])}"
     if "/" not in words[0] and find_program(words[0], env) is not None:
-        return f"write a program after `--`: muster {verb} -- {shlex.join(words)}"
+        return f"write a program after `--`: muster {verb} -- {join(words)}"
     return None
 
 

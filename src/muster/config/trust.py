@@ -8,13 +8,13 @@ nobody else can replace it there.
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from muster.linux import processes
 from muster.linux.identity import user_name
+from muster.linux.shell import quote
 
 ALLOW = "MUSTER_TRUST"
 """Environment variable with directories, separated by `:`, whose files are trusted, whoever owns them."""
@@ -64,7 +64,7 @@ def _allowed(real: str, env: Mapping[str, str]) -> bool:
 def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
     """Return what is wrong with one file or link, or one directory; None if nothing is."""
     which = f"its directory {place}" if is_folder else "it"
-    shown = shlex.quote(place)
+    shown = quote(place)
     try:
         found = os.stat(place) if is_folder else os.lstat(place.rstrip("/"))
     except OSError as error:

@@ -46,7 +46,10 @@ _SET = re.compile(rf"(?:{_NAMES}|{_GROUP})(?:[,!&^](?:{_NAMES}|{_GROUP}))*")
 
 _COUNT = re.compile(r"[0-9]{1,6}")
 """A number of ranks, or of a GPU. No longer number is meant, and Python refuses to parse thousands of digits."""
-_NUMBERS = re.compile(r"[0-9]+(-[0-9]+)?(/[0-9]+)?")
+_NUMBERS = re.compile(r"[0-9]{1,12}(-[0-9]{1,12})?(/[0-9]{1,12})?")
+
+_LONGEST_NAME = 255
+"""Maximum characters of a host name (RFC 1123)."""
 
 MOST_HOSTS = 100_000
 """Maximum number of hosts: more are a typo in a list such as `n[1-10000000]`, which would exhaust the memory."""
@@ -151,7 +154,7 @@ def expand_hostset(names: str, source: str) -> list[str]:
         ) from None
     try:
         found = list(NodeSet(names))
-    except NodeSetException as error:
+    except (NodeSetException, ValueError) as error:  # ValueError: Python refuses to parse thousands of digits
         raise InvalidRequest(
             f"{source}: invalid host set: `{names}`: {error}", "for example, `n[1-3,7]` or a ClusterShell group `@gpu`"
         ) from None
@@ -162,7 +165,7 @@ def expand_hostset(names: str, source: str) -> list[str]:
 
 def _checked(name: str, source: str) -> str:
     """Return the name if it is a valid hostname. Raises `InvalidRequest` otherwise."""
-    if not _HOST.fullmatch(name) and not is_ipv6(name):
+    if len(name) > _LONGEST_NAME or (not _HOST.fullmatch(name) and not is_ipv6(name)):
         raise InvalidRequest(
             f"{source}: invalid host name: `{name}`", "host names consist of letters, digits, dots and inner hyphens"
         )

@@ -1,17 +1,14 @@
-"""Shell text: the one quoting function, commands over several lines, and the parts that all shell forms share."""
+"""Shell text: quoted words, commands over several lines, and the parts that all shell forms share."""
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
 from muster.core.env_forwarding import REDACTED, redact_argv, redact_line
 from muster.errors import InvalidRequest
 from muster.export.wanted import Wanted
-
-_SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
-_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
+from muster.linux import shell
 
 
 class Sh(str):
@@ -22,22 +19,7 @@ def quote(text: str) -> str:
     """Return a word for bash, on one line, whatever characters or bytes it has."""
     if isinstance(text, Sh):
         return str(text)
-    if _SAFE.fullmatch(text):
-        return text
-    if "'" in text and text.isprintable() and not set(text) & set('"$`\\!'):
-        return f'"{text}"'
-    if text.isprintable():
-        return "'" + text.replace("'", "'\"'\"'") + "'"
-    return "$'" + "".join(map(_escaped, text)) + "'"
-
-
-def _escaped(letter: str) -> str:
-    if letter in _ESCAPES:
-        return _ESCAPES[letter]
-    if letter.isprintable():
-        return letter
-    # bytes that are no text arrive as surrogates
-    return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
+    return shell.quote(text, shell.ONE_LINE)
 
 
 def command(*groups: Sequence[str], indent: str = "") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from muster.core.printable import line
+from muster.errors import InvalidRequest
 from muster.export._node import NodeLauncher, Place, launcher_env
 from muster.export._ranks import rank_lines
 from muster.export._shell import (
@@ -20,6 +22,7 @@ from muster.export._shell import (
     threads,
 )
 from muster.export.wanted import Wanted
+from muster.linux import shell
 from muster.runtimes import Inside, mount, mounts_of_code, runtime
 
 _NAMES = 'scontrol show hostnames "$SLURM_JOB_NODELIST"'
@@ -36,12 +39,16 @@ def directives(wanted: Wanted, tasks: int, cpus: str) -> list[str]:
     words += [("error", batch.error)] if batch.error else []
     words += [("open-mode", "append"), ("requeue", "")] if batch.requeue else []
     words += [("signal", batch.signal)] if batch.signal else []
-    return [f"#SBATCH --{name}{f'={_value(value)}' if value else ''}" for name, value in words]
+    return [f"#SBATCH --{name}{f'={_value(name, value)}' if value else ''}" for name, value in words]
 
 
-def _value(value: str) -> str:
-    # sbatch splits the rest of the line into words as a shell would, but knows no $'…'
-    return quote(value) if "\n" not in value else "'" + value.replace("'", "'\"'\"'") + "'"
+def _value(name: str, value: str) -> str:
+    try:
+        return shell.quote(value, shell.SBATCH)
+    except ValueError:
+        raise InvalidRequest(
+            f"an #SBATCH line cannot hold a newline: --{name} {line(value)}", "leave it out, and edit the script"
+        ) from None
 
 
 def head(wanted: Wanted, how: str, tasks: int, cpus: str) -> list[str]:

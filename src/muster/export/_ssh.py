@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from muster.core.hostlist import fold_hostlist
 from muster.core.layout import named
 from muster.export._node import NodeLauncher, Place, launcher_env
@@ -24,6 +22,7 @@ from muster.export._shell import (
     threads,
 )
 from muster.export.wanted import Wanted
+from muster.linux.shell import join
 
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 
@@ -136,7 +135,7 @@ def _connect(wanted: Wanted) -> list[str]:
     target = f'"${{hosts[$1]}}" {shell} -- "$1" "$master" "$port"'
     lines += ["  # tail keeps stdin of the connection open for as long as this script lives"]
     feed = "; ".join([*send, "exec tail -f --pid=$$ /dev/null"])
-    return [*lines, f"  exec {shlex.join(ssh)} -- {target} \\", f"    < <({feed})", "}"]
+    return [*lines, f"  exec {join(ssh)} -- {target} \\", f"    < <({feed})", "}"]
 
 
 def in_tmux(wanted: Wanted, launcher: NodeLauncher) -> str:
@@ -151,7 +150,7 @@ def in_tmux(wanted: Wanted, launcher: NodeLauncher) -> str:
         "",
         f"session={quote(session)}",
         *_where(wanted),
-        f"ssh=({shlex.join([*wanted.job.ssh, *_OPTIONS])})",
+        f"ssh=({join([*wanted.job.ssh, *_OPTIONS])})",
         "",
     ]
     body = [

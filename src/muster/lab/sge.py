@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from shlex import quote
 
 from muster.lab.spec import HEAD, Folder, Shape
+from muster.linux.shell import quote
 
 PROGRAMS = "/usr/lib/gridengine"
 """Directory of the programs in Debian; those in /usr/bin are scripts that set SGE_ROOT and start these."""

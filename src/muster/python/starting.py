@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from muster.core.sweep import Point
 from muster.core.sweep import Sweep as SweepRecord
 from muster.errors import InvalidRequest
 from muster.linux import processes
+from muster.linux.shell import join
 from muster.python.output import Printed, Quiet, tell
 from muster.python.pickling import has_checkpoint, packed
 from muster.python.run import Run
@@ -115,7 +115,7 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
         words, source, shown = [BUNDLED + name], script_of_ours("call.py"), f"{name_of(program)}()"
     else:
         function, words, source = b"", [os.fspath(program), *found.args], ""
-        shown = shlex.join(words)
+        shown = join(words)
     argv = ["run", *typed(found.options), *([shown] if function else words)]
     view = viewer(options, show)
     context = resolve(argv, ParsedArgs({}, words, False), options, env, began, store, view, tell, tell, brought=source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from muster.agent.links import unlink_all
 from muster.errors import InvalidRequest, NoWorkingDirectory
 from muster.linux import processes
 from muster.linux.processes import NO_ROOM
+from muster.linux.shell import quote
 from muster.protocol.paths import expanded
 from muster.rundir import homes
 from muster.rundir.run import Run
@@ -85,7 +85,7 @@ def store_at(named: str | None, env: Mapping[str, str], alone: bool = False) -> 
 
 def option_for(root: Path) -> str:
     """Return the option, with a leading space, that makes a command find the runs in this directory."""
-    return f" --run-dir {shlex.quote(str(root))}"
+    return f" --run-dir {quote(str(root))}"
 
 
 def free_id(store: Store, title: str, now: float, stamp: str) -> str:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from shlex import quote
 from subprocess import Popen
 from typing import Any
 
@@ -33,6 +32,7 @@ from muster.core.results import SIGTERM, RunResult
 from muster.errors import ControlError, InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
+from muster.linux.shell import quote
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
 from muster.rundir.store import remove_run

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from shlex import quote
 from typing import Callable, NamedTuple
 
 from muster.config.record import Options
 from muster.core.model import Job
+from muster.linux.shell import quote
 
 BARE, CONTAINER = "bare", "container"
 

@@ -7,8 +7,7 @@ else runs in it, and the agent is started in it by `exec`, whose connection ends
 
 from __future__ import annotations
 
-from shlex import join, quote
-
+from muster.linux.shell import join, quote
 from muster.runtimes import Inside, mount_lines
 
 FIRST = """

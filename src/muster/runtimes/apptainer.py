@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
+from muster.linux.shell import quote
 from muster.runtimes import Inside, Runtime, mount_lines
 
 

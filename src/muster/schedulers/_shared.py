@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
@@ -11,6 +10,7 @@ from muster.agent.bootstrap import shell_script
 from muster.config.record import Option, Options
 from muster.core.layout import check_sizes
 from muster.errors import ControlError, InvalidRequest
+from muster.linux.shell import join, quote
 from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Wish
 
 T = TypeVar("T")
@@ -136,14 +136,15 @@ def script_of(
 ) -> str:
     """Return a batch script: the job's environment if it is in a file, the user's setup lines, and muster.
 
-    `said` is the command line with the options. They are on that alone: lines of a user's setup that look like options
-    must not be read as such. The first word of `command` is a Python; see `shell_script` for `keep_python`.
+    `said` is the command line with the options, on one line. They are on that alone: lines of a user's setup that look
+    like options must not be read as such. The first word of `command` is a Python; for `keep_python` see
+    `shell_script`.
     """
-    file = shlex.quote(env_file)
-    start = shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {shlex.join(command)}"
+    file = quote(env_file)
+    start = shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {join(command)}"
     return _HEAD.format(
         login=" -l" if setup else "",
-        said=said.replace("\n", " "),
+        said=said,
         environment=f". {file} && rm -f {file}\n" if env_file else "",
         start=start,
         title=title,
@@ -253,7 +254,7 @@ def fanned_out(
 def over_ssh(variable: str, host: str, command: Sequence[str]) -> list[str]:
     """Return a command that starts another one on a host of a job by ssh, with stdin: many clusters allow that to users
     with a job there, and no program of the scheduler does."""
-    words = shlex.join(["env", f"{variable}={host}", *command])
+    words = join(["env", f"{variable}={host}", *command])
     return ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes", "--", host, words]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import socket
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import NoReturn, TypeVar
 from muster.core.accounting import Granted, Recorded
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
+from muster.linux.shell import join, quote
 from muster.rundir.run import Run
 from muster.schedulers import SCHEDULERS, get_scheduler, typed
 from muster.schedulers.scheduler import (
@@ -237,7 +237,7 @@ class SchedulerClient:
         found = self._asked(ask, None, _GPUS_WITHIN, _GPUS_AGAIN if claim else _SOON, accepted)
         by_host = {} if found is None else found.by_host
         if not accepted(found) and (claim or found is not None):
-            look = f"look at it with `{shlex.join(ask.argv)}`, and submit it again"
+            look = f"look at it with `{join(ask.argv)}`, and submit it again"
             what = f"the GPUs of job {allocation.job}"
             if found is None:
                 raise Unreachable(f"cannot determine {what}: {ask.argv[0]} gave no answer, but {claim} is set", look)
@@ -407,7 +407,7 @@ class SchedulerClient:
         if partition in known:
             return
         flag = root / f"seen-by-a-node-{os.getpid()}"
-        script = f"echo reached; echo >{shlex.quote(str(flag))}"
+        script = f"echo reached; echo >{quote(str(flag))}"
         try:
             done = subprocess.run(
                 self.scheduler.trial(request, ("sh", "-c", script)),

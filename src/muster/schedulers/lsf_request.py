@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from shlex import join
 
 from muster.config.record import Options
+from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.lsf_options import RUN
 from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
@@ -95,7 +95,7 @@ def options_of(request: Request) -> list[str]:
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """Return the script."""
-    return _shared.script_of(join(("bsub", *options_of(request))), "", setup, command, keep_python, "LSF")
+    return _shared.script_of(join(("bsub", *options_of(request)), ONE_LINE), "", setup, command, keep_python, "LSF")
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:

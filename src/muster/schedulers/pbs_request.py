@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from shlex import join
 
 from muster.config.record import Options
+from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.pbs_options import RUN
 from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
@@ -85,7 +85,7 @@ def options_of(request: Request) -> list[str]:
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """Return the script."""
-    said = join(("qsub", *options_of(request)))
+    said = join(("qsub", *options_of(request)), ONE_LINE)
     return _shared.script_of(said, request.env_file, setup, command, keep_python, "PBS")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from shlex import join, quote
 
 from muster.agent.bootstrap import shell_script
+from muster.linux.shell import ONE_LINE, join, quote
 from muster.schedulers.scheduler import Refusal, Request
 
 
@@ -45,7 +45,7 @@ def batch_script(request: Request, setup: Sequence[str], command: Sequence[str],
     """
     file = quote(request.env_file)
     start = shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {join(command)}"
-    said = join(options(request)).replace("\n", " ")
+    said = join(options(request), ONE_LINE)
     if "pe" not in dict(request.options):
         said += f"  (and a parallel environment that gives {request.tasks} slots)"
     return _HEAD.format(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from shlex import quote
 
 from muster.agent.bootstrap import shell_script
+from muster.linux.shell import SBATCH, quote
 from muster.schedulers.scheduler import After, Request
 
 OURS: Mapping[str, str] = {
@@ -101,7 +101,8 @@ def batch_script(request: Request, setup: Sequence[str], command: Sequence[str],
     lines = ["#!/bin/bash -l" if setup else "#!/bin/bash"]
     for word in options(request):
         name, equals, value = word.partition("=")
-        lines.append(f"#SBATCH {name}{equals}{quote(value) if equals else ''}")
+        if "\n" not in value:  # which such a line cannot hold; all options are on the command line of sbatch, too
+            lines.append(f"#SBATCH {name}{equals}{quote(value, SBATCH) if equals else ''}")
     lines.append("")
     if setup:
         return "\n".join([*lines, shell_script(command, setup, keep_python, "error: ")])

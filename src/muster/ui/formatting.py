@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from muster.core.model import Late, Template, Text
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.progress import Progress
+from muster.linux.shell import ONE_LINE, quote
 
 
 def seconds(value: float) -> str:
@@ -35,7 +35,7 @@ def shell_word(text: Text) -> str:
         return "".join(map(shell_word, text.parts))
     if isinstance(text, Late):
         return f"${text.key}"
-    return shlex.quote(text) if text.isprintable() else "$" + repr(text)
+    return quote(text, ONE_LINE)
 
 
 # ---- tables
