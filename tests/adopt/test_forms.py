@@ -173,6 +173,9 @@ def test_tools_of_python_are_no_ranks(before: str):
 
 
 def test_placeholders():
+    assert line_of(f'{RUN} --template "<title> <text>" --one "a <b>"') == (
+        "muster run -g 2 t.py --template <title> <text> --one a <b>"
+    )
     assert line_of('F="<my host file>"\ndeepspeed --hostfile $F t.py') == (
         "muster run --hostfile MY-HOST-FILE --launcher deepspeed t.py"
     )

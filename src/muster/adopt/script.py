@@ -131,8 +131,16 @@ def _filled(source: str) -> str:
         start = 1 if line.startswith("#SBATCH") else 0
         comment = re.search(r"(?:^|\s)#", line[start:])
         end = start + comment.start() if comment else len(line)
-        lines.append(_PLACEHOLDER.sub(lambda found: re.sub(r"\W+", "-", found[1].upper()), line[:end]) + line[end:])
+        lines.append(_PLACEHOLDER.sub(_in_capitals, line[:end]) + line[end:])
     return "".join(lines)
+
+
+def _in_capitals(found: re.Match[str]) -> str:
+    before, after = found.string[: found.start()], found.string[found.end() :][:1]
+    quoted = before.count('"') % 2 or before.count("'") % 2
+    if quoted and (before[-1:] == " " or after == " "):
+        return found[0]  # words of a text, such as a template: "<title> <text>"
+    return re.sub(r"\W+", "-", found[1].upper())
 
 
 _PLACEHOLDER = re.compile(r"<([A-Za-z](?:[\w -]*\w)?)>(?=[\s:,@/\\\"']|$)")
