@@ -60,7 +60,8 @@ def environment_in_log(scene: Scene) -> Iterator[Finding]:
             continue
         if any(item.target is not None and item.target.text == "/dev/null" for item in command.redirects):
             continue
-        if command.subshell and not command.piped_to and _is_captured(scene, command):
+        captured = command.subshell and not command.piped_to and _is_captured(scene, command)
+        if captured and not _is_echoed(scene, command):
             continue
         yield Finding(command.span, f"`{last.name}` writes all variables into the log, with tokens and passwords")
 
@@ -74,6 +75,17 @@ def _prints_all(program: Program, command: Command) -> bool:
     if program.name in ("export", "declare", "typeset"):
         return len(command.argv) == 1 or [word.text for word in command.argv[1:]] in (["-p"], ["-x"], ["-px"], ["-xp"])
     return False
+
+
+def _is_echoed(scene: Scene, command: Command) -> bool:
+    """True for `echo "$(env)"`."""
+    return any(
+        part.commands == (command,)
+        for other in scene.commands
+        if other.name in ("echo", "printf")
+        for word in other.words
+        for part in word.expansions
+    )
 
 
 def _is_captured(scene: Scene, command: Command) -> bool:

@@ -81,11 +81,17 @@ def mpirun_binding(scene: Scene) -> Iterator[Finding]:
         mca = any(
             option.name == "--mca" and option.value and "binding" in option.value.shown for option in mpirun.options
         )
+        to_core = mpirun.option("--bind-to-core", "--bind-to")
+        if to_core is not None and to_core.value is not None and to_core.value.text not in ("core", "hwthread"):
+            to_core = None
+        if not mca and to_core is None and mpirun.has("--bind-to"):
+            continue
+        several = mpirun.has("--cpus-per-rank", "--cpus-per-proc", "--rankfile", "--cpu-set", "--cpu-list")
+        if to_core is not None and several:
+            continue
         if (
             mpirun.has(
-                "--bind-to",
                 "--bind-to-none",
-                "--bind-to-core",
                 "--bind-to-socket",
                 "--rankfile",
                 "--cpu-set",
@@ -95,6 +101,9 @@ def mpirun_binding(scene: Scene) -> Iterator[Finding]:
         ):
             continue
         if mapped is not None and re.search(r"PE=", mapped.shown, re.IGNORECASE):
+            continue
+        if to_core is not None:
+            yield Finding(to_core.span, "each rank and its threads share one core: `--bind-to none` is missing")
             continue
         yield Finding(mpirun.word.span, "mpirun binds ranks to single cores or NUMA nodes: `--bind-to none` is missing")
 

@@ -122,6 +122,16 @@ def _environment_settings(file: PythonFile) -> Iterator[tuple[str, ast.expr]]:
                     key = target.slice
                     if isinstance(key, ast.Constant) and isinstance(key.value, str):
                         yield key.value, node.value
+    for node in file.nodes:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.update", "environ.update"):
+            for item in node.keywords:
+                if item.arg:
+                    yield item.arg, item.value
+            for given in node.args:
+                if isinstance(given, ast.Dict):
+                    for key, value in zip(given.keys, given.values):
+                        if isinstance(key, ast.Constant):
+                            yield str(key.value), value
 
 
 def port_in_script(file: PythonFile) -> Iterator[Finding]:
@@ -132,6 +142,13 @@ def port_in_script(file: PythonFile) -> Iterator[Finding]:
             yield Finding(
                 file.span(value), f"port {text} is the same for all jobs, and replaces the one of the launcher"
             )
+    for node in file.nodes:
+        for item in node.keywords if isinstance(node, ast.Call) else ():
+            value = item.value
+            text = str(value.value) if isinstance(value, ast.Constant) else ""
+            match = re.fullmatch(r"tcp://[^:/]+:(\d+)", text) if item.arg == "init_method" else None
+            if match and match[1] in _PORTS:
+                yield Finding(file.span(value), f"port {match[1]} is the same for all jobs")
 
 
 def address_in_script(file: PythonFile) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ _TYPOGRAPHIC = {"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u0
 def unquoted_variable(scene: Scene) -> Iterator[Finding]:
     """Variables that are split or expanded as a pattern where that is wrong."""
     yield from _unquoted(scene, _why_quote)
+    yield from _unquoted_loops(scene)
     for command in scene.commands:
         for before, word in zip(command.words, command.words[1:]):
             for part in word.expansions:
@@ -29,6 +30,20 @@ def unquoted_variable(scene: Scene) -> Iterator[Finding]:
                         f'{part.source} without quotes becomes {len(value.split())} arguments: its value is "{value}"'
                     )
                     yield Finding(part.span, message, () if command.shell.number else edits)
+
+
+def _unquoted_loops(scene: Scene) -> Iterator[Finding]:
+    """`for f in $@`."""
+    blocks = {block.span: (block, command) for command in scene.commands for block in command.blocks}
+    for block, command in blocks.values():
+        for word in block.items:
+            for part in word.expansions:
+                if not part.quoted and part.kind == "variable" and part.name in ("@", "*") and not command.shell.number:
+                    edits = (
+                        Edit(Span(part.span.start, part.span.start), '"'),
+                        Edit(Span(part.span.end, part.span.end), '"'),
+                    )
+                    yield Finding(part.span, f"{part.source} without quotes splits arguments at spaces", edits)
 
 
 _ONE_PATH = frozenset({"cd", "pushd", "mkdir", "rm", "rmdir", "touch", "source", ".", "ls", "cat", "cp", "mv"})

@@ -156,7 +156,8 @@ def background_without_wait(scene: Scene) -> Iterator[Finding]:
         last = started[-1]
         after = [command for command in script.commands if command.span.start > last.span.start]
         waits = any(
-            command.name in ("wait", "tail", "sleep", "while", "fg")
+            command.name in ("wait", "tail", "while", "fg")
+            or (command.name == "sleep" and not _is_short(command))
             or (not command.background and _is_long(scene, command))
             for command in after
         )
@@ -164,6 +165,12 @@ def background_without_wait(scene: Scene) -> Iterator[Finding]:
         unknown = any(not command.background and command.programs and not command.name for command in after)
         if not waits and not loops and not unknown:
             yield Finding(last.span, "the batch script ends while this runs, and Slurm kills it")
+
+
+def _is_short(command: Command) -> bool:
+    """True for `sleep 30`, which gives the steps time to start and not to end."""
+    seconds = number(command.argv[1]) if len(command.argv) == 2 else None
+    return seconds is not None and seconds <= 300
 
 
 def cpus_per_task_not_passed(scene: Scene) -> Iterator[Finding]:
