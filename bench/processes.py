@@ -73,6 +73,8 @@ class Peaks:
 
     def __init__(self, parent: int, script: str) -> None:
         self.parent, self.script, self.largest = parent, script, 0.0
+        self.others = set(family(parent))
+        """Processes that are there already, such as those of the lab."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -81,7 +83,7 @@ class Peaks:
         # children of this process itself: the command, and what it has left
         while not self._over.wait(0.1):
             for pid in family(self.parent):
-                if pid != self.parent and not runs_script(pid, self.script):
+                if pid not in self.others and not runs_script(pid, self.script):
                     self.largest = max(self.largest, peak(pid))
 
     def stop(self) -> float:

@@ -21,7 +21,7 @@ def local(bench: Bench) -> None:
     """Measure on this machine."""
     for ranks in bench.sizes((1, 8, 32), (2,)):
         others: dict[str, Contender] = {name: first_sum(bench, ranks, peer) for name, peer in LOCAL.items()}
-        contenders = {MUSTER: others.pop(MUSTER), IMPORT: partial(one_import, bench), **others}
+        contenders: dict[str, Contender] = {MUSTER: others.pop(MUSTER), IMPORT: partial(one_import, bench), **others}
         bench.turns(f"{ranks} rank{'s' * (ranks > 1)}", contenders)
 
 
@@ -40,7 +40,11 @@ def hosts(bench: Bench) -> None:
     lab = bench.lab(3)
     for ranks in bench.sizes((2, 8), (1,)):
         others: dict[str, Contender] = {name: first_sum(bench, ranks, peer, lab) for name, peer in HOSTS.items()}
-        contenders = {MUSTER: others.pop(MUSTER), THREE: partial(imports_at_once, bench), **others}
+        contenders: dict[str, Contender] = {
+            MUSTER: others.pop(MUSTER),
+            THREE: partial(imports_at_once, bench),
+            **others,
+        }
         bench.turns(f"3 × {ranks}", contenders)
 
 

@@ -47,6 +47,11 @@ def muster(out: Output, ranks: int, script: list[str]) -> list[str]:
     return [PROGRAM, "run", "-g", str(ranks), "--run-dir", str(out.kept), *script]
 
 
+def muster_exec(out: Output, ranks: int, script: list[str]) -> list[str]:
+    """The same without the import of torch, which the scripts of this row do not need."""
+    return [*muster(out, ranks, []), "--launcher", "exec", *script]
+
+
 def torchrun(out: Output, ranks: int, script: list[str]) -> list[str]:
     """Keeps the output in files, and prints it with `--tee 3`."""
     words = [
@@ -80,16 +85,14 @@ def printed(
     def once() -> Mapping[str, float]:
         out = Output(bench)
         words = start(out, ranks, [str(script), str(size)])
+        lab = bench.lab(3) if start is srun else None
+        env = bench.lab_env(lab) if lab is not None else {}
         with out.printed.open("wb") as file:
-            if start is srun:
-                lab = bench.lab(3)
-                words = lab.command("head", words, "/")
-                peaks = Peaks(os.getpid(), str(script))
-                done = bench.run(words, bench.lab_env(lab), out=file)
-            else:
-                peaks = Peaks(os.getpid(), str(script))
-                done = bench.run(words, out=file)
-        memory = peaks.stop()
+            peaks = Peaks(os.getpid(), str(script))
+            try:
+                done = bench.run(words if lab is None else lab.command("head", words, "/"), env, out=file)
+            finally:
+                memory = peaks.stop()
         lost = torn(out)
         for path in (out.printed, out.kept):
             subprocess.run(["rm", "-rf", str(path)], check=True)
@@ -119,6 +122,7 @@ def logs(bench: Bench) -> None:
 
     starts: Mapping[str, Start] = {
         MUSTER: muster,
+        f"{MUSTER} --launcher exec": muster_exec,
         "torchrun --tee 3": torchrun,
         "mpirun --output-filename": openmpi,
         "srun --label": srun,
