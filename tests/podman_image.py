@@ -37,14 +37,9 @@ def configured(folder: Path) -> dict[str, str]:
     return {"CONTAINERS_CONF": str(folder / "containers.conf")}
 
 
-@contextmanager
-def image(folder: Path) -> Iterator[str]:
-    """Make an image of a few empty directories; yield its name, and remove it with all of its containers at the end.
-
-    The name is this process's own: another run of the tests may use an image of its own at the same time.
-    """
-    name = f"localhost/muster-test-{os.getpid()}-{next(_COUNT)}"
-    with tarfile.open(folder / "image.tar", "w") as tar:
+def write_image(path: Path) -> None:
+    """Write an image of a few empty directories for `podman import`."""
+    with tarfile.open(path, "w") as tar:
         for path in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
             entry = tarfile.TarInfo(path)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if path.endswith("tmp") else 0o755
@@ -53,6 +48,16 @@ def image(folder: Path) -> Iterator[str]:
             entry = tarfile.TarInfo(path)
             entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{path}"
             tar.addfile(entry)
+
+
+@contextmanager
+def image(folder: Path) -> Iterator[str]:
+    """Make an image of a few empty directories; yield its name, and remove it with all of its containers at the end.
+
+    The name is this process's own: another run of the tests may use an image of its own at the same time.
+    """
+    name = f"localhost/muster-test-{os.getpid()}-{next(_COUNT)}"
+    write_image(folder / "image.tar")
     env = {**os.environ, **configured(folder)}
     subprocess.run(["podman", "import", "--quiet", str(folder / "image.tar"), name], env=env, check=True)
     try:

@@ -38,9 +38,10 @@ _DEVICES = """\
 def lines(program: str, inside: Inside, user: str, nvidia: str, *options: str) -> str:
     """Return the shell lines that enter a container of this program.
 
-    `user` is a shell line that adds options for the user and group, `nvidia` the options that give it all GPUs.
+    `user` are shell lines that add options for the user, the group and shared memory; `nvidia` are the options that
+    give it all GPUs.
     """
-    run = join(("--rm", "--network", "host", "--ipc", "host", *options, "--entrypoint", "python3"))
+    run = join(("--rm", "--network", "host", *options, "--entrypoint", "python3"))
     first = join((inside.value, "-I", "-S", "-c", FIRST))
     return "\n".join(
         (
