@@ -122,16 +122,26 @@ def _environment_settings(file: PythonFile) -> Iterator[tuple[str, ast.expr]]:
                     key = target.slice
                     if isinstance(key, ast.Constant) and isinstance(key.value, str):
                         yield key.value, node.value
-    for node in file.nodes:
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.update", "environ.update"):
-            for item in node.keywords:
-                if item.arg:
-                    yield item.arg, item.value
-            for given in node.args:
-                if isinstance(given, ast.Dict):
-                    for key, value in zip(given.keys, given.values):
-                        if isinstance(key, ast.Constant):
-                            yield str(key.value), value
+        elif isinstance(node, ast.Call) and id(node) not in guarded:
+            yield from _updates(node)
+
+
+def _updates(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+    """The variables that `os.environ.update(…)` sets."""
+    function = call.func
+    if (
+        not isinstance(function, ast.Attribute)
+        or function.attr != "update"
+        or "environ" not in ast.dump(function.value)
+    ):
+        return
+    for item in call.keywords:
+        if item.arg:
+            yield item.arg, item.value
+    for given in call.args:
+        for name, value in zip(given.keys, given.values) if isinstance(given, ast.Dict) else ():
+            if isinstance(name, ast.Constant):
+                yield str(name.value), value
 
 
 def port_in_script(file: PythonFile) -> Iterator[Finding]:
