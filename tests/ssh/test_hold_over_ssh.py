@@ -20,6 +20,9 @@ print(socket.gethostname(), total.item(), os.environ.get("TOLD"), os.environ.get
 """
 
 
+WHERE = "import os, socket; print(socket.gethostname(), os.environ['RANK'])"
+
+
 def _synced(there: LabCluster, word: str) -> set[str]:
     """Write a script into a directory that each host has for itself, run it on the session, and return what it says."""
     top = f"/var/tmp/held {there.folder.name}"
@@ -50,6 +53,10 @@ def test_runs_on_hosts_that_are_held(there: LabCluster) -> None:
         for count, names in ((("-g", "1"), ["n1", "n2"]), (("-N", "1"), ["n1", "n1"]), (("-n", "1"), ["n1"])):
             fewer = there.muster("run", "--on", "far", *count, "--", "hostname")
             assert sorted(fewer.stdout.split()[1::2]) == names, fewer.stderr
+        for launcher in ("mpirun", "torchrun"):
+            done = there.muster("run", "--on", "far", "--launcher", launcher, there.script(WHERE, "where.py"))
+            assert 0 == done.returncode, done.stderr
+            assert sorted(done.stdout.splitlines()) == ["[0] n1 0", "[1] n1 1", "[2] n2 2", "[3] n2 3"]
         for word in ("first", "second"):
             assert _synced(there, word) == {f"n1 {word}", f"n2 {word}"}
         written = b"".join(path.read_bytes() for path in there.run.parent.rglob("*.json*"))

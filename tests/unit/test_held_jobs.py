@@ -13,7 +13,8 @@ from muster.controller.held import HeldRuns
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.events import JobEnding, StopRequested
 from muster.core.layout import layout
-from muster.core.model import Host, Job, Program
+from muster.core.model import Host, Job, Program, as_json
+from muster.core.results import RunResult, RunState
 from muster.core.supervisor import Supervisor, SupervisorConfig
 from muster.launchers import make_plan
 from muster.protocol.channel import Channel
@@ -118,3 +119,14 @@ def test_a_run_that_a_node_cannot_take_leaves_the_one_there_alone(world: Control
     held.hosted(0, "a", "b is still here", 0, "")
     assert "n1: b is still here" == world.replies[-1]["refused"]
     assert "stop_run" not in [kind for kind, _ in world.sent]
+
+
+def test_the_next_run_begins_as_soon_as_the_last_one_has_left(world: Controller, tmp_path: Path) -> None:
+    held = busy(world, tmp_path)
+    (tmp_path / "run").mkdir()
+    Run(tmp_path / "run").write("outcome.json", as_json(RunResult(RunState.SUCCEEDED, 0, 1.0)))
+    started = len(world.sent)
+    held.begin(order(tmp_path), world.replies.append)
+    assert started == len(world.sent), "the last one is still ending"
+    held.left(0, "a")
+    assert "start_run" == world.sent[-1][0] and started + 1 == len(world.sent)

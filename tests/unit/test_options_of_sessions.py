@@ -85,6 +85,8 @@ def test_a_run_may_have_fewer_ranks_and_nodes_than_its_session(given: dict[str, 
         ({"nnodes": "3"}, "-N 3: the session dev has 2 nodes"),
         ({"np": 5}, "-n 5: there are 4 ranks on dev"),
         ({"np": 4, "nnodes": "1"}, "-n 4: there are 2 ranks on dev"),
+        ({"np": 3, "stdin": 3}, "--stdin 3: no such rank"),
+        ({"ranks": (0, 4)}, "--ranks 4: no such rank"),
     ],
 )
 def test_a_run_may_not_have_more(given: dict[str, object], words: str) -> None:

@@ -70,6 +70,12 @@ def nodes_of_run(options: RunOptions, name: str, plan: Plan) -> tuple[Node, ...]
     if total is not None:
         left = _at_most(f"-n {total}", total, sum(counts), f"there are {plural(sum(counts), 'rank')} on {name}")
         counts = [max(0, min(count, left - sum(counts[:before]))) for before, count in enumerate(counts)]
+    for option, ranks in ((RunOptions.stdin, [options.stdin or 0]), (RunOptions.ranks, options.ranks or ())):
+        wrong = [rank for rank in ranks if rank >= sum(counts)]
+        if wrong:
+            raise InvalidRequest(
+                f"{option.long_name} {wrong[0]}: no such rank", f"the ranks are 0 to {sum(counts) - 1}"
+            )
     if counts == [len(node.ranks) for node in plan.nodes]:
         return plan.nodes
     pairs = [(node.host, count) for node, count in zip(nodes, counts) if count]

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Callable
 
+from muster.config.program import script_of_ours
 from muster.errors import InvalidRequest
 from muster.payloads import pickles
 from muster.protocol.paths import rank_file
@@ -63,10 +64,10 @@ def packed(
             "lines": {name: linecache.getlines(name) for name in names},
             "cloudpickle": cloudpickle.__version__,
             "sources": _sources("cloudpickle"),
-            "pickles": Path(pickles.__file__).read_text(encoding="utf-8"),
+            "modules": _modules(),
         }
     ).encode()
-    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, file.getvalue(), _pickles_code()))
+    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, file.getvalue(), _bytecode()))
 
 
 def has_checkpoint(function: Callable[..., Any]) -> bool:
@@ -88,9 +89,15 @@ def _why_not(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
 
 
 @functools.cache
-def _pickles_code() -> bytes:
-    """Return the bytecode of `payloads/pickles.py` for this version of Python."""
-    return marshal.dumps(compile(Path(pickles.__file__).read_bytes(), "<_muster_pickles>", "exec"))
+def _modules() -> Mapping[str, str]:
+    """Return the sources of the modules that call a function in a rank, by the names that they have there."""
+    return {f"_muster_{name}": script_of_ours(f"{name}.py") for name in ("pickles", "calling")}
+
+
+@functools.cache
+def _bytecode() -> bytes:
+    """Return the bytecode of these modules for this version of Python."""
+    return marshal.dumps([compile(text, f"<{name}>", "exec") for name, text in _modules().items()])
 
 
 def _torch() -> tuple[str | None, str]:
