@@ -372,3 +372,10 @@ def test_actors_of_ray():
         "ws = [Worker.remote() for _ in range(N)]\nray.get([w.run.remote(i) for i, w in enumerate(ws)])\n"
     )
     assert line_of(text, "x.py") == 'muster run -n 4 -- bash -c exec python t.py --rank="$RANK"'
+
+
+@pytest.mark.parametrize("text", [f"{RUN} \\\n --a 1 \\\n 2>&1 | tee log", f"clear; {RUN} 2>&1 | tee -a log | tail"])
+def test_the_pipe_of_a_launch_is_told_once(text: str):
+    found = adopted(text)
+    assert not found.unused and not found.unknown
+    assert [remark.says.partition(":")[0] for remark in found.changed] == ["| tee"]

@@ -138,14 +138,22 @@ def rest_of(script: Script, used: set[int], something: bool) -> tuple[list[Remar
     values = [item.span for item in script.assignments if not item.temporary]
     last = max(used, default=len(source.text))
     launched = {source.place(at)[0] for at in used}
+    piped = False
     for command in script.commands:
         line = source.place(command.span.start)[0]
         shown = source.line(line).strip()[:80]
         names = [program.name for program in command.programs]
         if not names or any(command.span.start <= at < command.span.end for at in used):
+            piped = bool(command.piped_to)
             continue  # what starts a launch
-        if something and (line in launched and (command.piped_from or command.piped_to or names[0] == "sleep")):
+        if something and (
+            line in launched and (command.piped_from or command.piped_to or names[0] in ("sleep", "clear", "echo"))
+        ):
             continue  # its pipe was told
+        if piped and command.piped_from:
+            piped = bool(command.piped_to)
+            continue  # the pipe of a launch over several lines was told
+        piped = False
         if names[0] in script.functions:
             continue  # what is in it was read
         if something and names[-1] == "bash" and len(names) > 1:
