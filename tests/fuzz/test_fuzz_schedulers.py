@@ -47,7 +47,7 @@ SCONTROL = (
 )
 SQUEUE = (
     "7|RUNNING|None|n[1-2]|2026-11-27T00:05:09|1:00|7|a|b\n8|PENDING|(Resources)|(null)|N/A|UNLIMITED|8_[1-3%2]|x\n"
-    "7|ann|all*|RUNNING|2|gres:gpu:2|0:09|1:00:00|None|n[1-2]|train\n"
+    "7|ann|all*|RUNNING|2|gres:gpu:2|0:09|1:00:00|None|n[1-2]|2026-11-27T00:05:09|train\n"
 )
 SINFO = (
     "n1|all*|idle~|64|512000|gpu:a100:4(S:0-1),gpu:2|0/64/0/64|none\nn2|all|drained*|8+|N/A|(null)|1/2|bad disk\n"

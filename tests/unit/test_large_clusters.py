@@ -42,7 +42,7 @@ def in_use(count: int) -> str:
 
 
 def everybody(count: int) -> str:
-    job = "{number}|root|main|PENDING|4|gres:gpu:8|0:00|4:00:00|Priority|(null)|job-{number}\n"
+    job = "{number}|root|main|PENDING|4|gres:gpu:8|0:00|4:00:00|Priority|(null)|2026-11-28T01:04:34|job-{number}\n"
     return "".join(job.format(number=number) for number in range(count))
 
 
@@ -86,7 +86,9 @@ def test_the_nodes_and_the_queue() -> None:
     def queue(count: int) -> None:
         found = slurm_nodes.jobs(everybody(count))
         assert len(found) == count
-        assert table(_jobs(found, {job.job for job in found}, True))
+        rows = _jobs(found, {job.job for job in found}, True)
+        assert "Priority, expected 2026-11-28T01:04:34" == rows[1][-1]
+        assert table(rows)
 
     assert grows(nodes) < 5
     assert grows(queue) < 5

@@ -234,7 +234,7 @@ def test_what_sinfo_says() -> None:
 
 
 def test_what_squeue_says_of_everybody() -> None:
-    (job,) = slurm_nodes.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None|n[1-2]|lr|0.1\n")
+    (job,) = slurm_nodes.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None|n[1-2]|2026-11-28T01:04:34|lr|0.1\n")
     assert ("1", "ada", 2, "gres:gpu:2", "0:10") == (job.job, job.user, job.nodes, job.gpus, job.used)
     assert ("n[1-2]", "lr|0.1") == (job.hosts, job.name)
 

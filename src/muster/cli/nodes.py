@@ -58,6 +58,7 @@ def _jobs(listed: Sequence[QueueEntry], pending: Set[str], everybody: bool) -> l
     ]
     for job in listed:
         why = job.reason if job.job in pending else ""
+        why += f", expected {job.start}" if why and job.start else ""
         gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
         use = (job.partition, job.state, str(job.nodes), gpus, job.used, job.limit)
         rows.append((job.job, job.user, job.name, *use, job.hosts or why) if everybody else (job.job, *use, why))

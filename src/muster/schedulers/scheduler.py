@@ -317,6 +317,8 @@ class QueueEntry(NamedTuple):
     name: str = ""
     hosts: str = ""
     """The nodes of a running job, in the scheduler's notation."""
+    start: str = ""
+    """When a pending job is expected to start; empty if the scheduler does not know."""
 
 
 class PartitionStatus(NamedTuple):

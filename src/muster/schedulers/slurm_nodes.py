@@ -60,7 +60,7 @@ def used_gpus(out: str) -> dict[str, dict[str, int]]:
     return found
 
 
-_JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r", "%N", "%j")
+_JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r", "%N", "%S", "%j")
 """Output fields of squeue. The job name stands last, because it may contain the separator."""
 
 
@@ -75,11 +75,11 @@ def jobs(out: str) -> list[QueueEntry]:
     for line in out.splitlines():
         cells = line.strip().split(SEPARATOR, len(_JOB_FIELDS) - 1)
         if len(cells) == len(_JOB_FIELDS):
-            job, user, partition, state, count, gpus, used, limit, reason, hosts, name = cells
+            job, user, partition, state, count, gpus, used, limit, reason, hosts, start, name = cells
             hosts = "" if hosts.startswith("(") else hosts
-            found.append(
-                QueueEntry(job, user, partition, state, number_of(count), gpus, used, limit, reason, name, hosts)
-            )
+            start = start if state == "PENDING" and start not in ("N/A", "Unknown") else ""
+            nodes = number_of(count)
+            found.append(QueueEntry(job, user, partition, state, nodes, gpus, used, limit, reason, name, hosts, start))
     return found
 
 
