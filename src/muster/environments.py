@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.printable import line as safe
 from muster.errors import InvalidRequest
 from muster.linux import processes
@@ -285,7 +286,7 @@ def _mark_conda(found: Environment, entries: list[Entry]) -> None:
 def _editable(found: Environment) -> Iterator[tuple[str, str]]:
     """Yield the names and directories of packages that are installed in place."""
     for path in Path(found.prefix).glob("lib/python3*/site-packages/*.dist-info/direct_url.json"):
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(OSError, *NOT_UNDERSTOOD):
             told = json.loads(path.read_bytes())
             if (told.get("dir_info") or {}).get("editable"):
                 name = path.parent.name.partition("-")[0]

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from muster.schedulers import (
     SCHEDULERS,
+    flux_jobs,
     get_scheduler,
+    lsf_jobs,
     pbs_jobs,
     pbs_request,
     sge_batch,
@@ -111,6 +113,8 @@ READERS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "PBS queue": (pbs_jobs.queue, (recorded("pbs/jobs.txt"),)),
     "PBS nodes": (pbs_jobs.nodes, (recorded("pbs/nodes.txt"),)),
     "PBS gpus": (pbs_jobs.used_gpus, (recorded("pbs/jobs.txt"),)),
+    "LSF": (lsf_jobs.records, ('{"RECORDS": [{"JOBID": "7", "STAT": "RUN"}]}', '{"RECORDS": 3}', '{"a": ' * 9999)),
+    "Flux": (flux_jobs.records, ('{"jobs": [{"id": 7}]}', '{"jobs": 3}', '{"id": 7}', "[" * 9999)),
     "PBS qsub refuses": (pbs_request.refused, (SAID, "qsub: Unknown queue\n")),
 }
 

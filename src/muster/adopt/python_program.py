@@ -39,7 +39,7 @@ def _spawned(source: str) -> str | None:
         return None
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # too deeply nested
         return None
     numbers: dict[str, str] = {}
     for node in ast.walk(tree):

@@ -50,7 +50,7 @@ def launcher_of(source: str) -> str:
     """Return `submitit` or `ray`, if the program imports one of them; empty otherwise."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # too deeply nested
         return ""
     names = {
         alias.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names

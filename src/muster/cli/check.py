@@ -19,6 +19,7 @@ from muster.config.options import RunOptions
 from muster.config.program import script_of_ours
 from muster.config.record import Option
 from muster.core.env_forwarding import redact_argv
+from muster.core.json_checks import table
 from muster.core.model import BUNDLED, Plan
 from muster.core.plurals import plural
 from muster.diagnostics.selftest.html import page
@@ -112,10 +113,9 @@ def _section(line: bytes) -> dict[str, Any] | None:
     if not line.startswith(b'{"section": '):
         return None
     try:
-        told: dict[str, Any] = json.loads(line)
-    except ValueError:
+        return table(json.loads(line))
+    except (ValueError, RecursionError):
         return None
-    return told
 
 
 def _conclude(

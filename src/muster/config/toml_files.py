@@ -156,5 +156,5 @@ def _toml(path: Path) -> dict[str, Any]:
         raise InvalidRequest(
             f"cannot read {path}: {processes.reason(error)}", f"check it with `ls -l {path}`"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number may have thousands of digits
         raise InvalidRequest(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None

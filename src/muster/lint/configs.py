@@ -53,6 +53,8 @@ class Config:
         self.source = source
         self.fault: tuple[Span, str] | None = None
         """Place and reason, if the file cannot be parsed."""
+        self.node: Any = None
+        """What YAML has read; None if the file cannot be parsed."""
         self.is_json = source.text.lstrip().startswith("{")
         self.root = self._parse()
 
@@ -62,19 +64,29 @@ class Config:
             try:
                 json.loads(text)
             except json.JSONDecodeError as error:
-                self.fault = Span(error.pos, error.pos + 1), error.msg[:1].lower() + error.msg[1:]
+                at = min(error.pos, len(text) - 1)
+                self.fault = Span(at, at + 1), error.msg[:1].lower() + error.msg[1:]
                 return Item({}, Span(0, 1))
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits
+                return self._unreadable(error)
             text = text.replace("\t", " ")
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.node = yaml.compose(text, Loader=yaml.SafeLoader)
+            return _item(self.node) if self.node is not None else Item({}, Span(0, 1))
+        except RecursionError as error:
+            return self._unreadable(error)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
-            at = mark.index if mark is not None else 0
+            at = max(0, min(mark.index if mark is not None else 0, len(text) - 1))
             self.fault = Span(at, at + 1), str(error.problem)
             return Item({}, Span(0, 1))
         except yaml.YAMLError:
             return Item({}, Span(0, 1))
-        return _item(node) if node is not None else Item({}, Span(0, 1))
+
+    def _unreadable(self, error: Exception) -> Item:
+        """Note why the whole file cannot be read."""
+        self.fault = Span(0, 1), "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return Item({}, Span(0, 1))
 
     @property
     def is_deepspeed(self) -> bool:
@@ -98,31 +110,35 @@ class Config:
         return "compute_environment" in keys or ("distributed_type" in keys and "num_processes" in keys)
 
 
-def _item(node: Any, key: Any = None) -> Item:
+def _item(node: Any, key: Any = None, inside: tuple[Any, ...] = ()) -> Item:
+    """Return a node as an item; `inside` are the nodes around it, of which an alias (`&a [*a]`) may be one."""
     span = Span(node.start_mark.index, max(node.end_mark.index, node.start_mark.index + 1))
     key_span = Span(key.start_mark.index, key.end_mark.index) if key is not None else None
+    if node in inside:
+        return Item("", span, key_span)
+    inside = (*inside, node)
     if isinstance(node, yaml.MappingNode):
-        return Item({str(name.value): _item(value, name) for name, value in node.value}, span, key_span)
+        return Item({str(name.value): _item(value, name, inside) for name, value in node.value}, span, key_span)
     if isinstance(node, yaml.SequenceNode):
-        return Item([_item(value) for value in node.value], span, key_span)
+        return Item([_item(value, None, inside) for value in node.value], span, key_span)
     return Item(str(node.value), span, key_span)
 
 
 def duplicates(config: Config) -> Iterator[tuple[str, Span]]:
     """The keys that a mapping has twice; the last one counts."""
-    if config.fault:
-        return
-    text = config.source.text.replace("\t", " ") if config.is_json else config.source.text
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    waiting = [node]
+    waiting, visited = [config.node], set()
     while waiting:
         inner = waiting.pop()
+        if id(inner) in visited:  # an alias
+            continue
+        visited.add(id(inner))
         if isinstance(inner, yaml.MappingNode):
             seen = set()
             for name, value in inner.value:
-                if name.value in seen:
-                    yield str(name.value), Span(name.start_mark.index, name.end_mark.index)
-                seen.add(name.value)
+                key = str(name.value)
+                if key in seen:
+                    yield key, Span(name.start_mark.index, name.end_mark.index)
+                seen.add(key)
                 waiting.append(value)
         elif isinstance(inner, yaml.SequenceNode):
             waiting += inner.value

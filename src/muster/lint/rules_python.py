@@ -29,6 +29,8 @@ class PythonFile:
             self.tree, self.error = None, (error.lineno or 1, error.msg)
         except ValueError:  # null bytes
             self.tree, self.error = None, (1, "it contains null bytes")
+        except (RecursionError, MemoryError):
+            self.tree, self.error = None, (1, "it is nested too deeply")
         self.nodes = list(ast.walk(self.tree)) if self.tree is not None else []
 
     def span(self, node: ast.expr) -> Span:

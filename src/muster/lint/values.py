@@ -209,7 +209,7 @@ def computed(text: str) -> str | None:
     """Return the value of an arithmetic expression of numbers; None if it is not one."""
     try:
         return str(_number(ast.parse(text.strip().replace("/", "//"), mode="eval").body))
-    except (SyntaxError, ValueError, ZeroDivisionError, KeyError):
+    except (SyntaxError, ValueError, ZeroDivisionError, KeyError, RecursionError, MemoryError, OverflowError):
         return None
 
 

@@ -43,7 +43,7 @@ def roles() -> Mapping[str, RoleHosts]:
     text = os.environ.get("MUSTER_ROLES", "{}")
     try:
         return {name: _role(name, found) for name, found in json.loads(text).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidRequest(f"cannot read MUSTER_ROLES: {error!r}", "leave it as `muster run` sets it") from None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from muster.core.accounting import Granted, Recorded
+from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux.shell import join, quote
@@ -141,7 +142,7 @@ class SchedulerClient:
             return found
         question = self.scheduler.jobs()
         kept = root / _SEEN.format(name=self.name, host=socket.gethostname())
-        with suppress(OSError, ValueError):
+        with suppress(OSError, *NOT_UNDERSTOOD):
             seen = json.loads(kept.read_text())
             if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
                 self._seen = seen["time"], question.read(Answer(0, seen["said"]))
@@ -402,8 +403,8 @@ class SchedulerClient:
         partition = dict(request.options).get("partition", "")
         proven = root / _PROVEN.format(name=self.name)
         known: list[str] = []
-        with suppress(OSError, ValueError):
-            known = json.loads(proven.read_text())
+        with suppress(OSError, *NOT_UNDERSTOOD):
+            known = [str(name) for name in json.loads(proven.read_text())]
         if partition in known:
             return
         flag = root / f"seen-by-a-node-{os.getpid()}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.core.hostlist import parse_nodelist
+from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
 from muster.schedulers._shared import clock_of, number
@@ -69,9 +70,9 @@ def records(out: str) -> list[Mapping[str, Any]]:
     """Return the jobs in the output of `flux jobs --json`, which for a single one is that alone."""
     try:
         found = json.loads(out)
-    except ValueError:
+        rows = list(found.get("jobs", [found]))
+    except NOT_UNDERSTOOD:
         return []
-    rows = found.get("jobs", [found]) if isinstance(found, dict) else []
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int)]
 
 

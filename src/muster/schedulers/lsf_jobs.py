@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.results import RunState
 from muster.schedulers._shared import megabytes, number
 from muster.schedulers.scheduler import Final, JobEnd, JobRecord, JobStatus, NodeStatus, Phase, QueueEntry
@@ -75,8 +76,8 @@ def records(out: str) -> list[Record]:
     """Return the records in the JSON output of a command; a site may print text before it."""
     try:
         found: Any = json.loads(out[out.index("{") :], strict=False)
-        rows = found["RECORDS"]
-    except (ValueError, KeyError, TypeError):
+        rows = list(found["RECORDS"])
+    except NOT_UNDERSTOOD:
         return []
     return [{str(key): str(value) for key, value in row.items()} for row in rows if isinstance(row, dict)]
 
