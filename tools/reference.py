@@ -189,6 +189,8 @@ With `--slurm`, ranks also get the variables that `srun` sets if it starts one t
 
 {table(("variable", "same as"), *((code(name), _MEANINGS[name]) for name in of_slurm))}
 
+Ranks of a run with [several programs](../roles.md) also get `MUSTER_ROLES`, and `ROLE_NAME` is the name of their role.
+
 Ranks of a [sweep or chain](../sweeps.md) also get:
 
 {table(("variable", "value"), *((code(name), says) for name, says in _OF_SWEEPS.items()))}

@@ -26,6 +26,7 @@ TASKS = (
     "folded-logs",
     "recover",
     "sweeps",
+    "roles",
     "python",
     "notifications",
     "hold",

@@ -33,6 +33,13 @@ def test_it_runs_alone(env: dict[str, str], tmp_path: Path, name: str, last: str
     assert (0, last) == (done.returncode, done.stdout.splitlines()[-1]), done.stderr
 
 
+@pytest.mark.parametrize("name", ["trainer.py", "rollouts.py"])
+def test_the_page_about_roles_shows_it(name: str) -> None:
+    """The test of the page runs it."""
+    page = (EXAMPLES.parent / "docs" / "roles.md").read_text()
+    assert f"$ cat {name}\n{(EXAMPLES / name).read_text()}$" in page
+
+
 def test_the_host_file_is_one(muster: Any) -> None:
     done = muster("plan", "--hostfile", str(EXAMPLES / "hosts"), "-g", "2", str(EXAMPLES / "distributed_sum.py"))
     assert 0 == done.returncode, done.stderr

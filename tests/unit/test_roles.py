@@ -272,6 +272,7 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("line", "why"),
     [
         ("x.py : --role b y.py", "each program of a run with roles needs a name"),
+        ("--role a x.py : -g 2 --role b y.py", "a role begins with its name"),
         ("--role a x.py : --role a y.py", "two roles have the name a"),
         ("--role a x.py : --role b --timeout 3 y.py", "--timeout after `:` holds for the whole run"),
         ("--role a --sweep lr=1,2 x.py : --role b y.py", "--sweep cannot be combined with roles"),

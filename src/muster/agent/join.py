@@ -41,19 +41,20 @@ def step(words: list[str]) -> int:
     agent.start_holding = _hold
     agent.begin()
     processes.hear_signals()
+    node = where["hosts"].index(os.environ[task["host"]])
+    cwd, script = where["own"][node] if where.get("own") else (where["cwd"], where["script"])
     ways = facts.probe_addresses(where["addresses"], where["port"], _WAY)
     good = [address for address in where["addresses"] if "error" not in ways[address]]
     agent.introduction = {
-        **facts.collect_facts(where["cwd"], where["script"], run_dir),
+        **facts.collect_facts(cwd, script, run_dir),
         "name": os.environ[task["host"]],
-        "folder": code_tree.place(where["cwd"]),
+        "folder": code_tree.place(cwd),
         "digests": _compare(where["code"], os.path.join(run_dir, code_tree.LIST), where["code_place"]),
         "step": os.environ.get(task["step"], "0"),
         "ways": ways,
         "python": ".".join(map(str, sys.version_info[:3])),
         "executable": sys.executable,
     }
-    node = where["hosts"].index(agent.introduction["name"])
     terms = Terms(where["secret"], where["run"])
     try:
         agent.dial((good or where["addresses"])[0], where["port"], terms, node)

@@ -31,9 +31,9 @@ def print_plan(context: RunContext) -> int:
         asked = asked._replace(job=job, pythons={})
     members = members_of(context._replace(asked=asked))
     if options.scheduled:
-        from muster.runner.scheduled import nodes_to_come
+        from muster.runner.scheduled import parts_to_come
 
-        parts: Parts = [nodes_to_come(asked, options, store.path(run_id))]
+        parts: Parts = parts_to_come(context._replace(asked=asked))
     elif asked.hosts:
         parts = nodes_there(members, None)
     else:

@@ -14,7 +14,7 @@ from muster.config import toml_files
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, cut, from_environment, hint_of_scheduler, names_in, names_of
 from muster.config.record import Source
-from muster.config.roles import OF_ROLE, check_part, split
+from muster.config.roles import OF_ROLE, check_part, in_job, split
 from muster.config.toml_files import RoleTable
 from muster.core.results import RoleRanks
 from muster.core.suggestions import nearest
@@ -58,6 +58,9 @@ def read_roles(
     """
     first, *others = split(words)
     parsed, options = read_line(first, env, RunOptions, command)
+    left = parsed.operands[parsed.operands.index(":") :] if ":" in parsed.operands else []
+    if options.typed(RunOptions.role) and any(word.partition("=")[0] == "--role" for word in left):
+        raise InvalidRequest(f"`: {left[1]}`: a role begins with its name", "write `--role NAME` directly after `:`")
     if not (others or options.typed(RunOptions.all_roles)) or options.help:
         return parsed, options, []
     lines, typed = [(parsed, options)], parsed.options
@@ -70,7 +73,12 @@ def read_roles(
             check_part(own, before)
         given = {**(shared if lines else typed), **own.options}
         lines.append((own, _options(RunOptions, given, _configured(given, env), env)))
-    return *lines[0], lines
+    parsed, first_role = lines[0]
+    if not first_role.scheduled:
+        return parsed, first_role, lines
+    of_one = {key: value for key, value in parsed.options.items() if key not in ("np", "nproc_per_node")}
+    whole = {**shared, **of_one, **in_job([options for _, options in lines])}
+    return parsed, _options(RunOptions, whole, _configured(whole, env), env), lines
 
 
 def _all_roles(parsed: ParsedArgs, others: Sequence[Sequence[str]], env: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ from muster.core.plurals import plural
 from muster.core.roles import NAME
 from muster.errors import InvalidRequest
 from muster.runtimes import RUNTIMES, runtime
-from muster.schedulers import typed
+from muster.schedulers import get_scheduler, typed
 
 OF_ROLE: frozenset[str] = frozenset(
     option.key
@@ -81,7 +81,9 @@ def make_roles(
         # also here on this machine, where the roles have an agent each
         found.append(RoleRequest(asked._replace(job=asked.job._replace(lease=options.lease)), options))
     first = found[0].asked
-    return first._replace(hosts=tuple(host for role in found for host in role.asked.hosts), roles=tuple(found))
+    each = in_job([options for _, options in lines]).get("nproc_per_node")
+    hosts = tuple(host for role in found for host in role.asked.hosts)
+    return first._replace(hosts=hosts, roles=tuple(found), ranks_per_node=each)
 
 
 def _check(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
@@ -95,12 +97,31 @@ def _check(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
             raise InvalidRequest(f"two roles have the name {name}", "give each another name")
     options = lines[0][1]
     if options.scheduled:
-        raise InvalidRequest(
-            f"{typed(options.scheduled)} cannot be combined with roles", "start them on the hosts of a job with --hosts"
-        )
+        _check_in_job([options for _, options in lines])
     wrong = next((option for option in _EXCLUDED if options.given(option)), None)
     if wrong is not None:
         raise InvalidRequest(f"{wrong.long_name} cannot be combined with roles", "leave it out")
+
+
+def _check_in_job(lines: Sequence[RunOptions]) -> None:
+    """Raise `InvalidRequest` for what roles in a job of a scheduler cannot have."""
+    scheduler = lines[0].scheduled
+    if not get_scheduler(scheduler).divides:
+        raise InvalidRequest(f"{typed(scheduler)} cannot be combined with roles", "use hosts over ssh, or Slurm")
+    for options in lines:
+        if options.gpus is not None:
+            raise InvalidRequest(
+                f"role {options.role}: --gpus cannot be combined with {typed(scheduler)} and roles",
+                "request GPUs for all nodes with --gpus-per-node",
+            )
+
+
+def in_job(lines: Sequence[RunOptions]) -> dict[str, Any]:
+    """Return the options by which a scheduler gives all roles their nodes, by key: it knows one size of nodes."""
+    each = [options.nproc_per_node for options in lines]
+    numbers = [int(number) for number in each if number is not None and number.isdigit()]
+    size = {"nproc_per_node": str(max(numbers))} if len(numbers) == len(lines) else {}
+    return {"nnodes": str(sum(options.nodes or 1 for options in lines)), **size}
 
 
 def _hosts_of(lines: Sequence[RunOptions]) -> list[tuple[HostSpec, ...] | None]:

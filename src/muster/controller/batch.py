@@ -22,6 +22,7 @@ from muster.agent import code_tree, facts
 from muster.agent.controller_process import ARCHIVE
 from muster.code_sync import Tree
 from muster.config.nodes import nodes_of
+from muster.controller.batch_roles import StepGroup, groups_of, plan_of_roles, roles_in_job
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.connections import TcpConnection
 from muster.controller.detached import DetachedController, tell_of_end
@@ -36,6 +37,7 @@ from muster.core.model import Host, Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import guard
 from muster.core.results import Replaced, RunResult, RunState, StopKind, StopReason
+from muster.core.roles import roles_record
 from muster.core.spares import arrange, unfit_hosts
 from muster.core.sweep import goes_on
 from muster.errors import InvalidRequest, MusterError, Unreachable
@@ -74,10 +76,13 @@ class AgentSteps:
         env: Mapping[str, str],
         job: Job,
         apart: bool = False,
+        groups: Sequence[StepGroup] = (),
     ):
-        """`apart`: each host has a step of its own, which the loss of another host does not end."""
+        """`apart`: each host has a step of its own, which the loss of another host does not end. `groups`: the hosts of
+        each role."""
         self.signals, self.run, self.client, self.allocation, self.env = signals, run, client, allocation, env
         self.job, self.apart = job, apart
+        self.groups = groups or (StepGroup(job, allocation.hosts, sys.executable, env),)
         self.steps: list[subprocess.Popen[bytes]] = []
         self.hosts: list[tuple[str, ...]] = []
         """The hosts of each step."""
@@ -90,13 +95,15 @@ class AgentSteps:
     def start(self) -> None:
         """Start one task per node in a single step; in one step per node if they are apart or have unequal GPUs."""
         words = ("-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path))
-        command = command_inside(self.job, sys.executable, words, self.client.starts_tasks_with)
         gpus = self.client.gpus_by_host(self.allocation, self.env)
-        alike = len(set(gpus.values())) == 1 and not self.apart
-        self.hosts = [tuple(gpus)] if alike else [(host,) for host in gpus]
-        for hosts in self.hosts:
-            job, each = self.allocation.job, gpus[hosts[0]]
-            self.steps.append(self.client.start_step(job, hosts, command, self.log, self.env, each))
+        for group in self.groups:
+            command = command_inside(group.job, group.python, words, self.client.starts_tasks_with, group.setup)
+            of_group = {host: gpus[host] for host in group.hosts}
+            alike = len(set(of_group.values())) == 1 and not self.apart
+            for hosts in [group.hosts] if alike else [(host,) for host in group.hosts]:
+                self.hosts.append(hosts)
+                job, each = self.allocation.job, gpus[hosts[0]]
+                self.steps.append(self.client.start_step(job, hosts, command, self.log, group.env, each))
 
     def check(self, missing: Sequence[str], late: bool, spares: int = 0) -> Mapping[str, str]:
         """Raise `Unreachable` if the job, or a step, has ended before the agents joined.
@@ -205,6 +212,8 @@ class BatchRun:
             ],
         )
         task = {**self.scheduler.task._asdict(), "stop": self.scheduler.signals.stop}
+        self.roles = roles_in_job(asked, allocation, self.exported)
+        """The roles of a run with several programs."""
         hosts = allocation.hosts
         self.spares = max(0, len(hosts) - asked["nodes"]) if self.job.spare_nodes else 0
         """The number of nodes that get no ranks at first: the last ones."""
@@ -212,7 +221,9 @@ class BatchRun:
         self.warnings: list[str] = []
         """What to tell once the run has begun."""
         self.agents = JoiningAgents(loop, run, hosts, self.job.lease, task, steps, _complain, self.spares)
-        self.bootstrap = Bootstrap(self.agents, need_of(self.job))
+        self.bootstrap = Bootstrap(
+            self.agents, need_of(self.job, [role.job for role in self.roles for _ in role.hosts])
+        )
 
     def bring_agents(self) -> None:
         """Start agents on all nodes, and check that the run can start there. Raises `Unreachable`, `InvalidRequest`."""
@@ -314,9 +325,11 @@ class BatchRun:
 
     def _plan(self) -> Plan:
         """Return the plan for the nodes, given their facts. Raises `InvalidRequest`."""
+        told = self.bootstrap.told
+        if self.roles:
+            return plan_of_roles(self.roles, [link.host for link in self.agents.links], self.cpus, told, self.run.id)
         every = [Host(link.host, cpus_of_tasks=self.cpus.get(link.host)) for link in self.agents.links]
         hosts, spares = every[: len(self._links)], every[len(self._links) :]
-        told = self.bootstrap.told
         nodes = nodes_of(self.job, hosts, self._counts(), self.each, told, threads_chosen=self.threads_chosen)
         return make_plan(self.job, nodes, self.run.id)._replace(spares=tuple(spares))
 
@@ -352,7 +365,8 @@ class BatchRun:
         self.run.write("plan.json", redact(as_json(plan)))
         self.run.write("environment.json", redact({"env": dict(sorted(os.environ.items()))})["env"])
         outputs = self._outputs(plan, config.first_attempt)
-        self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": links[0].host})
+        of_roles = roles_record(plan.roles)
+        self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": links[0].host, **of_roles})
         keep(str(self.run.path), where.token)
         viewers = Sockets(self.run.id, where.token).listen(SUPERVISOR)
         if self.job.hold is not None:
@@ -468,7 +482,9 @@ def run_batch(words: list[str]) -> int:
     signals = CapturedSignals(loop, not_ignored())
     signals.start()  # never stopped: the job may be ended at any time, and the exit code must be that of the run
     processes.hear_signals()
-    steps = AgentSteps(signals, run, asks, allocation, os.environ, job_from_json(asked["job"]), apart=bool(spares))
+    groups = groups_of(asked, allocation, os.environ)
+    job = job_from_json(asked["job"])
+    steps = AgentSteps(signals, run, asks, allocation, os.environ, job, apart=bool(spares), groups=groups)
     here = BatchRun(loop, signals, run, asked, allocation, steps)
     try:
         here.bring_agents()

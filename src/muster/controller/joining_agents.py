@@ -144,6 +144,7 @@ class JoiningAgents:
             "task": dict(self._task),
             "cwd": need.cwd,
             "script": need.script,
+            "own": [[own.cwd, own.script] for own in need.of_nodes],
             "code": root,
             "code_place": code_tree.place(root) if root and not self.sent else [],
         }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from muster.core.inspection import Snapshot
 from muster.core.layout import fold, named
-from muster.core.model import Late, Plan
+from muster.core.model import Late, Plan, Role, as_json
 from muster.core.results import Failure, RankExit, RoleRanks
 from muster.errors import InvalidRequest
 
@@ -58,6 +59,20 @@ def parse_rank(text: str, roles: Sequence[RoleRanks]) -> int | None:
             raise InvalidRequest(f"no such rank: {text}", f"role {name} has {role.ranks}, numbered from 0")
     known = ", ".join(role.name for role in roles)
     raise InvalidRequest(f"no such role: {name}", f"the roles are {known}" if known else "the run has no roles")
+
+
+def roles_record(roles: Iterable[Role]) -> dict[str, Any]:
+    """Return what job.json has about the roles of a run; nothing without roles."""
+    found = [{"name": role.name, "ranks": role.ranks, "program": as_json(role.job.program)} for role in roles]
+    return {"roles": found} if found else {}
+
+
+def secret_of_role(index: int, name: str) -> str:
+    """Return the name under which a scheduler passes on a variable of one role, by the number of the role."""
+    return f"{SECRET_OF_ROLE}{index}_{name}"
+
+
+SECRET_OF_ROLE = "MUSTER_OF_ROLE_"
 
 
 # ---- what ranks know of other roles ---------------------------------------------------------------------------------

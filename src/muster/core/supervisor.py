@@ -72,6 +72,9 @@ ROOT_CAUSE_WAIT = 10.0
 OTHERS_WAIT = 1.0
 """Seconds to wait for further failures if it is known which peer was missed."""
 
+SERVERS_DRAIN = 0.3
+"""Seconds for processes to exit that terminated ranks of other roles than the main one have left behind."""
+
 UNKILLABLE_AFTER = 5.0
 """Seconds after SIGKILL within which a rank must exit; after that it is reported, and no longer waited for."""
 
@@ -320,7 +323,8 @@ class Supervisor:
         elif self.phase is Phase.RUNNING and self._main_succeeded and self._living:
             names = (role.name for role in self.settings.roles if role.first in self.settings.main)
             reason = StopReason(StopKind.MAIN_ROLE, message=", ".join(names))
-            self._terminate(event.t, _Termination(RunState.SUCCEEDED, 0, reason, self._term_then_kill()), actions)
+            end = _Termination(RunState.SUCCEEDED, 0, reason, self._term_then_kill(), drain=SERVERS_DRAIN)
+            self._terminate(event.t, end, actions)
         self._clean_up_after_last(event.t, actions)
 
     @property

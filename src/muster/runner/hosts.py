@@ -27,6 +27,7 @@ from muster.core.model import Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import Replaced
+from muster.core.roles import roles_record
 from muster.core.spares import arrange, unfit_hosts
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
@@ -38,7 +39,7 @@ from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import Views
-from muster.runner.roles import Parts, check_ranks, hosts_of, members_of, nodes_here, nodes_there, plan_of, roles_record
+from muster.runner.roles import Parts, check_ranks, hosts_of, members_of, nodes_here, nodes_there, plan_of
 from muster.runner.shipped import with_environment
 from muster.transports.target import target_of
 
@@ -221,7 +222,7 @@ def _hand_over(
         served=as_json(plan.nodes[0].host),
         there=config.nodes[0].run_dir,
         shared=first.facts["shared"],
-        **roles_record(plan),
+        **roles_record(plan.roles),
     )
     files = {"job.json": record, "plan.json": redact(as_json(plan)), RECORD: config_as_json(config)}
     remote.remember_way(run, remote.way_of(job))

@@ -9,7 +9,7 @@ from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes
 from muster.config.options import RunOptions
 from muster.config.resolve import RoleRequest
 from muster.config.roles import shared
-from muster.core.model import Host, Job, Node, Plan, as_json
+from muster.core.model import Host, Job, Node, Plan
 from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux import hardware
@@ -69,9 +69,3 @@ def check_ranks(plan: Plan, options: RunOptions) -> None:
     wrong = [rank for rank in options.ranks or () if rank >= plan.world_size]
     if wrong:
         raise InvalidRequest(f"--ranks {wrong[0]}: no such rank", f"the ranks are 0 to {plan.world_size - 1}")
-
-
-def roles_record(plan: Plan) -> dict[str, Any]:
-    """Return what job.json has about the roles of a run; nothing without roles."""
-    roles = [{"name": role.name, "ranks": role.ranks, "program": role.job.program} for role in plan.roles]
-    return {"roles": as_json(tuple(roles))} if roles else {}

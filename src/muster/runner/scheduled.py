@@ -26,11 +26,11 @@ from muster.core.controller_config import RECORD
 from muster.core.env_forwarding import is_secret, stands_open
 from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist, parse_nodelist
 from muster.core.layout import check_sizes, layout
-from muster.core.model import Host, Job, Node, as_json
+from muster.core.model import Host, Job, Node, Role, as_json
 from muster.core.plurals import plural
 from muster.core.results import SIGTERM, RunResult
+from muster.core.roles import roles_record, secret_of_role
 from muster.errors import ControlError, InvalidRequest
-from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.linux.shell import quote
 from muster.rundir.job_record import Scheduled
@@ -39,6 +39,7 @@ from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, Say, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
+from muster.runner.roles import Parts, members_of, plan_of
 from muster.schedulers import get_scheduler, title, typed
 from muster.schedulers.client import client
 from muster.schedulers.scheduler import After, Allocation, Request, Wish
@@ -118,10 +119,26 @@ def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tupl
     return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
 
 
+def parts_to_come(context: RunContext) -> Parts:
+    """Return the nodes of each role of a job that is not submitted yet; see `nodes_to_come`."""
+    run_dir, members = context.store.path(context.run_id), members_of(context)
+    every = nodes_to_come(context.asked, context.options, run_dir)
+    if len(members) == 1:
+        return [every]
+    parts: list[tuple[Node, ...]] = []
+    for own, options in members:
+        hosts = [node.host for node in every[sum(map(len, parts)) :][: options.nodes or 1]]
+        number = int(own.ranks_per_node) if own.ranks_per_node is not None else 0
+        counts = assign_slots([HostSpec(host.name) for host in hosts], number, options.np)
+        parts.append(layout((host, count or 0) for host, count in zip(hosts, counts)))
+    return parts
+
+
 def script_of(wanted: Request, asked: JobRequest, options: RunOptions, run_dir: Path, more: Sequence[str] = ()) -> str:
     """Return the batch script. `more` are further words of its command, see `batch.run_batch`."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir), *more)
-    return get_scheduler(asked.job.scheduler).script(wanted, asked.job.setup, command, bool(options.python))
+    setup = asked.job.setup if _same_setup(asked) else ()  # otherwise each role runs its own in its steps
+    return get_scheduler(asked.job.scheduler).script(wanted, setup, command, bool(options.python))
 
 
 def start(context: RunContext) -> StepRun | DetachedRun:
@@ -155,7 +172,8 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         allocation = _choose_nodes(allocation, claims, options, context.warn)
     if allocation is None:
         check_queued(context)
-    make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # report errors now, not when the job starts
+    # report errors now, not when the job starts
+    plan_of(members_of(context), [layout([(Host("node"), 1)])] * len(members_of(context)), run_id)
     if options.sync:
         asked = with_copy(context, store.path(run_id))
     context = context._replace(asked=asked)
@@ -168,7 +186,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
         (kept.path / ARCHIVE).write_bytes(bundle.kept(store.home))
         # the scheduler passes its own copy of the environment to the job, so no secret needs to be in a file of the run
-        secrets = secrets_of(asked.job)
+        secrets = secrets_of_roles(asked)
         terms = of.terms(options)
         kept.write(REQUEST, request_record(context, allocation, cpus))
         if allocation is None:
@@ -249,6 +267,41 @@ def secrets_of(job: Job) -> dict[str, str]:
     return {name: value for name, value in job.env.items() if not stands_open(name, value)}
 
 
+def secrets_of_roles(asked: JobRequest) -> dict[str, str]:
+    """Return the variables that may be secret: with roles under other names, so that no role gets those of another."""
+    if not asked.roles:
+        return secrets_of(asked.job)
+    return {
+        secret_of_role(index, name): value
+        for index, role in enumerate(asked.roles)
+        for name, value in secrets_of(role.asked.job).items()
+    }
+
+
+def _roles_in_request(asked: JobRequest) -> list[dict[str, Any]]:
+    """Return what the controller in the job needs of each role (`controller/batch_roles.py`)."""
+    found = []
+    for (own, options), secrets in ((role, secrets_of(role.asked.job)) for role in asked.roles):
+        plain = {name: value for name, value in own.job.env.items() if name not in secrets}
+        found.append(
+            {
+                "job": as_json(own.job._replace(env=plain)),
+                "nodes": options.nodes or 1,
+                "each": own.ranks_per_node,
+                "np": options.np,
+                "threads_chosen": own.threads_chosen,
+                "main": options.main,
+                "setup": not _same_setup(asked),
+            }
+        )
+    return found
+
+
+def _same_setup(asked: JobRequest) -> bool:
+    """Return whether the batch script runs the lines of `--setup`, because they are those of all roles."""
+    return all(role.asked.job.setup == asked.job.setup for role in asked.roles)
+
+
 def request_record(
     context: RunContext, allocation: Allocation | None, cpus: Mapping[str, int], open_names: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -276,6 +329,7 @@ def request_record(
         "sync": _sync(asked, options),
         "check_code": not options.no_code_check,
         "previous": context.previous,
+        "roles": _roles_in_request(asked),
         "session": options_of_session(options) if asked.job.hold is not None else None,
     }
 
@@ -335,6 +389,7 @@ def job_record(
             requeue,
             tuple(f"{one.job}:{one.how}" for one in after),
         )._asdict(),
+        **roles_record(Role(role.asked.job.role, role.asked.job, 0, 0, 0, 0) for role in asked.roles),
     )
 
 
@@ -374,7 +429,7 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
     """Start the controller as a step on the first node of this allocation."""
     job = context.asked.job
     command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
-    chosen = {**context.env, **{name: value for name, value in job.env.items() if not stands_open(name, value)}}
+    chosen = {**context.env, **secrets_of_roles(context.asked)}
     log, locks = run.path / "controller.log", list(claims.descriptors.values())
     step = client(job.scheduler).start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
     claims.hand_over()

@@ -416,6 +416,8 @@ class Scheduler(NamedTuple):
     """Raises `InvalidRequest` for options that describe a new job, inside an existing one."""
     nodelist: str = ""
     """Key of the option that names nodes; empty if there is none."""
+    divides: bool = False
+    """True if the nodes of a job can be divided between the roles of a run: steps have environments of their own."""
     refused: Callable[[str], Refusal] = lambda err: Refusal((err.strip().splitlines() or ["no error message"])[-1])
     """Returns why a job was rejected, given the stderr of the `submit` command."""
     options_known: Ask[set[str]] | None = None

@@ -169,6 +169,7 @@ SCHEDULER = Scheduler(
         of_job=slurm_env.of_the_job,
     ),
     file_names=FileNames(slurm_patterns.names_of_job, slurm_patterns.names_of_task, slurm_patterns.fill_pattern),
+    divides=True,
     arrays=Arrays(lambda env: env.get("SLURM_ARRAY_TASK_ID", ""), slurm_batch.array_task),
     waits=True,
     machines=Machines(

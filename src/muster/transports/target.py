@@ -17,13 +17,21 @@ class Explained(NamedTuple):
     hint: str
 
 
-def command_inside(job: Job, program: str, args: Sequence[str], lists_option: Callable[[str], bool]) -> tuple[str, ...]:
+def command_inside(
+    job: Job,
+    program: str,
+    args: Sequence[str],
+    lists_option: Callable[[str], bool],
+    setup: Sequence[str] = (),
+) -> tuple[str, ...]:
     """Return what follows the scheduler's program that starts a task: a Python program, in the container of the job.
 
     `program` is the interpreter without a container; `lists_option` tells whether the scheduler's program has an
-    option.
+    option. `setup`: shell lines to run first, if the batch script has not done that.
     """
     row = runtime(job.runtime)
+    if job.runtime == BARE and setup:
+        return ("bash", "-c", shell_script((program, *args), setup, job.python_named))
     if job.runtime == BARE:
         return (program, *args)
     integrated = next((other for name in RUNTIMES if (other := runtime(name)).task_option), None)
@@ -31,7 +39,8 @@ def command_inside(job: Job, program: str, args: Sequence[str], lists_option: Ca
         row = integrated
     if row.task_option:
         return (*row.task_options(inside(job)), python_inside(job), *args)
-    return ("sh", "-c", shell_script((python_inside(job), *args), (), True, enter=row.enter(inside(job))))
+    shell = "bash" if setup else "sh"
+    return (shell, "-c", shell_script((python_inside(job), *args), setup, True, enter=row.enter(inside(job))))
 
 
 def inside(job: Job) -> Inside:
