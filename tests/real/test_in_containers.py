@@ -112,3 +112,22 @@ def test_a_missing_image_is_reported_with_the_words_of_podman(inside: Muster) ->
     done = inside("run", "--container", "containers-storage:nothing-of-that-name", "-g", "1", "--", "true")
     assert 0 != done.returncode
     assert "nothing-of-that-name" in done.stderr
+
+
+def test_one_role_in_a_container_and_one_outside(
+    inside: Muster, tmp_path: Path, nothing_left: Callable[[str], None]
+) -> None:
+    (tmp_path / "where.py").write_text(
+        "import os, torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "total = torch.ones(1)\n"
+        "dist.all_reduce(total)\n"
+        "print(os.environ['ROLE_NAME'], total.item(), os.path.exists('/etc/passwd'),"
+        " 'rollout' in os.environ['MUSTER_ROLES'])\n"
+        "dist.destroy_process_group()\n"
+    )
+    words = ["--role", "trainer", "-g", "2", "where.py", ":", "--role", "rollout", "--container", "", "where.py"]
+    done = inside("run", *words, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert [inside.log(rank) for rank in range(3)] == [b"trainer 2.0 False True\n"] * 2 + [b"rollout 1.0 True True\n"]
+    nothing_left("where.py")

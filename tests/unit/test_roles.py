@@ -13,6 +13,7 @@ from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.config.resolve import JobRequest, RoleRequest
 from muster.config.roles import _hosts_of, make_roles, shared, split
+from muster.controller.batch_roles import groups_of, plan_of_roles, roles_in_job
 from muster.core.events import (
     AgentReady,
     CleanedUp,
@@ -33,11 +34,12 @@ from muster.core.layout import layout
 from muster.core.model import Host, Job, Late, Plan, Program, as_json
 from muster.core.rank_env import of_each_rank
 from muster.core.results import SIGINT, SIGKILL, SIGTERM, Failure, FailureKind, RankExit, RoleRanks, RunResult, RunState
-from muster.core.roles import label, late_values, named_in_roles, ranks_of, snapshot_in, with_run_ranks
+from muster.core.roles import label, late_values, named_in_roles, ranks_of, secret_of_role, snapshot_in, with_run_ranks
 from muster.core.supervisor import Supervisor, SupervisorConfig
 from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.launchers.roles import joined
+from muster.schedulers.scheduler import Allocation
 from muster.ui.terminal import prefixes
 from muster.ui.text import outcome_as_json, outcome_in_words
 
@@ -276,6 +278,9 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--role a x.py : --role a y.py", "two roles have the name a"),
         ("--role a x.py : --role b --timeout 3 y.py", "--timeout after `:` holds for the whole run"),
         ("--role a --sweep lr=1,2 x.py : --role b y.py", "--sweep cannot be combined with roles"),
+        ("-d --after z --role a x.py : --role b y.py", "--after cannot be combined with --detach and roles"),
+        ("--sge --role a x.py : --role b y.py", "--sge cannot be combined with roles"),
+        ("--slurm --role a x.py : --role b --gpus 2 y.py", "role b: --gpus cannot be combined with --slurm"),
         ("--role a -H n1 x.py : --role b y.py", "the roles need 2 hosts"),
         ("--role a -H n1,n2,n3 x.py : --role b y.py", "no role has n3"),
         ("--role a x.py : --role b -H n1 y.py", "role b has hosts, and role a has none"),
@@ -413,3 +418,53 @@ def test_a_script_asks_where_other_roles_are(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MUSTER_ROLES", '{"rollout": {"hosts": 3}}')
     with pytest.raises(InvalidRequest, match="cannot read MUSTER_ROLES"):
         muster.roles()
+
+
+# ---- in a job of a scheduler ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "nodes", "each"),
+    [
+        ("--slurm --role a -N 2 -g 4 x.py : --role b -g 8 y.py", 3, "8"),
+        ("--slurm --role a x.py : --role b -g 8 y.py", 2, None),
+    ],
+)
+def test_a_job_has_nodes_for_all_roles(scripts: Path, line: str, nodes: int, each: str | None) -> None:
+    _, options, roles = read_roles(line.split(), {"HOME": "/nowhere"}, "run")
+    assert (options.nodes, options.nproc_per_node) == (nodes, each)
+    assert [own.nodes or 1 for _, own in roles] == [nodes - 1, 1]
+    assert request(line).ranks_per_node == each
+
+
+def of_job(**more: Any) -> dict[str, Any]:
+    role = {"job": as_json(job("a", env={"PLAIN": "1"})), "nodes": 1, "each": "2", "np": None}
+    return {**role, "threads_chosen": False, "main": False, "setup": False, **more}
+
+
+def test_each_role_of_a_job_gets_only_its_own_secrets() -> None:
+    allocation = Allocation("12", ("n1", "n2", "n3"), 0)
+    own = {"job": as_json(job("b", setup=("module load b",))), "nodes": 2, "setup": True}
+    asked = {"roles": [of_job(), of_job(**own)]}
+    env = {"HOME": "/h", secret_of_role(0, "TOKEN"): "of a", secret_of_role(1, "TOKEN"): "of b"}
+    first, second = groups_of(asked, allocation, env)
+    assert (first.env, first.hosts, first.setup) == ({"HOME": "/h", "TOKEN": "of a"}, ("n1",), ())
+    assert (second.env, second.hosts, second.setup) == (
+        {"HOME": "/h", "TOKEN": "of b"},
+        ("n2", "n3"),
+        ("module load b",),
+    )
+    assert groups_of({}, allocation, env) == []
+    with pytest.raises(InvalidRequest, match="the roles need 4 nodes, job 12 has 3"):
+        groups_of({"roles": [of_job(nodes=4)]}, allocation, env)
+
+
+def test_the_plan_of_a_job_with_roles() -> None:
+    allocation = Allocation("12", ("n1", "n2", "n3"), 0)
+    asked = {"roles": [of_job(), of_job(nodes=2, each=None, np=3, main=True)]}
+    roles = roles_in_job(asked, allocation, {"EXPORTED": "x"})
+    facts = {name: {"cores": 8, "gpus": []} for name in allocation.hosts}
+    plan = plan_of_roles(roles, allocation.hosts, {}, facts, "run")
+    assert [len(node.ranks) for node in plan.nodes] == [2, 2, 1]
+    assert [role.main for role in plan.roles] == [False, True]
+    assert {of.env["EXPORTED"] for of in of_each_rank(plan)} == {"x"}

@@ -14,7 +14,7 @@ from muster.config import toml_files
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, cut, from_environment, hint_of_scheduler, names_in, names_of
 from muster.config.record import Source
-from muster.config.roles import OF_ROLE, check_part, in_job, split
+from muster.config.roles import OF_ROLE, check_lines, check_part, in_job, split
 from muster.config.toml_files import RoleTable
 from muster.core.results import RoleRanks
 from muster.core.suggestions import nearest
@@ -73,6 +73,7 @@ def read_roles(
             check_part(own, before)
         given = {**(shared if lines else typed), **own.options}
         lines.append((own, _options(RunOptions, given, _configured(given, env), env)))
+    check_lines(lines)
     parsed, first_role = lines[0]
     if not first_role.scheduled:
         return parsed, first_role, lines

@@ -73,7 +73,6 @@ def make_roles(
     warn: Callable[[str], object],
 ) -> JobRequest:
     """Return the request for a run with these roles. Raises `InvalidRequest`."""
-    _check(lines)
     found = []
     for (parsed, options), hosts in zip(lines, _hosts_of([options for _, options in lines])):
         options = options.without(RunOptions.ranks)
@@ -86,7 +85,8 @@ def make_roles(
     return first._replace(hosts=hosts, roles=tuple(found), ranks_per_node=each)
 
 
-def _check(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
+def check_lines(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
+    """Raise `InvalidRequest` for roles without names of their own, and for what a run with roles cannot have."""
     names = [options.role for _, options in lines]
     for name in names:
         if name == ROLE:
@@ -101,6 +101,8 @@ def _check(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
     wrong = next((option for option in _EXCLUDED if options.given(option)), None)
     if wrong is not None:
         raise InvalidRequest(f"{wrong.long_name} cannot be combined with roles", "leave it out")
+    if options.after and options.detach and not options.scheduled:
+        raise InvalidRequest("--after cannot be combined with --detach and roles", "leave out --detach")
 
 
 def _check_in_job(lines: Sequence[RunOptions]) -> None:

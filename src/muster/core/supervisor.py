@@ -323,8 +323,8 @@ class Supervisor:
         elif self.phase is Phase.RUNNING and self._main_succeeded and self._living:
             names = (role.name for role in self.settings.roles if role.first in self.settings.main)
             reason = StopReason(StopKind.MAIN_ROLE, message=", ".join(names))
-            end = _Termination(RunState.SUCCEEDED, 0, reason, self._term_then_kill(), drain=SERVERS_DRAIN)
-            self._terminate(event.t, end, actions)
+            success = _Termination(RunState.SUCCEEDED, 0, reason, self._term_then_kill(), drain=SERVERS_DRAIN)
+            self._terminate(event.t, success, actions)
         self._clean_up_after_last(event.t, actions)
 
     @property
