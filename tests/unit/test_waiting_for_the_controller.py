@@ -15,8 +15,10 @@ TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
 
 @pytest.fixture
-def agent() -> Iterator[Agent]:
+def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     made = Agent(ManualLoop(), {})
+    # it would end the process of the tests, with status 0
+    monkeypatch.setattr(made, "quit", lambda: None)
     yield made
     if made.dialer is not None and made.dialer._sock is not None:
         made.dialer._sock.close()

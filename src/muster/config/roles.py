@@ -20,7 +20,7 @@ from muster.core.plurals import plural
 from muster.core.roles import NAME
 from muster.errors import InvalidRequest
 from muster.runtimes import RUNTIMES, runtime
-from muster.schedulers import get_scheduler, typed
+from muster.schedulers import SCHEDULERS, get_scheduler, typed
 
 OF_ROLE: frozenset[str] = frozenset(
     option.key
@@ -109,7 +109,9 @@ def _check_in_job(lines: Sequence[RunOptions]) -> None:
     """Raise `InvalidRequest` for what roles in a job of a scheduler cannot have."""
     scheduler = lines[0].scheduled
     if not get_scheduler(scheduler).divides:
-        raise InvalidRequest(f"{typed(scheduler)} cannot be combined with roles", "use hosts over ssh, or Slurm")
+        others = [typed(name) for name in SCHEDULERS if get_scheduler(name).divides]
+        hint = f"use hosts over ssh, or {' or '.join(others)}"
+        raise InvalidRequest(f"{typed(scheduler)} cannot be combined with roles", hint)
     for options in lines:
         if options.gpus is not None:
             raise InvalidRequest(
