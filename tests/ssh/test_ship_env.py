@@ -93,6 +93,13 @@ def test_an_environment_is_sent_once(shipped: Shipped) -> None:
     assert 0 == shipped.run(hosts="n1").returncode
     left = shipped.on("n1", f"ls {shipped.root}").split()
     assert 1 == len(left) and left[0] not in prefix, left
+    # `muster clean` removes those that nothing uses, unless they are new
+    clean = ("clean", "--environments", "--env-dir", shipped.root, "-H", "n1")
+    assert "nothing to clean up" in shipped.alone.muster(*clean).stdout
+    shipped.on("n1", f"touch -d '1 hour ago' {shipped.root}/*/complete")
+    assert f"n1: found environment {shipped.root}/{left[0]}" in shipped.alone.muster(*clean, "--dry-run").stdout
+    assert f"n1: removed environment {shipped.root}/{left[0]}" in shipped.alone.muster(*clean).stdout
+    assert "" == shipped.on("n1", f"ls {shipped.root}")
     shipped.alone.nothing_left()
 
 

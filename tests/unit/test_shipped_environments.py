@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import py_compile
+import queue
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from muster import environments
 from muster.agent import env_store
+from muster.agent.env_transfer import EnvTransfer
 from muster.controller.env_shipping import Pace, packed, parents
 from muster.environments import Environment
 from muster.errors import InvalidRequest
@@ -142,6 +145,69 @@ def test_a_base_that_hosts_lack_is_sent_too(venv: Path, tmp_path: Path) -> None:
     assert os.path.realpath(top / "bin/python") == str(top.parent / "base/bin" / program.name)
     assert f"home = {top.parent}/base/bin\n" in (top / "pyvenv.cfg").read_text()
     assert f"prefix = '{top.parent}/base'\n" == (top.parent / "base/lib/_sysconfigdata_x.py").read_text()
+
+
+def test_two_runs_that_send_the_same_environment(venv: Path, tmp_path: Path) -> None:
+    """Each unpacks its own copy, and the second one is discarded; one that is interrupted is never taken."""
+    found, root = read(venv, tmp_path / "records"), tmp_path / "there"
+    root.mkdir()
+    data = b"".join(environments.pieces(found, frozenset()))
+    first, second, third = (env_store.Part(str(root), found.address, found.base, "") for _ in range(3))
+    with pytest.raises(ValueError, match="ended too early"):
+        third.unpack(reader(data[:-100]))
+    assert [] == env_store.complete(str(root))
+    third.discard()
+    assert first.unpack(reader(data)) == second.unpack(reader(data))
+    assert [found.address] == os.listdir(root)
+
+
+class Received:
+    """What a transfer reports, in the thread of a test."""
+
+    def __init__(self) -> None:
+        self.messages: queue.Queue[dict[str, object]] = queue.Queue()
+
+    def emit(self, kind: str, payload: bytes = b"", **fields: object) -> None:
+        """Keep a message."""
+        self.messages.put({"kind": kind, **fields})
+
+
+def transfer(root: Path, found: Environment, secret: str) -> tuple[EnvTransfer, Received]:
+    """A host that gets this environment."""
+    root.mkdir()
+    told = Received()
+    part = env_store.Part(str(root), found.address, os.path.realpath(found.base), "")
+    return EnvTransfer(told.emit, lambda work: work(), part, secret), told
+
+
+def test_a_host_passes_it_on_to_those_that_know_the_secret(venv: Path, tmp_path: Path) -> None:
+    found = read(venv, tmp_path / "records")
+    first, said = transfer(tmp_path / "n1", found, "secret")
+    second, also = transfer(tmp_path / "n2", found, "secret")
+    stranger, _ = transfer(tmp_path / "n3", found, "guess")
+    assert "" == second.fetch(["127.0.0.1"], first.port, 10.0)
+    assert stranger.fetch(["127.0.0.1"], first.port, 10.0)
+    assert "" != second.fetch(["127.0.0.1"], 1, 10.0), "nobody listens there"
+    for piece in environments.pieces(found, frozenset()):
+        first.take((zlib.compress(piece), True, False))
+    first.take((b"", False, True))
+    for told, name in ((said, "n1"), (also, "n2")):
+        path = f"{tmp_path}/{name}/{found.address}/env/bin/python"
+        assert {"kind": "env_ready", "path": path, "failed": ""} == told.messages.get(timeout=60)
+        done = subprocess.run([path, "-c", "import tiny; print(tiny.WORD)"], capture_output=True, check=False)
+        assert b"1\n" == done.stdout
+    stranger.close()
+    assert [] == os.listdir(tmp_path / "n3")
+
+
+def test_a_host_whose_source_is_gone_keeps_nothing(venv: Path, tmp_path: Path) -> None:
+    found = read(venv, tmp_path / "records")
+    first, _ = transfer(tmp_path / "n1", found, "secret")
+    second, told = transfer(tmp_path / "n2", found, "secret")
+    assert "" == second.fetch(["127.0.0.1"], first.port, 10.0)
+    first.take((b"not an environment at all", False, True))
+    assert str(told.messages.get(timeout=60)["failed"]), "it reports why"
+    until(lambda: not os.listdir(tmp_path / "n2"), "nothing is left")
 
 
 def test_conda(tmp_path: Path) -> None:

@@ -75,9 +75,15 @@ class EnvTransfer:
 
     def close(self) -> None:
         """Remove what is not complete."""
+        self._refuse_more()
         if not self._failed.is_set():
             self._failed.set()
             self.part.discard()
+
+    def _refuse_more(self) -> None:
+        """Stop listening: all hosts that get it from here are connected before the first piece comes."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the accept of the other thread
 
     # ---- its own copy -----------------------------------------------------------------------------------------------
 
@@ -109,11 +115,13 @@ class EnvTransfer:
             self._fail(processes.reason_at(error))
         else:
             self._failed.set()
+            self._refuse_more()
             self._tell(path=python, failed="")
 
     def _fail(self, why: str) -> None:
         if not self._failed.is_set():
             self._failed.set()
+            self._refuse_more()
             self.part.discard()
             with suppress(queue.Empty):
                 while True:
@@ -130,6 +138,7 @@ class EnvTransfer:
             try:
                 sock, _ = self._listener.accept()
             except OSError:
+                self._listener.close()
                 return
             with suppress(OSError):
                 processes.start_thread(lambda sock=sock: self._serve(sock))  # type: ignore[misc]
@@ -167,14 +176,15 @@ class EnvTransfer:
         good = [address for address in addresses if "error" not in ways[address]]
         if not good:
             return next((way["error"] for way in ways.values()), "no address")
+        sock = hardware.tcp_socket(good[0])
         try:
-            sock = hardware.tcp_socket(good[0])
             sock.settimeout(patience)
             sock.connect((good[0], port))
             side, frames = AgentSide(self._terms, 0, secrets.token_hex(8), 0), FrameDecoder(_GREETING)
             sock.sendall(side.answer(_one(sock, frames)))
             _, seals = side.hear(_one(sock, frames))
         except (OSError, Refused) as error:
+            sock.close()
             return processes.reason(error)
         frames.largest, frames.seal = 4 * _PIECE, seals.into
         processes.start_thread(lambda: self._receive(sock, frames))
