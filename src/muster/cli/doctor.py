@@ -198,7 +198,11 @@ class _View(NamedTuple):
 
 
 def _scheduler_view(names: Sequence[str]) -> _View:
-    """Return the scheduler's view of these machines, if there is a scheduler."""
+    """Return the scheduler's view of these machines, if there is a scheduler.
+
+    Several have commands of the same name, so the first one that answers counts.
+    """
+    silent = _View()
     for name in SCHEDULERS:
         asks = client.client(name)
         machines = asks.scheduler.machines
@@ -209,9 +213,10 @@ def _scheduler_view(names: Sequence[str]) -> _View:
         except InvalidRequest:
             continue  # not installed here
         except Unreachable as error:
-            return _View((), error.sentence, name)
+            silent = silent if silent.scheduler else _View((), error.sentence, name)
+            continue
         return _View([node for node in found if node.name in names], "", name)
-    return _View()
+    return silent
 
 
 def _write(path: Any, names: Sequence[str]) -> None:

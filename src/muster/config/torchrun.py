@@ -47,10 +47,10 @@ def reject_nested_launch(options: RunOptions, env: Mapping[str, str]) -> None:
     if few != (many or few):
         raise InvalidRequest(f"--nnodes {nodes}: the number of nodes of a run is fixed", f"use `--nnodes {many}`")
     if few != "1" and not options.elsewhere and not options.scheduled:
+        others = ", ".join(f"{row.title} with `{typed(name)}`" for name, row in SCHEDULERS.items())
         raise InvalidRequest(
             f"--nnodes {nodes}: no hosts given",
-            f"name hosts with `--hosts n1,n2 --nnodes {few}` or `--hostfile FILE`"
-            + "".join(f"; or allocate nodes from {row.title} with `{typed(name)}`" for name, row in SCHEDULERS.items()),
+            f"name hosts with `--hosts n1,n2 --nnodes {few}` or `--hostfile FILE`; or allocate nodes from {others}",
         )
     if options.node_rank not in (None, "0"):
         raise InvalidRequest(

@@ -163,9 +163,12 @@ def queue(out: str) -> list[QueueEntry]:
 
 
 def all_nodes() -> tuple[str, ...]:
-    """Return the command that lists all nodes, in groups; `nodes` and `used_gpus` parse its output."""
+    """Return the command that lists all nodes, in groups; `nodes` and `used_gpus` parse its output.
+
+    In a batch job these are the nodes of the job.
+    """
     columns = "{state}|{queue}|{nnodes}|{ncores}|{ngpus}|{nodelist}"
-    return outside("resource", "list", "-n", "-s", "free,allocated,down", "-o", columns)
+    return ("flux", "resource", "list", "-n", "-s", "free,allocated,down", "-o", columns)
 
 
 def _groups(out: str) -> list[tuple[str, tuple[str, ...], int, int, tuple[str, ...]]]:
