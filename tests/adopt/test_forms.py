@@ -379,3 +379,9 @@ def test_the_pipe_of_a_launch_is_told_once(text: str):
     found = adopted(text)
     assert not found.unused and not found.unknown
     assert [remark.says.partition(":")[0] for remark in found.changed] == ["| tee"]
+
+
+def test_variables_of_a_platform_are_not_those_of_ranks():
+    text = "torchrun --nnodes $WORLD_SIZE --node_rank $RANK --nproc_per_node 8 t.py --nodes $WORLD_SIZE\n"
+    assert any(remark.startswith("$WORLD_SIZE has a value of its own in each rank") for remark in says(text))
+    assert not any("value of its own" in remark for remark in says(text.replace(" --nodes $WORLD_SIZE", "")))

@@ -47,6 +47,7 @@ def omitted(found: Found, script: Script, launch: Launch, request: Request | Non
     if "xargs" in outer and not outer & {*SHELLS, "srun"}:
         says.append("xargs starts it once for each item that it reads; the line is one of them")
     says += _started_in(found, script, launch)
+    says += _of_platform(found, launch)
     return list(dict.fromkeys(says))
 
 
@@ -121,6 +122,23 @@ def _of_ssh(program: Program, scope: Scope) -> Iterator[str]:
             words.append(f"{option.name} {value}" if value else option.name)
     if words:
         yield f"ssh {' '.join(words)}: not taken over; add `--ssh 'ssh {' '.join(words)}'`"
+
+
+def _of_platform(found: Found, launch: Launch) -> Iterator[str]:
+    """Say which arguments have variables of a platform that have another meaning in a rank: WORLD_SIZE is its nodes."""
+    if launch.scheduled or found.program.name not in (
+        "torchrun",
+        "torch.distributed.launch",
+        "accelerate",
+        "deepspeed",
+    ):
+        return
+    if found.command.shell.kind != "script":
+        return
+    names = {name for word in found.program.operands for name in word.names}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if name in names:
+            yield f"${name} has a value of its own in each rank, and another where the script is started: write that"
 
 
 def _started_in(found: Found, script: Script, launch: Launch) -> Iterator[str]:
