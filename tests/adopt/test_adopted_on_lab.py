@@ -173,7 +173,7 @@ def test_the_ranks_see_the_same(scripts: Scripts, there: LabCluster, name: str):
         names = sorted({seen["host"] for seen in found})
         for seen in found:
             seen["argv"] = [re.sub("^job-[0-9]+$", "job-N", word) for word in seen["argv"]]
-            seen["host"] = f"node {names.index(seen['host'])}" if batch else seen["host"]
+            seen["host"] = f"node {names.index(seen['host'])}" if "--slurm" in line else seen["host"]
     if name == "ray.sbatch":  # Ray places the tasks as it likes, and gives them no local ranks
         assert len({seen["host"] for seen in adopted}) == 2
         for seen in (*adopted, *original):
