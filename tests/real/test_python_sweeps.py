@@ -27,7 +27,7 @@ def program(env: dict[str, str], tmp_path: Path) -> Program:
 
 
 FUNCTIONS = """
-import os
+import os, subprocess, sys
 import muster
 
 def train(lr, seed=0):
@@ -50,6 +50,10 @@ assert "0.5" in str(sweep) and "loss" in str(sweep)
 first, second = late.exceptions()
 assert isinstance(first, ValueError) and second is None, (first, second)
 assert late.status() == "failed" and late.counts() == {"ok": 1, "failed": 1}
+again = [sys.executable, "-m", "muster", "run", "--resubmit", "failed", late.id]
+again = subprocess.run(again, capture_output=True, text=True)
+assert again.returncode == 2 and "calls a Python function" in again.stderr, again.stderr
+
 try:
     late.results()
 except ValueError as error:

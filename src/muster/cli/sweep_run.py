@@ -23,8 +23,8 @@ from muster.core.env_forwarding import REDACTED
 from muster.core.results import RunState
 from muster.core.sweep import Point, Sweep, counts_in_words, goes_on
 from muster.errors import InvalidRequest
-from muster.rundir.run import Run
-from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, sweep_of, sweep_run, words_of, write_error
+from muster.rundir.run import FUNCTION, Run
+from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, runs_by_point, sweep_of, sweep_run, words_of, write_error
 from muster.runner import sweeps
 from muster.runner.awaited import Awaited, after_others, wait_for
 from muster.runner.context import RunContext, Viewer
@@ -181,6 +181,11 @@ def _again(
     run = sweep_run(run) or run
     if not is_sweep(run):
         raise InvalidRequest(f"{run.id} is not a sweep", "start a single run again with its command: `muster show`")
+    if any(os.path.lexists(one.path / FUNCTION) for one in runs_by_point(run).values()):
+        raise InvalidRequest(
+            f"{run.id} calls a Python function, which the command line cannot start again",
+            "start the points from Python: muster.submit(…, sweep=…)",
+        )
     words = words_of(run)
     typed = {key: value for key, value in parsed.options.items() if key != "resubmit"}
     old, merged = read_again(words, typed, env, run.job.get("job", {}).get("cwd", ""))
