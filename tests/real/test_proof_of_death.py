@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -57,7 +58,8 @@ def box() -> Iterator[Box]:
         pytest.skip(f"no cgroup can be made: {error}")
     yield Box(folder, str(folder / "cgroup.procs"))
     for pid in (folder / "cgroup.procs").read_text().split():
-        os.kill(int(pid), signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
     until(lambda: not (folder / "cgroup.procs").read_text(), "all processes have left the cgroup")
     folder.rmdir()
 
