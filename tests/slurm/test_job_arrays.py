@@ -64,7 +64,7 @@ def test_kill_ends_all_points_of_a_sweep(there: LabCluster) -> None:
     assert "pending: other points of the sweep run" in shown and "waiting  " in shown
     there.lab.run("head", ["scancel", str(points(there)[3]["job_id"])], env=there.lab.environment(), cwd="/")
     until(lambda: "killed" in [point["state"] for point in points(there)], "the cancelled point has ended")
-    assert "it was cancelled before it started" in there.muster("show", "lrs.3").stdout
+    assert "stopped before it started: it was cancelled" in there.muster("show", "lrs.3").stdout
     assert 0 == there.muster("kill", "lrs").returncode
     assert ["killed"] * 4 == [point["state"] for point in points(there)]
     there.nothing_left()

@@ -153,16 +153,14 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "it has left the queue of Slurm without having begun": (
         SLURM,
         Told(),
-        RunStatus(RunState.KILLED, outcome=early("it was cancelled before it started")),
+        RunStatus(RunState.KILLED, outcome=early("it was cancelled")),
     ),
     "it was to begin after others": (
         in_job(after=["15:ok", "16:any"]),
         Told(),
         RunStatus(
             RunState.KILLED,
-            outcome=early(
-                "it was cancelled before it started, which it was to do once job 15 has succeeded and job 16 has ended"
-            ),
+            outcome=early("it was cancelled; it was to start once job 15 has succeeded and job 16 has ended"),
         ),
     ),
     "in an allocation its controller is asked": (

@@ -47,7 +47,7 @@ def cancel_pending(points: Sequence[PointStatus], by: str) -> None:
         else:
             asks.cancel(asks.scheduler.arrays.task(number, array_of([one.point.number for one in several], None)))
         # the scheduler forgets tasks that never started at once
-        why = StopReason(StopKind.OTHER, message=f"it was cancelled by {by} before it started")
+        why = StopReason(StopKind.OTHER, message=f"it was cancelled by {by}")
         for one in several:
             if one.run is not None and one.run.outcome is None:
                 one.run.write_outcome(outcome_as_json(RunResult(RunState.KILLED, 137, 0.0, 0, why)))

@@ -170,11 +170,11 @@ _CONDITIONS = {"ok": "has succeeded", "failed": "has failed", "any": "has ended"
 
 
 def _cancelled_early(scheduled: Scheduled, by: str = "") -> str:
-    """Return how a job was cancelled before it started, with what it waited for."""
-    words = "it was cancelled" + (f" by {by}" if by else "") + " before it started"
+    """Return how a job that has not started was cancelled, with what it waited for."""
+    words = "it was cancelled" + (f" by {by}" if by else "")
     waits = [one.rpartition(":") for one in scheduled.after]
     jobs = " and ".join(f"job {job} {_CONDITIONS.get(how, 'has ended')}" for job, _, how in waits)
-    return f"{words}, which it was to do once {jobs}" if jobs else words
+    return f"{words}; it was to start once {jobs}" if jobs else words
 
 
 def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
