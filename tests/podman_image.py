@@ -37,6 +37,27 @@ def configured(folder: Path) -> dict[str, str]:
     return {"CONTAINERS_CONF": str(folder / "containers.conf")}
 
 
+def configured_for_hosts(folder: Path) -> dict[str, str]:
+    """Return the environment with which podman works on hosts of the lab, which have the images of this machine.
+
+    They share /var, and each has its own /run. Where that of podman is empty, it takes the machine for booted anew, and
+    all containers of its storage for ended: also those that another host has just started. So each has its own storage.
+    """
+    here = subprocess.run(
+        ["podman", "info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}"],
+        env={**os.environ, **configured(folder)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    driver, root = here.stdout.split()
+    (folder / "storage.conf").write_text(
+        f'[storage]\ndriver = "{driver}"\ngraphroot = "/run/containers/root"\nrunroot = "/run/containers/run"\n'
+        f'[storage.options]\nadditionalimagestores = ["{root}"]\n'
+    )
+    return {**configured(folder), "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf")}
+
+
 def write_image(path: Path) -> None:
     """Write an image of a few empty directories for `podman import`."""
     with tarfile.open(path, "w") as tar:

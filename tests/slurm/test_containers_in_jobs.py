@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from lab_cluster import LabCluster
-from podman_image import configured, image, places
+from podman_image import configured_for_hosts, image, places
 from waiting import until
 
 pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
@@ -23,7 +23,7 @@ dist.destroy_process_group()
 
 
 def test_ranks_of_two_nodes(there: LabCluster) -> None:
-    there.env.update(configured(there.folder))
+    there.env.update(configured_for_hosts(there.folder))
     with image(there.folder) as name:
         line = ["--container", name, "--container-runtime", "podman", "--python", sys.executable]
         line += [word for place in places() for word in ("--mount", f"{place}:{place}:ro")]
