@@ -131,6 +131,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     assert "in 6\n" in (toy.root / "toyq" / "6.out").read_text()
     # the records name the scheduler
     job = json.loads(next(toy.root.glob(f"**/runs/{third}/job.json")).read_text())
-    assert {"name": "toy", "job": "3", "job_name": "sh", "allocated": False, "requeue": 0} == job["scheduler"]
+    recorded = {"name": "toy", "job": "3", "job_name": "sh", "allocated": False, "requeue": 0, "after": []}
+    assert recorded == job["scheduler"]
     done = toy.muster("run", "--label", "x", "waits.py")
     assert (2, True) == (done.returncode, "--label requires --scheduler toy" in done.stderr), done.stderr
