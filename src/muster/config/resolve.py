@@ -249,6 +249,8 @@ def _check_environment(options: RunOptions, named: bool, image: bool) -> None:
             raise InvalidRequest(f"--env-dir {options.env_dir}: not an absolute path", "it is a directory on each host")
     if not options.ship_env:
         return
+    if options.on is not None:
+        raise InvalidRequest("--ship-env cannot be combined with --on", "a session has its interpreters already")
     if options.scheduled:
         raise InvalidRequest(
             f"--ship-env cannot be combined with {title(options.scheduled)}: it sends environments over ssh",

@@ -18,7 +18,7 @@ from muster.schedulers import choosing, get_scheduler, of_scheduler, title
 OF_SESSION: tuple[Option[Any], ...] = (
     *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.include, RunOptions.exclude),
     *(RunOptions.spare_nodes, RunOptions.gpus, RunOptions.numa_binding),
-    *(RunOptions.python, RunOptions.setup, RunOptions.ssh, RunOptions.ship_env, RunOptions.env_dir),
+    *(RunOptions.python, RunOptions.setup, RunOptions.ssh),
 )
 """Options of `muster hold` that `muster run --on` takes from it."""
 
@@ -108,6 +108,8 @@ NOT_HELD: Mapping[Option[object], str] = {
     RunOptions.wrap: "each run on the session has its own",
     RunOptions.sync: "each run on the session has its own",
     RunOptions.snapshot: "each run on the session has its own",
+    RunOptions.ship_env: "send it with a run before, and name the interpreter there with --python",
+    RunOptions.env_dir: "it sends no environment",
     RunOptions.max_restarts: "each run on the session has its own",
     RunOptions.timeout: "use --idle",
     RunOptions.spare_nodes: "a session that loses a host ends",
