@@ -78,6 +78,9 @@ def test_a_default_in_the_line_is_told():
             "shifter --image=i -V /a:/b torchrun --nnodes 2 --nproc_per_node 4 t.py",
             "-g 4 -- shifter --image=i -V /a:/b python t.py",
         ),
+        ("python bench.py --launcher torchrun --n 1", "-g 1 bench.py --launcher torchrun --n 1"),
+        ("./train --launcher torchrun --n 1", "-g 1 -- ./train --launcher torchrun --n 1"),
+        ("./bind.sh --verbose torchrun --nnodes 2 --nproc_per_node 4 t.py", "-g 4 -- ./bind.sh --verbose python t.py"),
         ("./bind.sh ./train --x 1", "-g 1 -- ./bind.sh ./train --x 1"),
         ("echo torchrun t.py; srun python t.py", "-g 1 t.py"),
     ],
@@ -164,6 +167,11 @@ def test_options_of_deepspeed_have_underscores():
 def test_the_number_of_ranks_that_a_script_spawns(call: str, each: str):
     line = line_of("python s.py --x", **{"s.py": f"import torch\nn = 3\n{call}\n"})
     assert line == f"muster run -g {each} --launcher spawn s.py --x"
+
+
+def test_other_programs_that_are_spawned_are_no_ranks():
+    line = line_of("python s.py", **{"s.py": "import torch, pexpect\npexpect.spawn('ls')\n"})
+    assert line == "muster run -g 1 s.py"
 
 
 @pytest.mark.parametrize("before", ["python -m pip install -e .", "python3 -m venv v", "python -m pip install x > log"])

@@ -33,9 +33,13 @@ def plain(program: Program, launch: Launch, request: Request | None, read_file: 
     return Read(launch, words, (says,))
 
 
+_SPAWNS = re.compile(r"(^|\.)(mp|multiprocessing)\.(spawn|start_processes)$|^(spawn|start_processes)$")
+"""Not `pexpect.spawn`, and not `xmp.spawn` of torch_xla."""
+
+
 def _spawned(source: str) -> str | None:
     """Return how many ranks a script spawns: a number, or empty if it is not known; None if it spawns none."""
-    if not re.search(r"\b(spawn|start_processes)\(", source):
+    if not re.search(r"\b(spawn|start_processes)\(", source) or "torch" not in source:
         return None
     try:
         tree = ast.parse(source)
@@ -48,7 +52,7 @@ def _spawned(source: str) -> str | None:
                 {target.id: str(node.value.value) for target in node.targets if isinstance(target, ast.Name)}
             )
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and re.search(r"(^|\.)(spawn|start_processes)$", ast.unparse(node.func)):
+        if isinstance(node, ast.Call) and _SPAWNS.search(ast.unparse(node.func)):
             given = [item.value for item in node.keywords if item.arg == "nprocs"] or node.args[2:3]
             count = given[0] if given else ast.Constant(1)
             if isinstance(count, ast.Constant):

@@ -78,7 +78,7 @@ def programs_of(argv: Sequence[Word]) -> Programs:
             wrapped = program.value("--wrap")
             inner = Inner("batch", (wrapped,)) if wrapped else None
             return Programs(tuple(found), inner, "" if program.operands or wrapped else "batch")
-        if rest is None and kind == "step" and program.name not in _QUIET:
+        if rest is None and kind == "step" and program.name not in (*_QUIET, *ENDS):
             rest = _behind(words)
         if rest is None or program.name in ENDS or program.has("--multi-prog"):
             break
@@ -95,6 +95,8 @@ def _behind(words: Sequence[Word]) -> list[Word] | None:
     for at, word in enumerate(words[1:], 1):
         name = program_name(word) if word.parts else ""
         after = words[at + 1].start if at + 1 < len(words) else ""
+        if words[at - 1].start.startswith("--") and not words[0].start.endswith(".sh"):
+            continue  # `./train --launcher torchrun`
         if name in _LAUNCHERS and not word.start.endswith(".sh") and (name != "accelerate" or after == "launch"):
             return list(words[at:])
         if name == "python" and after == "-m" and at + 2 < len(words) and words[at + 2].text in _MODULES:
