@@ -11,7 +11,6 @@ from muster.core.inspection import Snapshot
 from muster.core.layout import fold, named
 from muster.core.model import Late, Plan, Role, as_json
 from muster.core.results import Failure, RankExit, RoleRanks
-from muster.errors import InvalidRequest
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 """A name of a role: it stands in labels such as `trainer:0`, and in keys of JSON and TOML."""
@@ -45,20 +44,6 @@ def named_in_roles(ranks: Iterable[int], roles: Sequence[RoleRanks]) -> str:
     inside = ((role, [rank - role.first for rank in ranks if role_of(rank, roles) is role]) for role in roles)
     parts = [f"{role.name}:{fold(numbers)}" for role, numbers in inside if numbers]
     return named(ranks) + (f" ({', '.join(parts)})" if parts else "")
-
-
-def parse_rank(text: str, roles: Sequence[RoleRanks]) -> int | None:
-    """Return the rank that `trainer:0` names; None for another form. Raises `InvalidRequest` for an unknown one."""
-    name, colon, number = text.rpartition(":")
-    if not colon or not number.isdigit():
-        return None
-    for role in roles:
-        if role.name == name:
-            if int(number) < role.ranks:
-                return role.first + int(number)
-            raise InvalidRequest(f"no such rank: {text}", f"role {name} has {role.ranks}, numbered from 0")
-    known = ", ".join(role.name for role in roles)
-    raise InvalidRequest(f"no such role: {name}", f"the roles are {known}" if known else "the run has no roles")
 
 
 def roles_record(roles: Iterable[Role]) -> dict[str, Any]:
