@@ -18,10 +18,12 @@ from waiting import until
 
 from muster import environments
 from muster.agent import env_store
+from muster.agent.bootstrap import shell_script
 from muster.agent.env_transfer import EnvTransfer
-from muster.controller.env_shipping import Pace, packed, parents
+from muster.controller.env_shipping import Pace, _check, packed, parents
 from muster.environments import Environment
 from muster.errors import InvalidRequest
+from muster.runner.shipped import usual_python
 
 
 def reader(data: bytes) -> Callable[[int], bytes]:
@@ -310,6 +312,38 @@ def test_pieces_are_compressed_in_order(slow: bool) -> None:
     found = list(packed(iter(pieces), Pace(3), lambda: slow))
     assert pieces == [zlib.decompress(data) if smaller else data for data, smaller in found]
     assert (False, slow) == (found[-1][1], found[0][1])
+
+
+def test_agents_start_with_the_python_that_the_environment_needs(tmp_path: Path) -> None:
+    """On an old system, `python3` is too old for them."""
+    for name in ("python3", "python3.12"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name}\n")
+        (tmp_path / name).chmod(0o755)
+    found = Environment("venv", "/nowhere", "bin/python", "3.12", "/nowhere/python3.12")
+    for environment, said in ((found, "python3.12"), (found._replace(version="3.13"), "python3")):
+        script = shell_script(("python3",), (usual_python(environment),), False)
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        assert said == subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True).stdout.strip()
+
+
+FACTS = {"machine": os.uname().machine, "base": "/usr/bin/python3.12", "absent": (), "failed": ""}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"base": ""}, r"no Python 3\.12 on n2, which /p is based on \(/usr/bin/python3\.12\)"),
+        ({"machine": "toaster"}, "n2 has toaster"),
+        ({"failed": "No space left on device: /var/tmp"}, "no place for the environment: n2: No space left"),
+        ({"absent": ("/srv/mine",)}, "mine is installed in place .* is not on n2"),
+    ],
+)
+def test_what_a_host_lacks_is_one_error(facts: dict[str, object], words: str) -> None:
+    found = Environment("venv", "/p", "bin/python", "3.12", "/usr/bin/python3.12", "/usr")
+    found = found._replace(editable=(("mine", "/srv/mine"),))
+    _check(found, {"n1": FACTS})
+    with pytest.raises(InvalidRequest, match=words):
+        _check(found, {"n1": FACTS, "n2": {**FACTS, **facts}})
 
 
 def test_compression_is_for_networks_that_are_slower_than_it() -> None:

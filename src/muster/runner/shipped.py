@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,12 @@ def with_environment(context: RunContext, loop: EventLoop, signals: CapturedSign
 
     options, asked, job = context.options, context.asked, context.asked.job
     found = environments.find(job.python)
-    targets = [
-        target_of(job, host)._replace(
-            python=asked.pythons.get(host.name, "python3"), keep_python=host.name in asked.pythons
-        )
-        for host in hosts_to_reach(asked)
-    ]
+    targets = []
+    for host in hosts_to_reach(asked):
+        target = target_of(job, host)
+        named = asked.pythons.get(host.name, "")
+        setup = target.setup if named else (*target.setup, usual_python(found))
+        targets.append(target._replace(python=named or "python3", keep_python=bool(named), setup=setup))
     agents = StartedAgents(loop, signals, Need("/"), targets, context.env, context.progress)
     agents.spares = job.spare_nodes
     try:
@@ -67,6 +68,15 @@ def with_environment(context: RunContext, loop: EventLoop, signals: CapturedSign
     )
     other = {host: path for host, path in pythons.items() if path != common}
     return context._replace(asked=asked._replace(job=job, pythons=other))
+
+
+def usual_python(found: environments.Environment) -> str:
+    """Return the shell line that chooses the Python for the agents that receive an environment.
+
+    The one that the environment needs is new enough for agents; `python3` of an older system may not be.
+    """
+    names = shlex.join([*([found.base] if found.base else []), f"python{found.version}"])
+    return f'for each in {names}; do command -v "$each" >/dev/null && python=$each && break; done; :'
 
 
 def environment_in_words(found: environments.Environment) -> str:
