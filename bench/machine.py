@@ -16,7 +16,7 @@ PACKAGES = ("torch", "accelerate", "deepspeed", "submitit", "ray", "transformers
 PROGRAMS = {
     "Open MPI": ("mpirun.openmpi", "--version"),
     "MPICH": ("mpirun.mpich", "--version"),
-    "Slurm": ("srun", "--version"),
+    "Slurm": ("slurmd", "-V"),
     "pdsh": ("pdsh", "-V"),
     "OpenSSH": ("ssh", "-V"),
 }
