@@ -393,3 +393,15 @@ def test_variables_of_a_platform_are_not_those_of_ranks():
     text = "torchrun --nnodes $WORLD_SIZE --node_rank $RANK --nproc_per_node 8 t.py --nodes $WORLD_SIZE\n"
     assert any(remark.startswith("$WORLD_SIZE has a value of its own in each rank") for remark in says(text))
     assert not any("value of its own" in remark for remark in says(text.replace(" --nodes $WORLD_SIZE", "")))
+
+
+def test_files_with_null_bytes_are_no_scripts():
+    assert [remark.says for remark in adopted("ls\nmodule load c\0uda\n").unknown] == [
+        "a null byte: the file is no script"
+    ]
+    assert line_of("python t.py", **{"t.py": "mp.spawn(\0"}) == "muster run -g 1 t.py"
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_of_python_are_not_shown():
+    assert not adopted("import submitit\nx = '\\d'\nif 1 is 1: pass\n", "x.py").launches

@@ -16,9 +16,13 @@ from muster.adopt.script import adopt_script
 def adopt_file(path: str, source: str, read_file: ReadFile, given: Sequence[str] = ()) -> Adoption:
     """Return what a file launches, without the secrets in it; `given` are options of sbatch on its command line."""
     files = [source]
+    if "\0" in source:
+        line = source.partition("\0")[0].count("\n") + 1
+        return Adoption(path, (), unknown=(Remark(line, "", "a null byte: the file is no script"),))
 
     def read(name: str) -> str | None:
         text = read_file(name)
+        text = None if text is not None and "\0" in text else text
         files.append(text or "")
         return text
 

@@ -14,6 +14,7 @@ from muster.adopt.slurm import Request
 from muster.adopt.values import Scope, argument, text
 from muster.lint.model import Program, Word
 from muster.lint.programs import programs_of
+from muster.lint.python import parsed
 
 ONE_PROCESS = "one process per node"
 
@@ -42,7 +43,7 @@ def _spawned(source: str) -> str | None:
     if not re.search(r"\b(spawn|start_processes)\(", source) or "torch" not in source:
         return None
     try:
-        tree = ast.parse(source)
+        tree = parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # too deeply nested
         return None
     numbers: dict[str, str] = {}

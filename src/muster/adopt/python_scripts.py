@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from muster.adopt.adoption import Adoption, Argument, Launch, Remark
 from muster.export._shell import quote
+from muster.lint.python import parsed
 from muster.lint.values import computed
 
 _RANKS = {
@@ -49,7 +50,7 @@ _SAME = {
 def launcher_of(source: str) -> str:
     """Return `submitit` or `ray`, if the program imports one of them; empty otherwise."""
     try:
-        tree = ast.parse(source)
+        tree = parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # too deeply nested
         return ""
     names = {
@@ -61,7 +62,7 @@ def launcher_of(source: str) -> str:
 
 def adopt_python(path: str, source: str) -> Adoption:
     """Return what such a program launches."""
-    launcher, tree = launcher_of(source), ast.parse(source)
+    launcher, tree = launcher_of(source), parsed(source)
     found = next(_commands(tree), None)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     if found is None:

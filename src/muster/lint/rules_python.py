@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from muster.lint.model import Source, Span
+from muster.lint.python import parsed
 from muster.lint.rule import ERROR, NOTE, PYTHON, WARNING, Finding, Rule
 
 _RANK = re.compile(
@@ -24,7 +25,7 @@ class PythonFile:
         self.error: tuple[int, str] | None = None
         """The line and the message of a syntax error."""
         try:
-            self.tree: ast.Module | None = ast.parse(source.text)
+            self.tree: ast.Module | None = parsed(source.text)
         except SyntaxError as error:
             self.tree, self.error = None, (error.lineno or 1, error.msg)
         except ValueError:  # null bytes
