@@ -16,6 +16,6 @@ _ALWAYS = {
 # `explain` traces every line of the tests: it costs more than it tells
 _PHASES = [Phase.explicit, Phase.generate, Phase.shrink]
 
-settings.register_profile("ci", max_examples=40, stateful_step_count=30, derandomize=True, phases=_PHASES, **_ALWAYS)
+settings.register_profile("ci", max_examples=30, stateful_step_count=30, derandomize=True, phases=_PHASES, **_ALWAYS)
 settings.register_profile("long", max_examples=2000, stateful_step_count=80, phases=_PHASES, **_ALWAYS)
 settings.load_profile(os.environ.get("MUSTER_FUZZ", "ci"))
