@@ -140,8 +140,9 @@ def test_nodes_and_the_queue() -> None:
     assert ("n3", "down", False) == (third.name, third.state, third.takes_jobs)
     assert {"n2": {"": 4}} == flux_jobs.used_gpus(NODES)
     running, pending = flux_jobs.queue(JOBS)[:2]
-    assert ("ann", "gpu", "RUN", 2, "", "00:01:05", "01:00:00", "", "train", "n[1-2]") == running[1:]
+    assert ("ann", "gpu", "RUN", 2, "", "00:01:05", "01:00:00", "", "train", "n[1-2]", "") == running[1:]
     assert ("25:00:00", "waiting for free resources") == (pending.limit, pending.reason)
+    assert pending.start.startswith("1970-01-0")
 
 
 def test_refusals() -> None:

@@ -128,8 +128,9 @@ def test_hosts_and_the_queue() -> None:
     assert ("h01", (), "ok", 64, 56, 514457, {"": 4}, "", True) == first
     assert (False, "fan broken") == (second.takes_jobs, second.reason)
     assert {"h01": {"": 4}} == lsf_jobs.used_gpus(recorded("hosts.json"))
-    entry = lsf_jobs.queue(recorded("jobs.json"))[0]
-    assert ("101", "ann", "gpu", "RUN", 2, "gpu=8", "605 second(s)", "60.0", "", "train", "h01,h02") == entry
+    entry, pending, *_ = lsf_jobs.queue(recorded("jobs.json"))
+    assert "Nov 28 02:00:00 2026" == pending.start
+    assert ("101", "ann", "gpu", "RUN", 2, "gpu=8", "605 second(s)", "60.0", "", "train", "h01,h02", "") == entry
 
 
 def test_refusals() -> None:

@@ -170,7 +170,9 @@ def test_nodes_and_the_queue() -> None:
         "",
         "train",
         "x1001,x1002",
+        "",
     ) == entries[0]
+    assert "Sat Nov 28 02:00:00 2026" == entries[1].start
     assert 400 == entries[1].nodes and "Insufficient" in entries[1].reason
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from muster.core.hostlist import parse_nodelist
@@ -87,6 +88,17 @@ def _hosts(told: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
 
 
+def _sched(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the scheduler has noted about a job."""
+    found = (told.get("annotations") or {}).get("sched")
+    return found if isinstance(found, dict) else {}
+
+
+def _day(when: Any) -> str:
+    """Return a Unix time for users; empty for none."""
+    return datetime.fromtimestamp(when).strftime("%Y-%m-%dT%H:%M:%S") if isinstance(when, (int, float)) and when else ""
+
+
 def _why(told: Mapping[str, Any]) -> str:
     """Return why a job has not started."""
     waits = [str(one) for one in told.get("dependencies") or ()]
@@ -94,7 +106,7 @@ def _why(told: Mapping[str, Any]) -> str:
         return f"waits for {', '.join(waits)}"
     if told.get("urgency") == 0:
         return "held: its urgency is 0; see `flux job urgency`"
-    sched = (told.get("annotations") or {}).get("sched") or {}
+    sched = _sched(told)
     return str(sched.get("reason_pending", "")) or "waiting for free resources"
 
 
@@ -114,8 +126,7 @@ def record_of(out: str) -> JobRecord | None:
     if told is None:
         return None
     pending = STATES.get(_state(told)) is Phase.PENDING
-    sched = (told.get("annotations") or {}).get("sched") or {}
-    start = sched.get("t_estimate") if pending else told.get("t_run")
+    start = _sched(told).get("t_estimate") if pending else told.get("t_run")
     return JobRecord(
         _state(told),
         _why(told) if pending else "",
@@ -154,6 +165,7 @@ def queue(out: str) -> list[QueueEntry]:
                 _why(told) if pending else "",
                 str(told.get("name", "")),
                 str(told.get("nodelist", "")),
+                _day(_sched(told).get("t_estimate")) if pending else "",
             )
         )
     return found

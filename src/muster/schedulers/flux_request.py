@@ -6,9 +6,9 @@ From the manual pages of flux-core 0.7x (flux-batch(1)); not tried on a real one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import join
 
 from muster.config.record import Options
+from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.flux_options import RUN
 from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
@@ -86,7 +86,8 @@ def options_of(request: Request) -> list[str]:
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """Return the script."""
-    return _shared.script_of(join(("flux", "batch", *options_of(request))), "", setup, command, keep_python, "Flux")
+    said = join(("flux", "batch", *options_of(request)), ONE_LINE)
+    return _shared.script_of(said, "", setup, command, keep_python, "Flux")
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
@@ -96,7 +97,7 @@ def submit(request: Request, script: str) -> tuple[str, ...]:
 
 def submitted(out: str) -> str:
     """Return the job id, with an `f` in place of the letter that only some terminals show."""
-    return out.strip().splitlines()[-1].strip().replace("ƒ", "f")
+    return _shared.job_id(out.replace("ƒ", "f"))
 
 
 _REFUSED = (

@@ -179,6 +179,7 @@ def queue(out: str) -> list[QueueEntry]:
                 " ".join(told.get("PEND_REASON", "").split()).strip("- "),
                 told.get("JOB_NAME", ""),
                 ",".join(hosts),
+                told.get("ESTIMATED_START_TIME", "").strip("- ") if not hosts else "",
             )
         )
     return found

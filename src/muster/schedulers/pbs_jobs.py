@@ -179,6 +179,7 @@ def queue(out: str) -> list[QueueEntry]:
                 told.get("comment", "") if not hosts else "",
                 told.get("Job_Name", ""),
                 ",".join(hosts),
+                told.get("estimated.start_time", "") if not hosts else "",
             )
         )
     return found
