@@ -262,3 +262,20 @@ def test_a_run_is_read_or_reported_wherever_each_of_its_files_is_cut(real_run: P
                 run.events()
             (run.path / name).write_bytes(data)
         read_all(run)
+
+
+@pytest.mark.parametrize(("version", "newer"), [("99.0", True), ("0.999.dev1", True), ("0.0.9", False), ("", False)])
+def test_what_a_newer_version_has_written_is_read_or_refused_with_its_version(
+    tmp_path: Path, version: str, newer: bool
+) -> None:
+    run = Run(tmp_path)
+    outcome = {"state": "failed", "code": 1, "duration": 2.0}
+    run.write("job.json", {"muster": version, "time": 1.0, "unknown": [{}]})
+    run.write("outcome.json", {**outcome, "unknown": {}})
+    assert run.outcome is not None and run.outcome.code == 1, "keys that are not known are ignored"
+    run.write("outcome.json", {**outcome, "state": "hibernated"})
+    with pytest.raises(MusterError, match="`state`: 'hibernated' is not one") as caught:
+        assert run.outcome
+    told = f"muster {version} has written it, which is newer than this one"
+    assert (told in str(caught.value.hint)) == newer
+    assert ("muster rm" in str(caught.value.hint)) == (not newer)

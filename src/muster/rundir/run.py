@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from muster import __version__
 from muster.core.controller_config import RECORD, ControllerConfig, config_from_json
 from muster.core.json_checks import Malformed, checked, table, whole
 from muster.core.json_records import outcome_from_json, plan_from_json
@@ -60,10 +61,31 @@ class Unreadable(InvalidRequest):
     """A file of a run is damaged."""
 
     def __init__(self, run: Run, name: str, why: str):
+        newer = written_by_newer(run.path)
         super().__init__(
             f"{run.id}: cannot read {name}: {why}",
-            f"check {run.path / name}, or delete the run with `muster rm {run.operand}`",
+            f"muster {newer} has written it, which is newer than this one ({__version__}): use that version"
+            if newer
+            else f"check {run.path / name}, or delete the run with `muster rm {run.operand}`",
         )
+
+
+_WRITTEN_BY = re.compile(rb'"muster": "(([0-9]{1,9})\.([0-9]{1,9})[^"\\\x00-\x1f\x7f-\xff]{0,40})"')
+
+
+def written_by_newer(path: Path) -> str:
+    """Return the version of muster that has written a run directory if it is newer than this one; empty otherwise.
+
+    Keys that this version does not know are ignored, so that most runs of newer versions can be read. job.json is not
+    parsed: it may be the file that is damaged.
+    """
+    try:
+        with open(os.open(path / "job.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            found = _WRITTEN_BY.search(file.read(1 << 16))
+    except OSError:
+        return ""
+    own = [int(number) for number in re.findall("[0-9]+", __version__)[:2]]
+    return found[1].decode() if found and [int(found[2]), int(found[3])] > own else ""
 
 
 class Run:
