@@ -187,6 +187,20 @@ def test_any_other_document_is_read_or_reported(name: str, data: st.DataObject) 
         read_all(run)
 
 
+@pytest.mark.parametrize("name", ["hello", "warm", "output began", "ended", "do signal", "say", "begin"])
+def test_an_event_with_a_field_of_another_type_is_left_out(real_run: Path, name: str) -> None:
+    """`"node": []` was a TypeError of `muster report`."""
+    (original,) = (real_run / "runs").iterdir()
+    with copy_of(real_run) as home:
+        run = Run(home / "runs" / original.name)
+        before = run.events()
+        with open(run.path / "events.jsonl", "a") as file:
+            for key in ("node", "rank", "attempt", "t"):
+                print(json.dumps({"event": name, "t": 0.1, "attempt": 0, "rank": 0, "node": 0, key: []}), file=file)
+        assert run.events() == before
+        try_commands(home, [["report", "last", "--output", "/dev/null"]])
+
+
 @given(st.binary(max_size=300) | bytes_near(b"loss=0.12 step: 3\n", b'{"loss": 1e-3}\n'))
 @example(b"loss=" + b"9" * 5000)
 def test_any_log_gives_numbers(data: bytes) -> None:

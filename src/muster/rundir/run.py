@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from muster import __version__
 from muster.core.controller_config import RECORD, ControllerConfig, config_from_json
-from muster.core.json_checks import Malformed, checked, table, whole
+from muster.core.json_checks import Malformed, checked, number, optional, table, text, whole
 from muster.core.json_records import outcome_from_json, plan_from_json
 from muster.core.model import Plan
 from muster.core.provenance import PROVENANCE, Provenance, provenance_from_json
@@ -57,6 +57,10 @@ STREAMS = ("out", "err", "stack", "error.json", "exception.json", "result")
 """The kinds of files of each rank."""
 
 
+_EVENT = {"event": text, "t": number, **dict.fromkeys(("node", "rank", "attempt", "spare"), optional(whole))}
+"""The fields that events of many kinds have."""
+
+
 class Unreadable(InvalidRequest):
     """A file of a run is damaged."""
 
@@ -84,7 +88,7 @@ def written_by_newer(path: Path) -> str:
             found = _WRITTEN_BY.search(file.read(1 << 16))
     except OSError:
         return ""
-    own = [int(number) for number in re.findall("[0-9]+", __version__)[:2]]
+    own = [int(digits) for digits in re.findall("[0-9]+", __version__)[:2]]
     return found[1].decode() if found and [int(found[2]), int(found[3])] > own else ""
 
 
@@ -271,7 +275,12 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events in order, without incomplete and invalid lines. Raises `Unreadable`."""
-        return [event for event in self.lines_of("events.jsonl") if isinstance(event.get("event"), str)]
+        found = []
+        for event in self.lines_of("events.jsonl"):
+            with suppress(Malformed):
+                checked(event, _EVENT, ("event",))
+                found.append(event)
+        return found
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Return what ran on each node, as far as it was recorded, by node. Raises `Unreadable`."""
