@@ -434,7 +434,8 @@ while "has not entered barrier" not in str(why := run.why()):  # before that, on
 assert why.ranks == (1,) and why.live and len(why.evidence) == 2, why
 assert "rank 1 has not entered barrier" in str(why) and "The last reported step is 7/9." in str(why), why
 run.kill()
-assert run.why().ranks == (1,) and not run.why().live
+after = run.why()
+assert after.ranks == (1,) and not after.live, (after, after.evidence)
 print(run.id)
 """
     program(text)
