@@ -61,13 +61,13 @@ def configured_for_hosts(folder: Path) -> dict[str, str]:
 def write_image(path: Path) -> None:
     """Write an image of a few empty directories for `podman import`."""
     with tarfile.open(path, "w") as tar:
-        for path in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
-            entry = tarfile.TarInfo(path)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if path.endswith("tmp") else 0o755
+        for name in ("usr", "proc", "sys", "dev", "tmp", "etc", "run", "root", "var", "var/tmp"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name.endswith("tmp") else 0o755
             tar.addfile(entry)
-        for path in ("bin", "sbin", "lib", "lib64"):
-            entry = tarfile.TarInfo(path)
-            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{path}"
+        for name in ("bin", "sbin", "lib", "lib64"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{name}"
             tar.addfile(entry)
 
 

@@ -55,10 +55,12 @@ def test_runs_on_a_held_job(there: LabCluster) -> None:
         assert [f"n{rank // 2 + 1} 4.0 {rank} {rank % 2} {rank // 2} 4 2 {told} 0,1" for rank in range(4)] == lines
         assert "preloaded interpreter" not in done.stderr
     assert job["job_id"] == listed(there)[""]["job_id"]
-    for words in (("--launcher", "srun"), ("--launcher", "srun", "-N", "1"), ("--launcher", "mpirun")):
-        done = there.muster("run", "--on", "dev", *words, "--prefix", "", there.script(WHERE, "where.py"))
+    for launcher in (["srun"], ["srun", "-N", "1"], ["mpirun"]):
+        done = there.muster(
+            "run", "--on", "dev", "--launcher", *launcher, "--prefix", "", there.script(WHERE, "where.py")
+        )
         assert 0 == done.returncode, done.stderr
-        assert ["n1 0", "n1 1", "n2 2", "n2 3"][: 2 if "-N" in words else 4] == sorted(done.stdout.splitlines())
+        assert ["n1 0", "n1 1", "n2 2", "n2 3"][: 2 if "-N" in launcher else 4] == sorted(done.stdout.splitlines())
     shell = there.muster("shell", "dev", "-w", "n2", input="hostname; echo $SLURM_JOB_ID\n")
     assert ["n2", job["job_id"]] == shell.stdout.split(), shell.stderr
     released = there.muster("release", "dev")

@@ -394,16 +394,20 @@ def flux_resource(words: list[str], inside: object) -> None:
     print("free|batch|2|12|6|n[1-2]\nallocated|batch|2|4|2|n[1-2]\ndown|batch|0|0|0|")
 
 
-def flux_hostlist(words: list[str], inside: dict) -> None:
+def flux_hostlist(words: list[str], inside: dict | None) -> None:
     given, rest = take(words, "-F", "-e")
     if rest != ["instance"] or inside is None:
         refuse(f"flux-hostlist: unknown source {rest}", 1)
+        return
     find = dict(given).get("-F")
     print(inside["slots"].index(find) if find else " ".join(inside["slots"]))
 
 
-def flux_exec(words: list[str], inside: dict) -> None:
+def flux_exec(words: list[str], inside: dict | None) -> None:
     given, rest = take(words, "-r", "-n")
+    if inside is None:
+        refuse("flux-exec: no parent instance", 1)
+        return
     host = inside["slots"][int(dict(given)["-r"])]
     assert host in NODES
     os.execvpe(

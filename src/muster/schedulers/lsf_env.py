@@ -1,6 +1,6 @@
 """LSF's environment variables, the job they describe, and the command that starts processes on its hosts.
 
-From the manual of IBM Spectrum LSF 10.1 (blaunch, environment variables); not tried on a real one.
+After the parts of the documentation of IBM Spectrum LSF 10.1 that were at hand; not tried on a real one.
 """
 
 from __future__ import annotations

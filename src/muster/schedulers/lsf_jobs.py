@@ -1,6 +1,6 @@
 """LSF's jobs and hosts (bjobs, bhosts): the command lines, and parsers of the output.
 
-From the manual of IBM Spectrum LSF 10.1, which has `-json` since 10.1.0.8; not tried on a real one.
+After the options of IBM Spectrum LSF 10.1, which has `-json` since 10.1.0.8; not tried on a real one.
 """
 
 from __future__ import annotations

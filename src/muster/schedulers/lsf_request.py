@@ -1,6 +1,6 @@
 """Translation of a run's options to a request for LSF, the batch script, and bsub.
 
-From the manual of IBM Spectrum LSF 10.1 (bsub); not tried on a real one.
+After IBM Spectrum LSF 10.1 (bsub), as far as its documentation was at hand; not tried on a real one.
 """
 
 from __future__ import annotations
