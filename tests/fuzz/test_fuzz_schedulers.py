@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from muster.schedulers import (
     SCHEDULERS,
+    _shared,
     flux_jobs,
     get_scheduler,
     lsf_jobs,
@@ -115,6 +117,10 @@ READERS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "PBS gpus": (pbs_jobs.used_gpus, (recorded("pbs/jobs.txt"),)),
     "LSF": (lsf_jobs.records, ('{"RECORDS": [{"JOBID": "7", "STAT": "RUN"}]}', '{"RECORDS": 3}', '{"a": ' * 9999)),
     "Flux": (flux_jobs.records, ('{"jobs": [{"id": 7}]}', '{"jobs": 3}', '{"id": 7}', "[" * 9999)),
+    "sizes": (_shared.megabytes, ("256gb", "16384kb", "23.5G")),
+    "numbers": (_shared.number, ("12",)),
+    "seconds": (_shared.seconds_of, ("1:00:00", "::30")),
+    "--time": (_shared.duration_of, ("4:00:00", "1-12:00")),
     "PBS qsub refuses": (pbs_request.refused, (SAID, "qsub: Unknown queue\n")),
 }
 
@@ -125,6 +131,24 @@ def test_any_output_gives_a_result_or_one_sentence(name: str, data: st.DataObjec
     read, samples = READERS[name]
     out = data.draw(near(*samples))
     result_or_sentence(lambda: read(out))
+
+
+NUMBERS = ("9" * 5000, "9" * 400, "²", "٣", "1.2.3", "...", "-", "1e999", "")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_numbers_that_python_refuses_give_a_result_or_one_sentence(name: str) -> None:
+    """int and float raise for thousands of digits, for `²`, which is a digit for str.isdigit, and for `1.2.3`."""
+    read, samples = READERS[name]
+    for sample in samples:
+        for found in list(re.finditer("[0-9]+(\\.[0-9]+)?", sample[:3000]))[:60]:
+            for number in NUMBERS:
+                out = sample[: found.start()] + number + sample[found.end() :]
+                result_or_sentence(partial(read, out))
+
+
+def test_a_number_of_tasks_for_a_million_nodes_does_not_fill_the_memory() -> None:
+    assert len(slurm_env.tasks_per_node({"SLURM_TASKS_PER_NODE": "2(x99999999999)"})) < 10_000_000
 
 
 @given(near("12;far\n", "a site's own text\n12.server\n"))

@@ -144,7 +144,7 @@ def detect(env: Mapping[str, str] | None = None) -> Identity | None:
 def counts(text: str) -> list[int]:
     """Return 2, 2, 2, 1 from `2(x3),1`, Slurm's notation for the number of tasks of each node."""
     found: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+    for count, times in re.findall(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", text):
         found += [int(count)] * int(times or 1)
     return found
 

@@ -46,6 +46,7 @@ _SET = re.compile(rf"(?:{_NAMES}|{_GROUP})(?:[,!&^](?:{_NAMES}|{_GROUP}))*")
 
 _COUNT = re.compile(r"[0-9]{1,6}")
 """A number of ranks, or of a GPU. No longer number is meant, and Python refuses to parse thousands of digits."""
+_DIGITS = re.compile("[0-9]+")
 _NUMBERS = re.compile(r"[0-9]{1,12}(-[0-9]{1,12})?(/[0-9]{1,12})?")
 
 _LONGEST_NAME = 255
@@ -190,7 +191,7 @@ def _length(item: str) -> int:
     # a number with more digits is a typo, and Python refuses to parse thousands of digits
     if max(len(first), len(last)) > 12:
         return MOST_HOSTS + 1
-    return max(1, int(last) - int(first) + 1) if first.isdigit() and last.isdigit() else 1
+    return max(1, int(last) - int(first) + 1) if _DIGITS.fullmatch(first) and _DIGITS.fullmatch(last) else 1
 
 
 def parse_nodelist(text: str, source: str = "the list of nodes") -> list[str]:

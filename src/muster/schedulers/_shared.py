@@ -42,7 +42,7 @@ def job_id(out: str) -> str:
 def seconds_of(text: str) -> float | None:
     """Return `3600`, `1:00:00` or `::30` in seconds; None for `INFINITY` and other words."""
     parts = text.strip().split(":")
-    if len(parts) > 3 or not any(parts) or not all(part.isdigit() or not part for part in parts):
+    if len(parts) > 3 or not any(parts) or not all(re.fullmatch("[0-9]{0,12}", part) for part in parts):
         return None
     numbers = [int(part or 0) for part in parts]
     return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))
@@ -271,7 +271,8 @@ def duration_of(text: str) -> int:
     """
     days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in parts) or not (not dash or days.isdigit()) or len(parts) > 3:
+    figures = [*parts, *([days] if dash else [])]
+    if not all(re.fullmatch("[0-9]{1,12}", part) for part in figures) or len(parts) > 3:
         raise InvalidRequest(f"--time {text}: not a time limit", "write it like `4:00:00` or `1-12`")
     numbers = [int(part) for part in parts]
     hours, minutes, seconds = ([*numbers, 0, 0] if dash or len(numbers) == 3 else [0, *numbers, 0])[:3]
@@ -294,11 +295,11 @@ def counted(names: Iterable[str]) -> dict[str, int]:
 
 def number(value: Any) -> int:
     """Return the whole number of a value; 0 for other words."""
-    found = re.match(r"\d{1,15}", str(value).strip())
+    found = re.match("[0-9]{1,15}", str(value).strip())
     return int(found[0]) if found else 0
 
 
 def megabytes(text: str) -> int:
     """Return the megabytes of `256gb`, `16384kb` or `23.5G`; 0 for words."""
-    found = re.fullmatch(r"([\d.]+)([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]*)?)([kmgt]?)b?", text.strip(), re.IGNORECASE)
     return int(float(found[1]) * 1024.0 ** ("bkmgt".index((found[2] or "b").lower()) - 2)) if found else 0

@@ -33,7 +33,7 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
     words = env.get("LSB_MCPU_HOSTS", "").split()
     slots: dict[str, int] = {}
     for host, count in zip(words[::2], words[1::2]):
-        slots[host] = slots.get(host, 0) + (int(count) if count.isdigit() else 1)
+        slots[host] = slots.get(host, 0) + (int(count) if re.fullmatch("[0-9]{1,9}", count) else 1)
     if not slots and env.get("LSB_DJOB_HOSTFILE"):
         try:
             with open(env["LSB_DJOB_HOSTFILE"]) as opened:

@@ -128,10 +128,10 @@ def _time(text: str) -> float | None:
 def _limit(told: Record) -> float | None:
     """Return the time limit in seconds of `240.0` minutes, or of `4:00`."""
     text = told.get("RUNTIMELIMIT", "").partition("/")[0].strip()
-    if re.fullmatch(r"\d+:\d+", text):
+    if re.fullmatch("[0-9]{1,12}:[0-9]{1,12}", text):
         hours, minutes = text.split(":")
         return float(int(hours) * 3600 + int(minutes) * 60)
-    return float(text) * 60 if re.fullmatch(r"\d+(\.\d+)?", text) else None
+    return float(text) * 60 if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text) else None
 
 
 def record_of(out: str) -> JobRecord | None:

@@ -140,7 +140,7 @@ def final_state(out: str) -> Final:
         return Final()
     status = told.get("Exit_status", "")
     used, limit = (seconds_of(told.get(f"{kind}.walltime", "")) for kind in ("resources_used", "Resource_List"))
-    if not re.fullmatch(r"-?\d+", status):
+    if not re.fullmatch("-?[0-9]{1,9}", status):
         return Final("deleted" if told.get("substate") == _DELETED else "")
     code = int(status)
     if code == _OVER_LIMIT or (code >= _SIGNALLED and used and limit and used >= limit):

@@ -42,7 +42,7 @@ def hosts_in(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) >= 2 and words[1].isdigit():
+        if len(words) >= 2 and re.fullmatch("[0-9]{1,9}", words[1]):
             found[words[0]] = found.get(words[0], 0) + int(words[1])
     return found
 

@@ -120,7 +120,8 @@ def final_state(out: str, job: str) -> Final:
 
 def _end(failed: str, status: str) -> str:
     """Return a key of `ENDS` for `failed  37 : qmaster enforced h_rt` and `exit_status  137` of qacct."""
-    code, exit_status = (int(found[0]) if (found := re.match(r"\d+", text.strip())) else 0 for text in (failed, status))
+    numbers = (re.match("[0-9]{1,9}", text.strip()) for text in (failed, status))
+    code, exit_status = (int(found[0]) if found else 0 for found in numbers)
     if "h_rt" in failed or "s_rt" in failed:
         return "time limit"
     if code == 0 or code in (12, 13, 14, 15, 25, 30):  # the script itself ran to its end
@@ -160,9 +161,10 @@ def record_of(out: str) -> JobRecord | None:
 
 def _seconds(element: ElementTree.Element | None) -> float | None:
     """Return a time; Univa's and later versions write milliseconds."""
-    if element is None or not (element.text or "").strip().isdigit():
+    text = ((element.text if element is not None else "") or "").strip()
+    if not re.fullmatch("[0-9]{1,18}", text):
         return None
-    found = float(element.text or 0)
+    found = float(text)
     return found / 1000 if found > 1e11 else found or None
 
 

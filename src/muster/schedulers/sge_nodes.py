@@ -128,11 +128,11 @@ def queue(out: str) -> list[QueueEntry]:
 
 def _number(text: str) -> int:
     """Return the whole number of `4`, `2.000000` or `1`; 0 for words."""
-    found = re.match(r"\d{1,15}", text.strip())
+    found = re.match("[0-9]{1,15}", text.strip())
     return int(found[0]) if found else 0
 
 
 def _megabytes(text: str) -> int:
     """Return the megabytes of `23.541G`; 0 for words."""
-    found = re.fullmatch(r"([\d.]+)([KMGT]?)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]*)?)([KMGT]?)", text.strip())
     return int(float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) - 1)) if found and found[2] else 0

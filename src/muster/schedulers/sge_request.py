@@ -117,7 +117,7 @@ def parallel_environments(out: str) -> list[ParallelEnvironment]:
             found.append(
                 ParallelEnvironment(
                     keys["pe_name"].strip(),
-                    int(slots) if slots.isdigit() else 0,
+                    int(slots) if re.fullmatch("[0-9]{1,9}", slots) else 0,
                     keys.get("allocation_rule", "").strip(),
                     keys.get("control_slaves", "").strip() == "TRUE",
                 )

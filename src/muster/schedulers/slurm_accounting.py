@@ -98,7 +98,7 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 def _seconds(text: str) -> float:
     """Return CPU time in seconds: `00:05.434`, `01:02:03`, `2-01:02:03`."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text.strip())
+    found = re.fullmatch(r"(?:([0-9]{1,9})-)?(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]+)?)", text.strip())
     if found is None:
         return 0.0
     days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
@@ -107,5 +107,5 @@ def _seconds(text: str) -> float:
 
 def _bytes(text: str) -> int:
     """Return `315637760`, `308240K` or `64000M` in bytes: `--noconvert` keeps the unit in which Slurm has it."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)[nc]?", text.strip())
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)([KMGTP]?)[nc]?", text.strip())
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0

@@ -22,7 +22,7 @@ def configuration() -> tuple[str, ...]:
 
 def kill_wait(out: str) -> float:
     """Return the time between SIGTERM and SIGKILL in seconds, from `KillWait = 30 sec`."""
-    found = re.search(r"^KillWait\s*=\s*(\d+)", out, re.MULTILINE)
+    found = re.search(r"^KillWait\s*=\s*([0-9]{1,9})", out, re.MULTILINE)
     return float(found[1]) if found else KILL_WAIT
 
 

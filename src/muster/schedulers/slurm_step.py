@@ -90,9 +90,9 @@ def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, in
 def granted(out: str) -> dict[str, Granted]:
     """Return what a job has on each node, from the same lines. `Mem` is in MiB, 0 where Slurm allocates no memory."""
     gpus, found = gpus_there(out), {}
-    for nodes, cores, memory in re.findall(r"\bNodes=(\S+) CPU_IDs=([\d,-]*) Mem=(\d+)", out):
+    for nodes, cores, memory in re.findall(r"\bNodes=(\S+) CPU_IDs=([0-9,-]*) Mem=([0-9]{1,12})", out):
         for host in unfold_nodes(nodes):
-            found[host] = Granted(len(unfold(cores)) if cores else 0, int(memory) << 20, gpus.get(host, 0))
+            found[host] = Granted(len(unfold(cores, "CPU_IDs")) if cores else 0, int(memory) << 20, gpus.get(host, 0))
     return found
 
 
@@ -110,5 +110,5 @@ def _gpus_asked(out: str, of: str) -> int:
 
 def restarts(out: str) -> int:
     """Return the restart count from `Requeue=1 Restarts=2 BatchFlag=1`, in the output of `details`: 2."""
-    found = re.search(r"\bRestarts=(\d+)", out)
+    found = re.search(r"\bRestarts=([0-9]{1,9})", out)
     return int(found[1]) if found else 0

@@ -18,7 +18,7 @@ def unfold_nodes(text: str) -> list[str]:
 
 def seconds_of(limit: str) -> float | None:
     """Return a time limit in seconds: `90` (minutes), `5:30`, `4:00:00`, `2-12`, `2-12:30:00`; otherwise None."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit.strip())
+    found = re.fullmatch("(?:([0-9]{1,9})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", limit.strip())
     if found is None:
         return None
     days, numbers = found[1], [int(number) for number in found.groups()[1:] if number is not None]
