@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from muster.protocol.channel import Channel
 from muster.protocol.frames import FrameDecoder, Refused, encode_frame, read_call, whole_frames
 from muster.protocol.handshake import AgentSide, ControllerSide, Seal, Terms
 from muster.protocol.messages import between
+from muster.protocol.paths import rank_file
+from muster.protocol.progress_file import reported_step
 
 TERMS = Terms("secret", "20261127-101112-0123456789ab-train")
 FRAMES = (
@@ -165,3 +169,13 @@ def test_sealed_data_is_unsealed_and_changed_data_is_refused(data: bytes, secret
 @given(json_values)
 def test_the_text_of_a_frame_is_ascii(value: Any) -> None:
     assert json.loads(encode_frame("say", value=value)[8:].decode("ascii"))["value"] == value
+
+
+@given(st.binary(max_size=40) | st.sampled_from(("step ²\n".encode(), b"step " + b"9" * 5000, b"step 3\nsteps 9\n")))
+@example("step=²\n".encode())
+@example("step ²\nsteps ²\n".encode())
+def test_any_progress_file_gives_numbers(data: bytes) -> None:
+    """Ranks write it, with any bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(rank_file(folder, 0, "progress")).write_bytes(data)
+        assert all(isinstance(value, int) for value in reported_step(folder, 0).values())

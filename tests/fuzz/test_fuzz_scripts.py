@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from muster.adopt import text as adopt_text
 from muster.adopt.files import adopt_file
-from muster.config import toml_files
+from muster.config import toml_files, trust
 from muster.config.command_options import COMMANDS
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import from_environment, from_table, parse
@@ -241,6 +241,15 @@ def test_any_sweep_gives_points_or_one_sentence(text: str) -> None:
 def test_words_are_split_or_refused(text: str) -> None:
     from muster.config.program import split_words
 
+    text = text.replace("\0", "")  # which no command line can contain
     found = result_or_sentence(lambda: split_words(text, "--wrap"))
     if found is not None:
         assert split_words(shell.join(found), "--wrap") == found
+
+
+@pytest.mark.parametrize("value", ["²", "9" * 5000])
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MUSTER_HOLD_IDLE", "SUDO_UID"])
+def test_numbers_in_the_environment_that_int_refuses(name: str, value: str) -> None:
+    """`²` is a digit for str.isdigit, and no number."""
+    result_or_sentence(lambda: from_environment(RUN, {name: value}))
+    assert trust.owners({name: value})

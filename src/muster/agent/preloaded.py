@@ -241,7 +241,7 @@ class PreloadedInterpreter:
         return (
             not own
             and "MKL_NUM_THREADS" not in env
-            and all(value.isdigit() and 0 < int(value) <= physical_cores() for value in values)
+            and all(value.isdecimal() and 0 < int(value) <= physical_cores() for value in values)
         )
 
     def fork_server(

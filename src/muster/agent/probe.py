@@ -117,7 +117,7 @@ def _addresses(name: str) -> list[str]:
 
 def _mtu(interface: str) -> int:
     text = hardware.read(f"/sys/class/net/{interface}/mtu").strip()
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _folder(path: str) -> dict[str, Any]:

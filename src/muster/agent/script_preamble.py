@@ -64,7 +64,7 @@ def _is_caught_up(change: Change, env: Mapping[str, str], cores: int) -> bool:
     """Return True if the site hook applies the change in the rank when the script imports torch."""
     if change.name == "OMP_NUM_THREADS":
         value = change.value or ""
-        return value.isdigit() and 0 < int(value) <= cores and "MKL_NUM_THREADS" not in env
+        return value.isdecimal() and 0 < int(value) <= cores and "MKL_NUM_THREADS" not in env
     return change.name in CAUGHT_UP
 
 

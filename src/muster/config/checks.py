@@ -34,7 +34,7 @@ def check_limits(ranks: int) -> None:
         ("/sys/fs/cgroup/pids.max", "limit of processes of this container (pids.max)"),
     ):
         text = _read(path).strip()
-        if text.isdigit():
+        if text.isdecimal():
             bounds[words] = int(text)
     for words, bound in bounds.items():
         if bound != resource.RLIM_INFINITY and ranks + 32 > bound:

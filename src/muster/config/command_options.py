@@ -357,7 +357,7 @@ class ExportOptions(RunOptions):
         """The number of GPUs per node that a scheduler is asked for; empty if it is not given as a number."""
         option = self.option("gpus_per_node")
         count = str(self.value(option) or "").rpartition(":")[2] if option is not None else ""
-        return count if count.isdigit() and int(count) else ""
+        return count if count.isdecimal() and int(count) else ""
 
 
 class AdoptOptions(Options):

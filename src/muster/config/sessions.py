@@ -88,7 +88,7 @@ _NUMBERS = (RunOptions.nnodes, RunOptions.nproc_per_node, RunOptions.np)
 def _at_most(typed: str, value: object, most: int, why: str) -> int:
     """Return a number of ranks or nodes of a run. Raises `InvalidRequest` if it is larger than the session."""
     text = str(value)
-    if not text.isdigit() or not 1 <= int(text) <= most:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
         raise InvalidRequest(f"{typed}: {why}", f"use at most {most}, or leave it out for all")
     return int(text)
 

@@ -8,6 +8,7 @@ nobody else can replace it there.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -87,7 +88,7 @@ def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
 def owners(env: Mapping[str, str]) -> set[int]:
     """Return the uids whose files count as this user's own, with that of the user behind sudo, as for git."""
     found = {0, os.geteuid()}
-    if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
+    if os.geteuid() == 0 and re.fullmatch("[0-9]{1,10}", env.get("SUDO_UID", "")):
         found.add(int(env["SUDO_UID"]))
     return found
 

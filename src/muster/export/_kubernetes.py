@@ -71,7 +71,7 @@ def resources(wanted: Wanted) -> Manifest:
     batch = wanted.batch
     limits: Manifest = {}
     gpus = (batch.get("gpus-per-node") or batch.get("gres").replace("gpu:", "", 1)).rpartition(":")[2]
-    if gpus.isdigit() and int(gpus):
+    if gpus.isdecimal() and int(gpus):
         limits["nvidia.com/gpu"] = int(gpus)
     if batch.get("cpus-per-task").isdigit():
         limits["cpu"] = int(batch.get("cpus-per-task"))

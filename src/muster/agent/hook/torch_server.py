@@ -89,7 +89,7 @@ def _has_room() -> bool:
     """
     mine = max(8, os.cpu_count() or 1) + 4
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
-    everyone = mine * (int(ranks) if ranks.isdigit() and int(ranks) else 1)
+    everyone = mine * (int(ranks) if ranks.isdecimal() and int(ranks) else 1)
     limits = {line[:25].strip(): line[26:].split()[0] for line in _text("/proc/self/limits").splitlines()[1:]}
     stack = int(limits.get("Max stack size", "")) if limits.get("Max stack size", "").isdigit() else 2 << 20
     rooms = [(mine, room // stack) for room in _address_space(limits)] + [(everyone, _MOST_THREADS * 2)]

@@ -350,7 +350,7 @@ class Withheld:
         """Apply OMP_NUM_THREADS as these packages do; return False if that is not known."""
         value = os.environ.get("OMP_NUM_THREADS", "")
         # MKL reduces a number above that of the cores
-        if not value.isdigit() or not 0 < int(value) <= self.threads or "MKL_NUM_THREADS" in os.environ:
+        if not value.isdecimal() or not 0 < int(value) <= self.threads or "MKL_NUM_THREADS" in os.environ:
             return False
         if "torch" in tops:
             sys.modules["torch"].set_num_threads(int(value))
