@@ -65,6 +65,8 @@ def test_a_folded_list_unfolds_to_the_same_hosts(names: list[str]) -> None:
 
 
 @given(any_text)
+@example("n" + "9" * 5000)
+@example("n²")
 def test_any_names_can_be_folded(text: str) -> None:
     assert isinstance(fold_hostlist(text.split()), str)
     fold_hostlist([text])

@@ -227,7 +227,7 @@ def fold_hostlist(names: Iterable[str]) -> str:
     """Return a compact host list such as `n[1-3],gpu5`, like NodeSet, which may not be installed for the controller."""
     groups: dict[tuple[str, int, str], list[int]] = {}
     for name in names:
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
+        match = re.fullmatch(r"(.*?)([0-9]{1,18})([^0-9]*)", name)
         if match is None or re.fullmatch(r"[\d.]+", name) or ":" in name:  # an IP address is no series
             groups.setdefault((name, 0, ""), [])
             continue

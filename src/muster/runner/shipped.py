@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from muster.core.model import Job
 from muster.core.plurals import plural
 from muster.environments import ENV
 from muster.linux.eventloop import EventLoop
+from muster.linux.shell import join
 from muster.linux.signals import CapturedSignals
 from muster.transports.target import target_of
 from muster.ui.formatting import size_in_words
@@ -75,7 +75,7 @@ def usual_python(found: environments.Environment) -> str:
 
     The one that the environment needs is new enough for agents; `python3` of an older system may not be.
     """
-    names = shlex.join([*([found.base] if found.base else []), f"python{found.version}"])
+    names = join([*([found.base] if found.base else []), f"python{found.version}"])
     return f'for each in {names}; do command -v "$each" >/dev/null && python=$each && break; done; :'
 
 
