@@ -284,13 +284,25 @@ def bkill(words: list[str]) -> None:
 
 
 def bhosts(words: list[str]) -> None:
-    take(words, "-o", "-json")
-    row = {"STATUS": "ok", "MAX": "8", "NJOBS": "2", "COMMENTS": "", "NGPUS": "4", "NGPUS_ALLOC": "1", "MEM": "16 G"}
+    given, _ = take(words, "-o", "-json")
+    known = "host_name status max njobs comments ngpus ngpus_alloc total_mem"
+    if not set(dict(given)["-o"].split()) <= set(known.split()):
+        refuse("bhosts: unknown field", 255)
+    row = {
+        "STATUS": "ok",
+        "MAX": "8",
+        "NJOBS": "2",
+        "COMMENTS": "",
+        "NGPUS": "4",
+        "NGPUS_ALLOC": "1",
+        "TOTAL_MEM": "16 G",
+    }
     print(json.dumps({"COMMAND": "bhosts", "HOSTS": 2, "RECORDS": [{"HOST_NAME": host, **row} for host in NODES]}))
 
 
 def blaunch(words: list[str]) -> None:
     _, rest = take(words, "", "-n")
+    assert "-no-shell" == rest.pop(1), "a shell would split the words again"
     job = load(int(os.environ["LSB_JOBID"]))
     if rest[0] not in job["slots"]:
         refuse(f"blaunch: host {rest[0]} is not allocated to the job", 255)

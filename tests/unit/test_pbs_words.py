@@ -35,7 +35,7 @@ def test_the_request_and_its_command_line() -> None:
         queue="gpuq",
         account="lab",
         mem="64G",
-        gpus_per_node="a100:4",
+        gpus_per_node="4",
         chunk=("gpu_model=a100",),
         pbs_opt=("m=ae",),
     )

@@ -49,7 +49,7 @@ from muster.runner.scheduled import (
     write_script,
 )
 from muster.schedulers.client import client
-from muster.schedulers.scheduler import After
+from muster.schedulers.scheduler import After, Scheduler
 
 MOST_PARTS = 1000
 """Maximum number of parts of a chain."""
@@ -216,9 +216,16 @@ def started_again(context: SweepContext, run: Run, indices: Sequence[int]) -> Sw
 def script_of_array(context: SweepContext) -> str:
     """Return the batch script of the points, as `submit` writes it."""
     base = context.base
+    _require_arrays(client(base.asked.job.scheduler).scheduler)
     run_dir = base.store.path(base.run_id)
     wanted = request(base.asked, base.options, run_dir, array_of(list(context.points), context.sweep.most))
     return script_of(wanted, base.asked, base.options, run_dir, (base.asked.job.scheduler, "array-0.json"))
+
+
+def _require_arrays(scheduler: Scheduler) -> None:
+    if scheduler.arrays is None:
+        title = scheduler.title
+        raise InvalidRequest(f"sweeps cannot be submitted to {title}", "run the sweep inside a job, or over ssh")
 
 
 def is_queued(context: SweepContext) -> bool:
@@ -242,8 +249,7 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
     refuse_stdin(base)
     check_queued(base)
     asks = client(base.asked.job.scheduler)
-    if asks.scheduler.arrays is None:
-        raise InvalidRequest(f"sweeps cannot be submitted to {asks.title}", "run the sweep inside a job, or over ssh")
+    _require_arrays(asks.scheduler)
     make_plan(base.asked.job, layout([(Host("node"), 1)]), base.run_id)  # report errors now
     if base.options.sync:
         base = base._replace(asked=with_copy(base, base.store.path(base.run_id)))

@@ -115,14 +115,34 @@ def size_of(wish: Wish, options: Options, title: str) -> Size:
             f"--gpus {wish.gpus}: {title} counts GPUs per node, not per job", "use `--gpus-per-node N`"
         )
     cores, memory = value_of(options, "cpus_per_task"), value_of(options, "mem")
-    gpus = str(value_of(options, "gpus_per_node") or "").rpartition(":")[2]
+    kind, _, gpus = str(value_of(options, "gpus_per_node") or "").rpartition(":")
+    if kind:
+        raise InvalidRequest(
+            f"--gpus-per-node {kind}:{gpus}: muster does not request a type of GPU from {title}",
+            f"use `--gpus-per-node {gpus}`, and request nodes with this type in the words of {title}",
+        )
     if wish.each == "gpu" or (wish.each is None and wish.ranks is None and gpus):
         if not gpus.isdigit():
             raise InvalidRequest("-g gpu: the number of GPUs of a node has to be known", "add `--gpus-per-node N`")
         wish = wish._replace(each=gpus)
     nodes, ranks = sizes(wish, None, title, "--cpus-per-task")
+    for option, value in (("--gpus-per-node", gpus), ("--cpus-per-task", cores), ("--mem", memory)):
+        if nodes is None and value:
+            raise InvalidRequest(
+                f"{option} {value}: it is counted per node, and the number of nodes is not set", "add `-N NODES`"
+            )
     each = ranks // nodes if nodes is not None else 1
-    return Size(nodes, ranks, each, int(cores or each), number(gpus), megabytes(str(memory)) if memory else 0)
+    return Size(nodes, ranks, each, int(cores or each), number(gpus), _requested_memory(str(memory or ""), title))
+
+
+def _requested_memory(text: str, title: str) -> int:
+    """Return the megabytes of `--mem`, where a number without a unit is megabytes; 0 if it is not given."""
+    found = int(text) if re.fullmatch("[0-9]{1,15}", text) else megabytes(text)
+    if text and not found:
+        raise InvalidRequest(
+            f"--mem {text}: not an amount of memory that can be requested from {title}", "write it like `64G`"
+        )
+    return found
 
 
 def time_limit(options: Options) -> int | None:
@@ -209,7 +229,6 @@ trap '' USR1 USR2
 trap 'trap "" TERM; kill -TERM 0' TERM
 last=${!#}
 [ -d "$last" ] || last=$HOME
-umask 077
 file=$(mktemp "$last/.env.XXXXXX") || exit 1
 trap 'rm -f "$file"' EXIT
 for name in $(compgen -e); do

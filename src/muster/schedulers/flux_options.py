@@ -19,7 +19,7 @@ class RUN(Options):
     )
     flux_opt = repeated(
         ("--flux-opt",),
-        "any other option of `flux batch`, e.g. `requires=host:n1`; repeatable",
+        "any other option of `flux batch`, e.g. `urgency=20`; repeatable",
         "NAME[=VALUE]",
         values.text,
         group=_GROUP,

@@ -60,4 +60,4 @@ def step(hosts: Sequence[str], command: Sequence[str], job: str, gpus: int | Non
     """
     if stdin:
         return over_ssh(HOST, hosts[0], command)
-    return fanned_out('blaunch -n "$host"', HOST, f"{_OF_TASK}|{_OF_HOST}", _FIRST, hosts, command)
+    return fanned_out('blaunch -n "$host" -no-shell', HOST, f"{_OF_TASK}|{_OF_HOST}", _FIRST, hosts, command)

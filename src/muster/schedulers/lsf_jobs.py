@@ -190,7 +190,7 @@ def queue(out: str) -> list[QueueEntry]:
 
 def all_hosts() -> tuple[str, ...]:
     """Return the command that lists all hosts; `nodes` and `used_gpus` parse its output."""
-    return ("bhosts", "-o", "host_name status max njobs comments ngpus ngpus_alloc mem", "-json")
+    return ("bhosts", "-o", "host_name status max njobs comments ngpus ngpus_alloc total_mem", "-json")
 
 
 def nodes(out: str) -> list[NodeStatus]:
@@ -207,7 +207,7 @@ def nodes(out: str) -> list[NodeStatus]:
                 state,
                 slots,
                 max(slots - number(told.get("NJOBS", "")), 0),
-                megabytes(told.get("MEM", "").replace(" ", "")),
+                megabytes(told.get("TOTAL_MEM", "").replace(" ", "")),
                 {"": gpus} if gpus else {},
                 "" if takes else note,
                 takes,

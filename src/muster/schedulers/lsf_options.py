@@ -29,7 +29,8 @@ class RUN(Options):
 OPTIONS = SchedulerOptions(
     run=RUN,
     program="bsub",
-    names={"project": ("-P",), "time": ("-W",)},
+    names={"project": ("-P",)},
+    # -W is no other name of --time: bsub reads `-W 4:00` as hours and minutes
     unlike={"-q": Unlike("--queue"), "-n": Unlike("--np")},
     borrows=("time", "queue", "project", "mem", "gpus_per_node", "cpus_per_task", "exclusive", "nodelist"),
     instead={
