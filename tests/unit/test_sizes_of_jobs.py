@@ -47,3 +47,12 @@ def test_memory_without_a_unit_is_megabytes(tmp_path: Path, mem: str, megabytes:
 def test_a_sweep_is_refused_by_plan_as_by_run(tmp_path: Path, scheduler: str) -> None:
     done = planned(tmp_path, scheduler, "-N", "1", "-g", "1", "--sweep", "lr=1,2")
     assert (2, True) == (done.returncode, "sweeps cannot be submitted to" in done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name"), [("--pbs", "W"), ("--lsf", "R"), ("--flux", "setattr"), ("--sge", "ac")]
+)
+def test_an_option_of_the_submit_program_may_be_repeated(tmp_path: Path, scheduler: str, name: str) -> None:
+    own = f"{scheduler}-opt"
+    done = planned(tmp_path, scheduler, "-N", "1", "-g", "1", own, f"{name}=one=1", own, f"{name}=two=2")
+    assert ("", True, True) == (done.stderr, "one=1" in done.stdout, "two=2" in done.stdout), done

@@ -184,14 +184,17 @@ exit $?
 
 def own_options(
     table: Mapping[str, Any], typed: Sequence[str], ours: Mapping[str, str], option: str, program: str
-) -> dict[str, str]:
-    """Return options of the submit program by name: those of a table of muster.toml, and those `typed` with an option.
+) -> list[tuple[str, str]]:
+    """Return options of the submit program (name, value): those of a table of muster.toml, and those `typed`.
 
-    The latter go before. Raises `InvalidRequest` for those that muster sets itself, `ours`.
+    A typed name takes the place of the table's; it may be typed several times. Raises `InvalidRequest` for those that
+    muster sets itself, `ours`.
     """
-    found = {name: "" if value is True else str(value) for name, value in table.items()}
-    found.update(item.lstrip("-").partition("=")[::2] for item in typed)
-    for name in found:
+    own = [item.lstrip("-").partition("=")[::2] for item in typed]
+    named = {name for name, _ in own}
+    kept = [(name, "" if value is True else str(value)) for name, value in table.items() if name not in named]
+    found = [*kept, *own]
+    for name, _ in found:
         if name in ours:
             hint = f"use `{ours[name]}` of muster" if ours[name] else "muster needs that option itself"
             raise InvalidRequest(f"{option} {name}: muster sets this option of {program} itself", hint)

@@ -54,7 +54,7 @@ def request(wish: Wish, options: Options) -> Request:
     return Request(
         name=_shared.plain_name(wish.name),
         nodes=size.nodes,
-        options=(*asked, *given.items()),
+        options=(*asked, *given),
         output=_output(wish.run_dir),
         tasks=size.ranks,
     )

@@ -74,11 +74,13 @@ def _options(options: Options) -> Iterable[tuple[str, str]]:
     given = _shared.own_options(options.table_of(_TABLE), options.value(RUN.sge_opt), OURS, "--sge-opt", "qsub")
     for option, name in ((RUN.pe, "pe"), (RUN.queue, "q"), (RUN.project, "P")):
         if options.given(option):
-            given.pop(name, None)
+            given = [one for one in given if one[0] != name]
             yield name, str(options.value(option))
     for resource in options.value(RUN.resource):
         yield "l", resource
-    yield from {"w": "e", **given}.items()
+    if not any(name == "w" for name, _ in given):
+        yield "w", "e"
+    yield from given
 
 
 OUTPUTS = ("sge-%j.out",)
