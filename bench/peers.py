@@ -125,7 +125,8 @@ def torchrunx(start: Start) -> Command:
     if not python:
         raise Missing(f"{TORCHRUNX} names no Python that has torchrunx")
     hosts = ",".join(start.hosts) or "localhost"
-    return Command([python, "-c", RUNX, hosts, str(start.ranks), str(SCRIPTS), *start.script])
+    words = [python, "-c", RUNX, hosts, str(start.ranks), str(SCRIPTS), *start.script]
+    return Command(words, {"TORCHRUNX_LOG_DIR": str(start.folder / "torchrunx_logs")})
 
 
 def spawn(start: Start) -> Command:
