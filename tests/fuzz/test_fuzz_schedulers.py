@@ -34,7 +34,7 @@ from muster.schedulers import (
     slurm_step,
     slurm_values,
 )
-from muster.schedulers._shared import job_id
+from muster.schedulers._shared import job_id, limit_of
 
 RECORDED = Path(__file__).parent.parent / "unit" / "recorded"
 
@@ -92,7 +92,7 @@ READERS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "sbatch refuses": (slurm_batch.refused, (SAID,)),
     "sbatch option": (slurm_batch.unknown_option, (SAID,)),
     "sbatch --help": (slurm_batch.options_of_sbatch, (SAID, "  -N, --nodes=NN  x\n")),
-    "time limit": (slurm_values.seconds_of, ("2-12:30:00", "5:30", "90", "UNLIMITED")),
+    "time limit": (limit_of, ("2-12:30:00", "5:30", "90", "UNLIMITED")),
     "time": (slurm_values.time_of, ("2026-11-27T00:05:09", "0001-01-01T00:00:00", "9999-12-31T23:59:59")),
     "GRES": (slurm_values.gpus_of, ("gpu:3090:4(S:0-1),gpu:2",)),
     "qstat jobs": (sge_jobs.jobs, (recorded("sge/jobs.xml"),)),

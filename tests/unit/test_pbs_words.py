@@ -12,7 +12,7 @@ import pytest
 from muster.config.options import RunOptions
 from muster.errors import InvalidRequest
 from muster.schedulers import SCHEDULERS, _shared, options_of, pbs_env, pbs_jobs, pbs_request
-from muster.schedulers._shared import job_id
+from muster.schedulers._shared import job_id, terms
 from muster.schedulers.scheduler import After, Allocation, Final, JobTerms, Phase, Refusal, Wish
 
 RECORDED = Path(__file__).parent / "recorded" / "pbs"
@@ -82,8 +82,8 @@ def test_what_is_refused(wish: Wish, options: dict[str, object], words: str) -> 
 
 
 def test_the_time_limit() -> None:
-    assert JobTerms(before=120.0, chosen=True) == pbs_request.terms(given(time="4:00:00"))
-    assert JobTerms() == pbs_request.terms(given())
+    assert JobTerms(before=120.0, chosen=True) == terms(given(time="4:00:00"))
+    assert JobTerms() == terms(given())
     texts = {"30": 1800, "1:30": 90, "1:00:00": 3600, "2-0": 172800, "1-12:30": 131400, "0-0:0:5": 5}
     assert list(texts.values()) == [_shared.duration_of(text) for text in texts]
     assert "36:30:00" == _shared.clock_of(131400)

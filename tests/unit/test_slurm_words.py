@@ -10,7 +10,7 @@ from muster.core.layout import layout
 from muster.core.model import Host, Late, Rank
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_step, slurm_values
-from muster.schedulers._shared import job_id
+from muster.schedulers._shared import job_id, limit_of
 from muster.schedulers.scheduler import After, Allocation, Request
 
 
@@ -442,7 +442,7 @@ srun: error: Unable to create step: Invalid
     ],
 )
 def test_time_limits_as_slurm_reads_them(limit: str, seconds: float | None) -> None:
-    assert seconds == slurm_values.seconds_of(limit)
+    assert seconds == limit_of(limit)
 
 
 RECORD = """JobId=1 JobName=t.sh

@@ -11,7 +11,7 @@ from muster.config.record import Option, Options
 from muster.core.layout import check_sizes
 from muster.errors import ControlError, InvalidRequest
 from muster.linux.shell import join, quote
-from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Wish
+from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Refusal, Wish
 
 T = TypeVar("T")
 
@@ -46,6 +46,11 @@ def seconds_of(text: str) -> float | None:
         return None
     numbers = [int(part or 0) for part in parts]
     return float(sum(number * 60**power for power, number in enumerate(reversed(numbers))))
+
+
+def terms(options: Options) -> JobTerms:
+    """Return the terms that hold inside a job with the time limit of `--time`."""
+    return terms_of(time_limit(options))
 
 
 def terms_of(limit: float | None) -> JobTerms:
@@ -152,13 +157,21 @@ def time_limit(options: Options) -> int | None:
 
 
 def script_of(
-    said: str, env_file: str, setup: Sequence[str], command: Sequence[str], keep_python: bool, title: str
+    said: str,
+    env_file: str,
+    setup: Sequence[str],
+    command: Sequence[str],
+    keep_python: bool,
+    signals: str,
+    caught: str = "USR1 USR2 INT TERM",
+    end: str = "exit $?",
 ) -> str:
     """Return a batch script: the job's environment if it is in a file, the user's setup lines, and muster.
 
     `said` is the command line with the options, on one line. They are on that alone: lines of a user's setup that look
     like options must not be read as such. The first word of `command` is a Python; for `keep_python` see
-    `shell_script`.
+    `shell_script`. `signals` begins the remark about signals, as in `NAME may signal`; `caught` are those that the
+    script survives, `end` are its last lines, after the exit status of muster.
     """
     file = quote(env_file)
     start = shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {join(command)}"
@@ -167,18 +180,20 @@ def script_of(
         said=said,
         environment=f". {file} && rm -f {file}\n" if env_file else "",
         start=start,
-        title=title,
+        signals=signals,
+        caught=caught,
+        end=end,
     )
 
 
 _HEAD = """#!/bin/bash{login}
 # submitted with: {said}
-{environment}# {title} may signal all processes of the job; muster decides what to do
-trap : USR1 USR2 INT TERM
+{environment}# {signals} all processes of the job; muster decides what to do
+trap : {caught}
 (
 {start}
 )
-exit $?
+{end}
 """
 
 
@@ -199,6 +214,27 @@ def own_options(
             hint = f"use `{ours[name]}` of muster" if ours[name] else "muster needs that option itself"
             raise InvalidRequest(f"{option} {name}: muster sets this option of {program} itself", hint)
     return found
+
+
+def values_under(names: Mapping[str, str], options: Options) -> list[tuple[str, str]]:
+    """Return the values of the options with these keys, as far as they are given, under the names that go with them."""
+    found = ((name, value_of(options, key)) for key, name in names.items())
+    return [(name, str(value)) for name, value in found if value]
+
+
+def dashed(options: Iterable[tuple[str, str]]) -> list[str]:
+    """Return options as words: `-N name -V`."""
+    return [word for name, value in options for word in (f"-{name}", *([value] if value else []))]
+
+
+def refusal(err: str, before: str, hints: Iterable[tuple[str, str]]) -> Refusal:
+    """Return why a submit program rejected a job: the last line of its `err` without the pattern `before`.
+
+    `hints` has texts, the first of which that occurs in `err` decides the hint.
+    """
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    words = re.sub(before, "", lines[-1]) if lines else "no error message"
+    return Refusal(words, next((hint for said, hint in hints if said in err), None))
 
 
 def refuse_spares(wish: Wish, title: str) -> None:
@@ -291,14 +327,23 @@ def duration_of(text: str) -> int:
 
     Raises `InvalidRequest`.
     """
-    days, dash, rest = text.strip().rpartition("-")
-    parts = rest.split(":")
-    figures = [*parts, *([days] if dash else [])]
-    if not all(re.fullmatch("[0-9]{1,12}", part) for part in figures) or len(parts) > 3:
+    found = limit_of(text)
+    if found is None:
         raise InvalidRequest(f"--time {text}: not a time limit", "write it like `4:00:00` or `1-12`")
-    numbers = [int(part) for part in parts]
-    hours, minutes, seconds = ([*numbers, 0, 0] if dash or len(numbers) == 3 else [0, *numbers, 0])[:3]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return int(found)
+
+
+def limit_of(text: str) -> float | None:
+    """Return the seconds of a time limit as `duration_of`, but None for any other text."""
+    found = re.fullmatch("(?:([0-9]{1,9})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text.strip())
+    if found is None:
+        return None
+    days, numbers = found[1], [int(number) for number in found.groups()[1:] if number is not None]
+    if days is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+        return int(days) * 86400.0 + hours * 3600 + minutes * 60 + seconds
+    hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+    return hours * 3600.0 + minutes * 60 + seconds
 
 
 def clock_of(seconds: int) -> str:

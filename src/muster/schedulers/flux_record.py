@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from muster.schedulers import flux_env, flux_jobs, flux_request
-from muster.schedulers._shared import ask, failed_steps
+from functools import partial
+
+from muster.schedulers import flux_env, flux_jobs, flux_options, flux_request
+from muster.schedulers._shared import ask, check_inside, failed_steps, terms
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
 SCHEDULER = Scheduler(
@@ -20,8 +22,8 @@ SCHEDULER = Scheduler(
     ask_allocation=flux_env.ask_allocation,
     step=flux_env.step,
     task=Task(flux_env.HOST, unset=flux_env.HOST + "_NONE", program="flux exec"),
-    terms=flux_request.terms,
-    check_inside=flux_request.check_inside,
+    terms=terms,
+    check_inside=partial(check_inside, flux_options.RUN.table, "flux"),
     refused=flux_request.refused,
     outputs=flux_request.OUTPUTS,
     final=lambda job: ask(flux_jobs.one(job), flux_jobs.final_state),

@@ -11,7 +11,7 @@ from muster.config.record import Options
 from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.flux_options import RUN
-from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
+from muster.schedulers.scheduler import Refusal, Request, Wish
 
 OURS = {
     **dict.fromkeys(
@@ -45,9 +45,7 @@ def request(wish: Wish, options: Options) -> Request:
         asked = [("nslots", str(size.ranks)), ("cores-per-slot", "1")]
     limit = _shared.time_limit(options)
     asked += [("time-limit", f"{limit}s")] if limit else []
-    for key, name in (("queue", "queue"), ("account", "bank"), ("constraint", "requires")):
-        value = _shared.value_of(options, key)
-        asked += [(name, str(value))] if value else []
+    asked += _shared.values_under({"queue": "queue", "account": "bank", "constraint": "requires"}, options)
     asked += [("exclusive", "")] if _shared.value_of(options, "exclusive") else []
     asked += [("dependency", f"{how}:{job}") for how, job in _shared.ended(wish.after, _DEPENDS)]
     given = _shared.own_options(options.table_of("flux"), options.value(RUN.flux_opt), OURS, "--flux-opt", "flux batch")
@@ -65,16 +63,6 @@ def _output(folder: str) -> str:
     return "/dev/null" if not folder or "{{" in folder else f"{folder}/flux-{{{{id.f58plain}}}}.out"
 
 
-def terms(options: Options) -> JobTerms:
-    """Return the terms that hold inside a job."""
-    return _shared.terms_of(_shared.time_limit(options))
-
-
-def check_inside(allocation: Allocation, options: Options) -> None:
-    """Raise `InvalidRequest` for options that request nodes, which a job already has."""
-    _shared.check_inside(RUN.table, "flux", allocation, options)
-
-
 # ---- submission ------------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +75,7 @@ def options_of(request: Request) -> list[str]:
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """Return the script."""
     said = join(("flux", "batch", *options_of(request)), ONE_LINE)
-    return _shared.script_of(said, "", setup, command, keep_python, "Flux")
+    return _shared.script_of(said, "", setup, command, keep_python, "Flux may signal")
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
@@ -112,6 +100,4 @@ _REFUSED = (
 
 def refused(err: str) -> Refusal:
     """Return why a job was rejected: `flux-batch: ERROR: [Errno 22] Invalid queue 'x' specified`."""
-    lines = [line.strip() for line in err.splitlines() if line.strip()]
-    words = lines[-1].rpartition("ERROR: ")[2] if lines else "no error message"
-    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
+    return _shared.refusal(err, "^.*ERROR: ", _REFUSED)

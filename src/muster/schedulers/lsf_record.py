@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from muster.schedulers import lsf_env, lsf_jobs, lsf_request
-from muster.schedulers._shared import ask, failed_steps
+from functools import partial
+
+from muster.schedulers import lsf_env, lsf_jobs, lsf_options, lsf_request
+from muster.schedulers._shared import ask, check_inside, failed_steps, terms
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
 SCHEDULER = Scheduler(
@@ -19,8 +21,8 @@ SCHEDULER = Scheduler(
     allocation=lsf_env.allocation,
     step=lsf_env.step,
     task=Task(lsf_env.HOST, unset=lsf_env.HOST + "_NONE", program="blaunch"),
-    terms=lsf_request.terms,
-    check_inside=lsf_request.check_inside,
+    terms=terms,
+    check_inside=partial(check_inside, lsf_options.RUN.table, "lsf"),
     nodelist="nodelist",
     refused=lsf_request.refused,
     outputs=lsf_request.OUTPUTS,

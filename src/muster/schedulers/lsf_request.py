@@ -12,7 +12,7 @@ from muster.config.record import Options
 from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.lsf_options import RUN
-from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
+from muster.schedulers.scheduler import Refusal, Request, Wish
 
 OURS = {
     **dict.fromkeys(("e", "eo", "env", "I", "Ip", "Is", "K", "L", "o", "oo", "r", "rn"), ""),
@@ -48,9 +48,9 @@ def request(wish: Wish, options: Options) -> Request:
     if limit is not None:
         minutes = max(-(-limit // 60), 1)
         asked += [("W", f"{minutes // 60}:{minutes % 60:02}")]
-    for key, name in (("queue", "q"), ("project", "P"), ("nodelist", "m")):
-        value = _shared.value_of(options, key)
-        asked += [(name, str(value).replace(",", " ") if key == "nodelist" else str(value))] if value else []
+    asked += _shared.values_under({"queue": "q", "project": "P"}, options)
+    hosts = _shared.value_of(options, "nodelist")
+    asked += [("m", str(hosts).replace(",", " "))] if hosts else []
     asked += [("x", "")] if _shared.value_of(options, "exclusive") else []
     depends = " && ".join(f"{how}({job})" for how, job in _shared.ended(wish.after, _DEPENDS))
     asked += [("w", depends)] if depends else []
@@ -72,30 +72,20 @@ def _output(folder: str) -> str:
     return "/dev/null" if not folder or "%" in folder else f"{folder}/lsf-%J.out"
 
 
-def terms(options: Options) -> JobTerms:
-    """Return the terms that hold inside a job."""
-    return _shared.terms_of(_shared.time_limit(options))
-
-
-def check_inside(allocation: Allocation, options: Options) -> None:
-    """Raise `InvalidRequest` for options that request hosts, which a job already has."""
-    _shared.check_inside(RUN.table, "lsf", allocation, options)
-
-
 # ---- submission ------------------------------------------------------------------------------------------------------
 
 
 def options_of(request: Request) -> list[str]:
     """Return all options of bsub. `-rn`: a job whose host crashed is not started again."""
     words = ["-J", request.name, "-o", request.output, "-rn"]
-    for name, value in request.options:
-        words += [f"-{name}", *([value] if value else [])]
-    return words
+    return words + _shared.dashed(request.options)
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """Return the script."""
-    return _shared.script_of(join(("bsub", *options_of(request)), ONE_LINE), "", setup, command, keep_python, "LSF")
+    return _shared.script_of(
+        join(("bsub", *options_of(request)), ONE_LINE), "", setup, command, keep_python, "LSF may signal"
+    )
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
@@ -120,8 +110,4 @@ _REFUSED = (
 
 def refused(err: str) -> Refusal:
     """Return why bsub rejected a job: `nosuch: No such queue. Job not submitted.`"""
-    lines = [line.strip() for line in err.splitlines() if line.strip()]
-    words = (
-        re.sub(r"[. ]*(Request aborted by esub|Job not submitted)\.?$", "", lines[-1]) if lines else "no error message"
-    )
-    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
+    return _shared.refusal(err, r"[. ]*(Request aborted by esub|Job not submitted)\.?$", _REFUSED)

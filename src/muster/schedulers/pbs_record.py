@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from muster.schedulers import pbs_env, pbs_jobs, pbs_request
-from muster.schedulers._shared import ask, failed_steps, job_id
+from functools import partial
+
+from muster.schedulers import pbs_env, pbs_jobs, pbs_options, pbs_request
+from muster.schedulers._shared import ask, check_inside, failed_steps, job_id, terms
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
 SCHEDULER = Scheduler(
@@ -20,8 +22,8 @@ SCHEDULER = Scheduler(
     allocation=pbs_env.allocation,
     step=pbs_env.step,
     task=Task(pbs_env.HOST, unset=pbs_env.HOST + "_NONE", program="pbs_tmrsh"),
-    terms=pbs_request.terms,
-    check_inside=pbs_request.check_inside,
+    terms=terms,
+    check_inside=partial(check_inside, pbs_options.RUN.table, "pbs"),
     refused=pbs_request.refused,
     outputs=pbs_request.OUTPUTS,
     final=lambda job: ask(pbs_jobs.one(job), pbs_jobs.final_state),

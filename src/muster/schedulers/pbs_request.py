@@ -12,7 +12,7 @@ from muster.config.record import Options
 from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.pbs_options import RUN
-from muster.schedulers.scheduler import Allocation, JobTerms, Refusal, Request, Wish
+from muster.schedulers.scheduler import Refusal, Request, Wish
 
 OURS = {
     **dict.fromkeys(("C", "e", "h", "I", "j", "k", "o", "r", "S", "V", "z", "f"), ""),
@@ -43,9 +43,7 @@ def request(wish: Wish, options: Options) -> Request:
     limit = _shared.time_limit(options)
     asked += [("l", f"walltime={_shared.clock_of(limit)}")] if limit else []
     given = _shared.own_options(options.table_of("pbs"), options.value(RUN.pbs_opt), OURS, "--pbs-opt", "qsub")
-    for key, name in (("queue", "q"), ("account", "A"), ("project", "P")):
-        value = _shared.value_of(options, key)
-        asked += [(name, str(value))] if value else []
+    asked += _shared.values_under({"queue": "q", "account": "A", "project": "P"}, options)
     depends = ",".join(f"{how}:{job}" for how, job in _shared.ended(wish.after, _DEPENDS))
     asked += [("W", f"depend={depends}")] if depends else []
     return Request(
@@ -62,31 +60,19 @@ def _output(folder: str) -> str:
     return "/dev/null" if not folder or re.search(r"[:^,\n]", folder) else f"{folder}/{OUTPUTS[0]}"
 
 
-def terms(options: Options) -> JobTerms:
-    """Return the terms that hold inside a job."""
-    return _shared.terms_of(_shared.time_limit(options))
-
-
-def check_inside(allocation: Allocation, options: Options) -> None:
-    """Raise `InvalidRequest` for options that request nodes, which a job already has."""
-    _shared.check_inside(RUN.table, "pbs", allocation, options)
-
-
 # ---- submission ------------------------------------------------------------------------------------------------------
 
 
 def options_of(request: Request) -> list[str]:
     """Return all options of qsub. `-r n`: a job whose node crashed is not started again."""
     words = ["-N", request.name, "-S", "/bin/bash", "-j", "oe", "-o", request.output, "-r", "n"]
-    for name, value in request.options:
-        words += [f"-{name}", *([value] if value else [])]
-    return words
+    return words + _shared.dashed(request.options)
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """Return the script."""
     said = join(("qsub", *options_of(request)), ONE_LINE)
-    return _shared.script_of(said, request.env_file, setup, command, keep_python, "PBS")
+    return _shared.script_of(said, request.env_file, setup, command, keep_python, "PBS may signal")
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
@@ -106,6 +92,4 @@ _REFUSED = (
 
 def refused(err: str) -> Refusal:
     """Return why qsub rejected a job: `qsub: Unknown queue`."""
-    lines = [line.strip() for line in err.splitlines() if line.strip()]
-    words = re.sub(r"^qsub: ", "", lines[-1]) if lines else "no error message"
-    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
+    return _shared.refusal(err, "^qsub: ", _REFUSED)

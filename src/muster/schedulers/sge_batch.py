@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from muster.agent.bootstrap import shell_script
-from muster.linux.shell import ONE_LINE, join, quote
+from muster.linux.shell import ONE_LINE, join
+from muster.schedulers import _shared
 from muster.schedulers.scheduler import Refusal, Request
 
 
@@ -23,36 +22,26 @@ def options(request: Request) -> list[str]:
     return words
 
 
-_HEAD = """#!/bin/bash{login}
-# submitted with: qsub {options}
-{environment}# Grid Engine signals all processes of the job; muster decides what to do
-trap : USR1 USR2 XCPU TERM
-(
-{start}
-)
-code=$?
+_END = """code=$?
 # 99 and 100 have a meaning of their own to Grid Engine: start the job again, and keep it in an error state
 case $code in 99|100) code=1 ;; esac
-exit $code
-"""
+exit $code"""
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
-    """Return the script: the job's environment, the user's setup lines, and muster.
-
-    The first word of `command` is a Python; see `shell_script` for `keep_python`. The options are on the command line
-    of qsub alone, since `#$` lines of a user's setup must not be read as options.
-    """
-    file = quote(request.env_file)
-    start = shell_script(command, setup, keep_python, "error: ").rstrip() if setup else f"exec {join(command)}"
+    """Return the script; see `script_of`. `#$` lines of a user's setup must not be read as options."""
     said = join(options(request), ONE_LINE)
     if "pe" not in dict(request.options):
         said += f"  (and a parallel environment that gives {request.tasks} slots)"
-    return _HEAD.format(
-        login=" -l" if setup else "",
-        options=said,
-        environment=f". {file} && rm -f {file}\n" if request.env_file else "",
-        start=start,
+    return _shared.script_of(
+        f"qsub {said}",
+        request.env_file,
+        setup,
+        command,
+        keep_python,
+        "Grid Engine signals",
+        caught="USR1 USR2 XCPU TERM",
+        end=_END,
     )
 
 
@@ -76,9 +65,8 @@ _REFUSED = (
 
 def refused(err: str) -> Refusal:
     """Return why qsub rejected a job: `Unable to run job: REASON.` and `Exiting.`"""
-    lines = [line.strip() for line in err.splitlines() if line.strip() not in ("", "Exiting.")]
-    words = re.sub(r"^Unable to run job: (?:job rejected: |error: )?", "", lines[-1]) if lines else "no error message"
-    return Refusal(words, next((hint for said, hint in _REFUSED if said in err), None))
+    reasons = "\n".join(line for line in err.splitlines() if line.strip() != "Exiting.")
+    return _shared.refusal(reasons, r"^Unable to run job: (?:job rejected: |error: )?", _REFUSED)
 
 
 def cancel(job: str) -> tuple[str, ...]:

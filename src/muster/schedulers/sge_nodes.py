@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from muster.schedulers import _shared
 from muster.schedulers.scheduler import NodeStatus, QueueEntry
 from muster.schedulers.sge_jobs import parsed, state_of, text_of
 
@@ -55,9 +56,9 @@ def nodes(out: str) -> list[NodeStatus]:
     for host, queue, letters, element in _places(tree):
         values = {one.get("name", ""): (one.text or "").strip() for one in element.findall("resource")}
         counted = {one.get("name", "") for one in element.findall("resource") if one.get("type", "").endswith("c")}
-        total, used = _number(text_of(element, "slots_total")), _number(text_of(element, "slots_used"))
+        total, used = _shared.number(text_of(element, "slots_total")), _shared.number(text_of(element, "slots_used"))
         state = _state(letters, used)
-        gpus = {kind: _number(values[kind]) for kind in sorted(counted) if _GPU.fullmatch(kind)}
+        gpus = {kind: _shared.number(values[kind]) for kind in sorted(counted) if _GPU.fullmatch(kind)}
         named = {"" if len(gpus) == 1 else kind: count for kind, count in gpus.items()}
         busy = in_use.get(host, {})
         before = found.get(host)
@@ -68,7 +69,7 @@ def nodes(out: str) -> list[NodeStatus]:
             state if before is None or not before.takes_jobs else before.state,
             max(total, before.cores if before is not None else 0),
             max(total - used, 0) if before is None else min(max(total - used, 0), before.free_cores),
-            _megabytes(values.get("mem_total", "")),
+            _shared.megabytes(values.get("mem_total", "")),
             {kind: count + busy.get(kind, 0) for kind, count in named.items()},
             text_of(element, "alarm") if not takes else "",
             takes or (before is not None and before.takes_jobs),
@@ -91,7 +92,9 @@ def used_gpus(out: str) -> dict[str, dict[str, int]]:
                 if name in kinds:
                     own = found.setdefault(host, {})
                     key = "" if len(kinds) == 1 else name
-                    own[key] = own.get(key, 0) + _number(wanted.text or "") * _number(text_of(job, "slots"))
+                    own[key] = own.get(key, 0) + _shared.number(wanted.text or "") * _shared.number(
+                        text_of(job, "slots")
+                    )
     return found
 
 
@@ -124,15 +127,3 @@ def queue(out: str) -> list[QueueEntry]:
                 ",".join(hosts),
             )
     return list(found.values())
-
-
-def _number(text: str) -> int:
-    """Return the whole number of `4`, `2.000000` or `1`; 0 for words."""
-    found = re.match("[0-9]{1,15}", text.strip())
-    return int(found[0]) if found else 0
-
-
-def _megabytes(text: str) -> int:
-    """Return the megabytes of `23.541G`; 0 for words."""
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]*)?)([KMGT]?)", text.strip())
-    return int(float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) - 1)) if found and found[2] else 0

@@ -10,7 +10,7 @@ from muster.config.record import Options
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
 from muster.schedulers import _shared
-from muster.schedulers.scheduler import After, Allocation, Answer, Ask, JobTerms, Request, Wish
+from muster.schedulers.scheduler import After, Answer, Ask, JobTerms, Request, Wish
 from muster.schedulers.sge_options import RUN
 
 OURS = {
@@ -176,8 +176,3 @@ def time_limit(options: Options) -> float | None:
 def terms(options: Options) -> JobTerms:
     """Return the terms that hold inside a job."""
     return _shared.terms_of(time_limit(options))
-
-
-def check_inside(allocation: Allocation, options: Options) -> None:
-    """Raise `InvalidRequest` for options that request slots, which a job already has."""
-    _shared.check_inside(RUN.table, "sge", allocation, options)

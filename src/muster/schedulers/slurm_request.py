@@ -9,6 +9,7 @@ from muster.config.values import Warn
 from muster.core.layout import check_sizes
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_jobs, slurm_values
+from muster.schedulers._shared import limit_of
 from muster.schedulers.scheduler import Allocation, JobTerms, Request, Wish
 from muster.schedulers.slurm_options import RUN
 
@@ -87,7 +88,7 @@ def _warning(options: Options) -> Warn:
 
 def _check_warning(options: Options, limit: str) -> None:
     """Raise `InvalidRequest` if ranks would get the warning as soon as they start."""
-    whole = slurm_values.seconds_of(limit)
+    whole = limit_of(limit)
     before = _warning(options).seconds
     if options.given(RUN.signal_before) and whole is not None and before >= whole:
         raise InvalidRequest(

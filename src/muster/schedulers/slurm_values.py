@@ -1,4 +1,4 @@
-"""Slurm's formats of node lists, numbers, GPUs and times."""
+"""Slurm's formats of node lists, numbers, GPUs and points in time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ SEPARATOR = "|"
 def unfold_nodes(text: str) -> list[str]:
     """Return the nodes in one of Slurm's node lists. Raises `InvalidRequest`."""
     return parse_nodelist(text, "Slurm's list of nodes")
-
-
-def seconds_of(limit: str) -> float | None:
-    """Return a time limit in seconds: `90` (minutes), `5:30`, `4:00:00`, `2-12`, `2-12:30:00`; otherwise None."""
-    found = re.fullmatch("(?:([0-9]{1,9})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", limit.strip())
-    if found is None:
-        return None
-    days, numbers = found[1], [int(number) for number in found.groups()[1:] if number is not None]
-    if days is not None:
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-        return int(days) * 86400.0 + hours * 3600 + minutes * 60 + seconds
-    hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
-    return hours * 3600.0 + minutes * 60 + seconds
 
 
 def time_of(text: str) -> float | None:
