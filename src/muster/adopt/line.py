@@ -10,8 +10,6 @@ from muster.adopt.values import SECRET
 from muster.export._shell import quote
 from muster.linux.shell import join
 
-_FLAGS = ("exclusive", "slurm")
-
 
 def groups(launch: Launch) -> list[list[str]]:
     """Return the words of the command line, quoted for a shell, in the groups in which they are shown."""

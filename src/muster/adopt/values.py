@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from muster.adopt.adoption import Argument
 from muster.export._shell import quote
-from muster.lint.model import Assignment, Command, Expansion, Literal, Script, Span, Word
+from muster.lint.model import Assignment, Expansion, Literal, Script, Span, Word
 from muster.lint.values import Values, computed, expand_whole
 
 _JOB = re.compile(r"SLURM|OMPI_|PMI|RANK$|WORLD_SIZE$|HOSTNAME$")
@@ -178,13 +178,3 @@ def passed_on(word: Word, scope: Scope) -> tuple[str, str | None]:
     if not equals or value in (f"${name}", f"${{{name}}}"):
         return name, SECRET
     return name, value if found.text is not None else None
-
-
-def is_set_by_job(word: Word) -> bool:
-    """Return whether a value is known only in the job."""
-    return any(_JOB.search(name) for name in word.names)
-
-
-def with_commands(command: Command) -> tuple[str, ...]:
-    """Return the names of the programs of a command, outermost first."""
-    return tuple(program.name for program in command.programs)

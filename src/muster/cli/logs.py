@@ -17,11 +17,6 @@ from muster.rundir.run import Run
 from muster.rundir.sweeps import is_sweep, runs_by_point, sweep_of
 from muster.ui.output_writer import reader_gone, write_all
 
-_LOOK = 0.1
-"""Seconds between checks of the logs of a running run."""
-_FULL = 1 << 15
-"""Bytes of output that are written together."""
-
 
 def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the logs; with `-f`, follow them until the run ends."""

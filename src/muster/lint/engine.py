@@ -19,7 +19,6 @@ _IGNORE = re.compile(r"#\s*muster:\s*ignore(-file)?(?:=([\w,\s-]+))?")
 _HOSTS = re.compile(
     r"(.*[._-])?(hosts?|hostfile|machinefile|machines|nodelist|nodefile|nodes)([._-].*)?", re.IGNORECASE
 )
-_BATCH = re.compile(r"^#SBATCH\s", re.MULTILINE)
 _COMMAND = re.compile(r"\b(torchrun|srun|sbatch|python3?|ssh|mpirun|deepspeed|accelerate|export)\b")
 _SHELLS = re.compile(r"#!.*\b(ba|z|da|k)?sh\b")
 

@@ -12,7 +12,6 @@ from muster.lint.syntaxes import ALIASES, BASH, ENDS, WRAPPERS, Wrapper
 
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*|ipython")
 _VERSIONED = re.compile(r"(torchrun|deepspeed|accelerate|bash)(-[0-9.]+)")
-_NAMED = re.compile(r"(.*_)?(PYTHON|PY)(3|_BIN|_EXE|_PATH|_CMD)?", re.IGNORECASE)
 _ASSIGN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _MODULES = {
     "torch.distributed.run": "torchrun",

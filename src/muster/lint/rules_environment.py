@@ -25,7 +25,6 @@ READ = re.compile(
 )
 """Variables that programs read from their environment."""
 _UNFILTERED = ("", "sort", "tee", "cat", "less", "column", "uniq", "xargs")
-_TOKEN = re.compile(r"(TOKEN|API_KEY|PASSWORD|SECRET)", re.IGNORECASE)
 
 
 def _settings(scene: Scene, table: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str, Span]]:

@@ -11,7 +11,6 @@ from muster.lint.rules_sbatch import batch_scripts
 from muster.lint.scene import Launch, Scene, number
 
 _NUMBERS = {"1": "HUP", "2": "INT", "3": "QUIT", "10": "USR1", "12": "USR2", "14": "ALRM", "15": "TERM", "18": "CONT"}
-_PSEUDO = {"EXIT", "0", "ERR", "DEBUG", "RETURN"}
 _QUICK = frozenset(
     [
         "echo",

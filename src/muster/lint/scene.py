@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from muster.lint.model import Assignment, Command, Expansion, Literal, Option, Program, Script, Shell, Span, Word
+from muster.lint.model import Assignment, Command, Expansion, Literal, Program, Script, Shell, Span, Word
 
 TORCHRUN = ("torchrun", "torch.distributed.launch")
 LAUNCHERS = (*TORCHRUN, "accelerate", "deepspeed")
@@ -375,8 +375,3 @@ def gpus(word: Word, with_name: bool) -> int | None:
         return int(found[0][1] or 1) if len(found) == 1 else None
     last = text.rpartition(":")[2]
     return int(last) if last.isdigit() else None
-
-
-def option_span(option: Option) -> Span:
-    """Where an option with its value is written."""
-    return option.span

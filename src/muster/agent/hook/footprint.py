@@ -156,10 +156,6 @@ class Footprint:
             return {}
         return {key: str(getattr(info.func, "__module__", "")) for key, info in list(finalize._registry.items())}
 
-    def added_env(self) -> dict[str, str]:
-        """Return the environment variables that were added since."""
-        return {name: value for name, value in os.environ.items() if name not in self.env}
-
     def why_unfit(self, reads: set[str], own: set[str]) -> str:
         """Return why ranks should not be forked from what this process is now; empty if they may.
 
