@@ -48,6 +48,11 @@ def refuse_sweep(run: Run, name: str) -> NoReturn:
 # ---- show -----------------------------------------------------------------------------------------------------------
 
 
+def _why_not_started(points: list[PointStatus]) -> list[str]:
+    """Return the reasons for which points will never start, each once."""
+    return list(dict.fromkeys(one.status.why for one in points if one.run is None and one.status.why))
+
+
 def show_sweep(run: Run, as_json: bool, metric: str | None = None) -> int:
     """Show the points of a sweep: their values, states and last numbers."""
     points, sweep = point_statuses(run), sweep_of(run)
@@ -62,7 +67,7 @@ def show_sweep(run: Run, as_json: bool, metric: str | None = None) -> int:
     print(f"command  {how_it_was_started(job)}")
     if scheduled := run.scheduled:
         print(f"job      {client(scheduled.name).title} job {scheduled.job}")
-    for why in dict.fromkeys(one.status.why for one in points if one.run is None and one.status.why):
+    for why in _why_not_started(points):
         print(f"why      {why}")
     print(f"\n{points_in_words(rows, 'PART' if sweep.chain else 'POINT', metric)}")
     one, number = "part" if sweep.chain else "point", points[0].point.number
@@ -141,7 +146,7 @@ def follow_sweep(
                 "try again when the host is reachable",
             )
         if not state.lives and state is not RunState.UNKNOWN:
-            for why in dict.fromkeys(one.status.why for one in points if one.run is None and one.status.why):
+            for why in _why_not_started(points):
                 (failed if failed is not None else say)(f"{run.id}: {why}")
             say(f"{run.id}: {words}")
             return exit_code(points, sweep_of(run).chain)
