@@ -11,7 +11,7 @@ from muster.config.record import Option, Options
 from muster.core.layout import check_sizes
 from muster.errors import ControlError, InvalidRequest
 from muster.linux.shell import join, quote
-from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Refusal, Wish
+from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Refusal, Request, Wish
 
 T = TypeVar("T")
 
@@ -138,6 +138,11 @@ def size_of(wish: Wish, options: Options, title: str) -> Size:
             )
     each = ranks // nodes if nodes is not None else 1
     return Size(nodes, ranks, each, int(cores or each), number(gpus), _requested_memory(str(memory or ""), title))
+
+
+def request_of(wish: Wish, size: Size, options: Sequence[tuple[str, str]], output: str) -> Request:
+    """Return the request for a job of this size with these options, which writes its output to this file."""
+    return Request(plain_name(wish.name), size.nodes, tuple(options), output=output, tasks=size.ranks)
 
 
 def _requested_memory(text: str, title: str) -> int:

@@ -49,13 +49,7 @@ def request(wish: Wish, options: Options) -> Request:
     asked += [("exclusive", "")] if _shared.value_of(options, "exclusive") else []
     asked += [("dependency", f"{how}:{job}") for how, job in _shared.ended(wish.after, _DEPENDS)]
     given = _shared.own_options(options.table_of("flux"), options.value(RUN.flux_opt), OURS, "--flux-opt", "flux batch")
-    return Request(
-        name=_shared.plain_name(wish.name),
-        nodes=size.nodes,
-        options=(*asked, *given),
-        output=_output(wish.run_dir),
-        tasks=size.ranks,
-    )
+    return _shared.request_of(wish, size, (*asked, *given), _output(wish.run_dir))
 
 
 def _output(folder: str) -> str:

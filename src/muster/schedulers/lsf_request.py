@@ -55,13 +55,7 @@ def request(wish: Wish, options: Options) -> Request:
     depends = " && ".join(f"{how}({job})" for how, job in _shared.ended(wish.after, _DEPENDS))
     asked += [("w", depends)] if depends else []
     given = _shared.own_options(options.table_of("lsf"), options.value(RUN.lsf_opt), OURS, "--lsf-opt", "bsub")
-    return Request(
-        name=_shared.plain_name(wish.name),
-        nodes=size.nodes,
-        options=(*asked, *given),
-        output=_output(wish.run_dir),
-        tasks=size.ranks,
-    )
+    return _shared.request_of(wish, size, (*asked, *given), _output(wish.run_dir))
 
 
 _DEPENDS = {"ok": "done", "any": "ended", "failed": "exit"}

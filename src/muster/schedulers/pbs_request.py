@@ -46,13 +46,7 @@ def request(wish: Wish, options: Options) -> Request:
     asked += _shared.values_under({"queue": "q", "account": "A", "project": "P"}, options)
     depends = ",".join(f"{how}:{job}" for how, job in _shared.ended(wish.after, _DEPENDS))
     asked += [("W", f"depend={depends}")] if depends else []
-    return Request(
-        name=_shared.plain_name(wish.name),
-        nodes=size.nodes,
-        options=(*asked, *given),
-        output=_output(wish.run_dir),
-        tasks=size.ranks,
-    )
+    return _shared.request_of(wish, size, (*asked, *given), _output(wish.run_dir))
 
 
 def _output(folder: str) -> str:
