@@ -190,7 +190,8 @@ def test_by_the_places_and_launchers_of_run(there: LabCluster, where: list[str])
     assert 0 == done.returncode, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["sound"] and len(found["statements"]) == SOUND
-    assert {"n1", "n2"} == {rank["host"] for rank in found["told"]["who"]["ranks"]}
+    hosts = {rank["host"] for rank in found["told"]["who"]["ranks"]}
+    assert 2 == len(hosts) and hosts <= {"n1", "n2", "n3"}  # which ones, Slurm decides
     assert (there.run / "check.html").is_file()
     there.nothing_left()
 

@@ -131,7 +131,7 @@ def test_several_small_runs_in_one_allocation(there: LabCluster) -> None:
     ]
     (there.folder / "all.sh").write_text("\n".join(lines))
     env = {**there.lab.environment(), **there.env}
-    line = ["salloc", "-Q", "-N2", "bash", "all.sh"]
+    line = ["salloc", "-Q", "-w", "n[1-2]", "bash", "all.sh"]
     done = there.lab.run("head", line, env=env, cwd=str(there.folder), timeout=110)
     assert 0 == done.returncode, done.stderr
     hosts = [(there.folder / f"one.{number}").read_text().strip() for number in range(3)]

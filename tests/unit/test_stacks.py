@@ -51,6 +51,35 @@ def test_stacks_are_those_of_now_and_who_cannot_say_is_named(
     assert "most recent call first" in texts[0] and "of before" not in texts[0]
 
 
+EXITS = f"""
+import faulthandler, sys
+faulthandler.register({int(STACKS_SIGNAL)}, open(sys.argv[1], "a"))
+for word in ("ready", "exits", "lives"):
+    print(word, flush=True)
+    sys.stdin.readline()
+    faulthandler.unregister({int(STACKS_SIGNAL)})
+"""
+"""Its handler is removed meanwhile, as the interpreter does when it exits."""
+
+
+def test_a_rank_that_exits_before_the_signal_could_be_sent_is_not_signalled(tmp_path: Path) -> None:
+    path = rank_file(str(tmp_path), 0, "stack")
+    argv = [sys.executable, "-c", EXITS, path]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert b"ready\n" == process.stdout.readline()
+        request = stacks.StackRequest(process.pid, path)
+        assert request.possible
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert b"exits\n" == process.stdout.readline()
+        assert request.check() and "" == request.text
+        process.stdin.write(b"\n\n")
+        process.stdin.flush()
+        assert b"lives\n" == process.stdout.readline()
+    assert 0 == process.returncode
+
+
 CLOSED = """
 import os, sys, time
 os.closerange(3, 300)

@@ -95,6 +95,8 @@ class StackRequest:
             thread = _receiver(self.pid)
             if thread is None:
                 return False
+            if not processes.has_handler(self.pid, processes.STACKS_SIGNAL):  # it exits, since it was looked at
+                return True
             self._asked = True
             processes.send_signal_to_thread(self.pid, thread, processes.STACKS_SIGNAL)
         before, self.text = self.text, _text_from(self._path, self._offset)

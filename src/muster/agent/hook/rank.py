@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` would be visible to the script
 import os
 import sys
 
@@ -125,8 +126,23 @@ def become_rank(
             os.close(fd)
         except OSError:  # the limit is lower
             high = fd
+        _ignore_when_exiting(stack["signal"], forked)
         faulthandler.register(stack["signal"], file=high, all_threads=True)
         _mark_exit(high)
+
+
+def _ignore_when_exiting(number: int, forked: bool) -> None:
+    """Ignore this signal: before faulthandler handles it, and so again once that has removed its handler.
+
+    It does so when the interpreter exits. A request for stacks may be on its way then, and the default action would end
+    the process.
+    """
+    if forked:
+        import ctypes  # it is loaded already
+
+        ctypes.CDLL(None).signal(number, ctypes.c_void_p(_signal.SIG_IGN))  # which `signal.getsignal` does not tell
+    else:
+        _signal.signal(number, _signal.SIG_IGN)
 
 
 def _mark_exit(fd: int) -> None:
