@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 
 import pytest
 from job_queue import queue
@@ -132,6 +134,42 @@ def test_preempted_with_time_to_save(there: LabCluster) -> None:
     assert "[0] saving" in there.said()
     assert "[0] saved by an earlier attempt" in there.said()
     there.nothing_left()
+
+
+AGAIN = """
+import os, sys, time
+attempt = int(os.environ["SLURM_RESTART_COUNT"] if "SLURM_RESTART_COUNT" in os.environ else 0)
+print("attempt", attempt, "begins", flush=True)
+while not attempt or not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+print("attempt", attempt, "ends", flush=True)
+"""
+"""GO: the first start waits until it is terminated, the second one succeeds once there is GO."""
+
+
+@pytest.mark.slow
+def test_output_of_an_attempt_that_ended_before_anyone_could_watch_is_shown(there: LabCluster) -> None:
+    """As on a machine that is too busy for the terminal to connect in time."""
+    go = there.folder / "go"
+    process = there.start("run", "--slurm", "--requeue", "1", "-g", "1", there.script(AGAIN), str(go))
+    until(lambda: "submitted to Slurm" in there.said(), "it is submitted")
+    os.kill(there.lab.inside(process), signal.SIGSTOP)
+    until(lambda: has_begun(there, 0) and "begins" in there.log(0), "it works")
+    number = there.lab.run("head", ["squeue", "--noheader", "--format=%i"]).stdout.strip()
+    assert 0 == there.lab.run("head", ["scontrol", "requeue", number]).returncode
+
+    def begins_again() -> bool:
+        there.lab.run("head", ["scontrol", "update", f"JobId={number}", "StartTime=now"])  # as the terminal would do
+        return has_begun(there, 1) and "begins" in there.log(0, attempt=1)
+
+    until(begins_again, "the second attempt works", 90)
+    assert "begins" not in there.said()
+    process.send_signal(signal.SIGCONT)  # nsenter has stopped with it, and continues it
+    until(lambda: "attempt 1 begins" in there.said(), "the terminal shows the second attempt")
+    go.touch()
+    assert 0 == process.wait(timeout=120), there.said()
+    shown = [line for line in there.said().splitlines() if line.startswith("[0]")]
+    assert ["[0] attempt 0 begins", "[0] attempt 1 begins", "[0] attempt 1 ends"] == shown
 
 
 def test_what_is_put_back_by_hand_comes_again(there: LabCluster) -> None:

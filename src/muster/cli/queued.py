@@ -113,6 +113,11 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
                     print(f"hint: {hint}", file=sys.stderr, flush=True)
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
+            restarted = watch is not None or bool(requeues and run.attempts() and asks.restarts(number))
+            view, offsets = (watch.view, watch.offsets) if watch is not None else (None, {})
+            if restarted:  # the new controller sends no output of earlier attempts, which may have ended unwatched
+                view = view or viewer(plan_from_json(run.read("plan.json")), run.id, run.operand)
+                show_rest(run, view, offsets)
             watched, waits = record, False
             with EventLoop() as watching, captured_signals(watching) as captured:
                 watch = AttachedClient(
@@ -126,7 +131,9 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
                     patience=600.0,
                     files=lambda: run,
                     lives=lambda: _lives(run),
-                    after=watch,
+                    view=view,
+                    offsets=offsets,
+                    events=watch.events if watch is not None else 0,
                 )
                 watch.go()
             if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):

@@ -45,9 +45,9 @@ class AttachedClient:
     view once the plan is known. `owner`: the run ends with this terminal, and Ctrl-C interrupts it; otherwise Ctrl-C
     only detaches. `keep`: the local run directory, if it is not the controller's own. `files` updates the local run
     directory at the end with what was not sent, and returns it; None if the host is unreachable. `lives` is called when
-    a connection broke, and returns whether there is still something to reconnect to. `after`: continue where that
-    client stopped. `patience`: seconds to try to reconnect. `stdin`: descriptor of the input for the rank that reads
-    the owner's stdin.
+    a connection broke, and returns whether there is still something to reconnect to. `patience`: seconds to try to
+    reconnect. `stdin`: descriptor of the input for the rank that reads the owner's stdin. `offsets`, `events`: the
+    output and the number of events that were shown already.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class AttachedClient:
         view: View | None = None,
         files: Callable[[], Run | None] = lambda: None,
         lives: Callable[[], bool] = lambda: True,
-        after: AttachedClient | None = None,
         stdin: int | None = None,
+        offsets: dict[str, int] | None = None,
+        events: int = 0,
     ):
         self.loop, self.signals = loop, signals
         self.host, self.operand, self.reach, self.show = host, operand, reach, show
@@ -85,14 +86,10 @@ class AttachedClient:
             lambda kind, fields: HEARD[kind].fitting(fields),
             lambda text: self._words(f"{host}: {text}"),
         )
-        self.offsets: dict[str, int] = {}
-        self.events = 0
+        self.offsets: dict[str, int] = {} if offsets is None else offsets
+        self.events = events
         """Number of events seen."""
         self.lives = lives
-        if after is not None:
-            self.offsets, self.events, self.view = after.offsets, after.events, after.view
-            if self.view is not None:
-                self.view.put = self.pen.put
         self.plan: Plan | None = None
         self.outcome: RunResult | None = None
         self.incomplete = False
