@@ -16,7 +16,8 @@ __all__ = ["there"]
 
 @pytest.fixture(autouse=True)
 def quiet(there: LabCluster) -> Iterator[None]:
-    """Leave no job of this test in the queue."""
+    """Begin with all nodes free, which other tests may just have used, and leave no job of this test in the queue."""
+    until(lambda: not queue(there), "the jobs of other tests have ended", SETTLING)
     yield
     there.lab.clear()
     there.lab.run("head", ["scancel", "--user=root"])
