@@ -17,6 +17,7 @@ from pathlib import Path
 
 from muster.agent.bootstrap import sources
 from muster.linux import processes
+from muster.linux.files import replace_file
 from muster.protocol.local_sockets import TOKEN
 
 _MAIN = """import signal, sys
@@ -118,17 +119,7 @@ def _write_own(path: Path, data: bytes) -> None:
     processes.make_private(str(path.parent))
     if processes.why_shared(str(path.parent)):
         return
-    part = f"{path}.{os.getpid()}"
-    with suppress(OSError):  # of a process that was killed, and had the same number
-        os.unlink(part)
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)
-        os.replace(part, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(part)
-        raise
+    replace_file(str(path), data)
 
 
 _SHIM = """import sys

@@ -23,6 +23,7 @@ from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.printable import line as safe
 from muster.errors import InvalidRequest
 from muster.linux import processes
+from muster.linux.files import replace_file
 
 PIECE = 1 << 20
 """Bytes of a piece of the stream of contents."""
@@ -356,9 +357,7 @@ def _save(path: str, data: Mapping[str, Any]) -> None:
     """Write a record; without it, the next run reads more."""
     with suppress(OSError):
         processes.make_private(os.path.dirname(path))
-        part = f"{path}.{os.getpid()}"
-        Path(part).write_bytes(zlib.compress(json.dumps(data).encode("utf-8", "surrogateescape"), 1))
-        os.replace(part, path)
+        replace_file(path, zlib.compress(json.dumps(data).encode("utf-8", "surrogateescape"), 1))
 
 
 # ---- what hosts have -------------------------------------------------------------------------------------------------

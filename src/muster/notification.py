@@ -19,6 +19,7 @@ from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import RunResult, RunState
 from muster.errors import MusterError
+from muster.linux.files import create_file
 from muster.linux.processes import reason
 from muster.rundir.run import Run
 from muster.ui.formatting import seconds
@@ -102,8 +103,7 @@ def notify(
 def _claim(run: Run, facts: Mapping[str, Any]) -> IO[bytes]:
     """Create the file that only one process can create, and open it for reading. Raises OSError."""
     path = run.path / FACTS
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        file.write(json.dumps(facts, indent=1) + "\n")
+    create_file(str(path), (json.dumps(facts, indent=1) + "\n").encode())
     return open(path, "rb")
 
 

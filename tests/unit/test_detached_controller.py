@@ -242,6 +242,21 @@ def test_a_restarted_controller_sends_each_agent_what_it_missed(tmp_path: Path) 
     controller.close()
 
 
+def test_a_controller_killed_while_it_wrote_an_event_is_restarted_twice(tmp_path: Path) -> None:
+    """The incomplete line was continued by the next event, and the second restart did not understand it."""
+    before = Controller(tmp_path)
+    before.running()
+    before.close()
+    with open(tmp_path / "events.jsonl", "a") as file:
+        file.write('{"event": "say", "te')
+    for restart in (1, 2):
+        controller = Controller(tmp_path)
+        assert controller.served.supervisor.phase is Phase.RUNNING
+        assert restart == len(controller.events("supervisor began again"))
+        controller.close()
+        assert len(controller.run.events()) == len(controller.served.records), "all lines are complete"
+
+
 def test_a_controller_restarted_before_the_start_lets_node_0_listen(tmp_path: Path) -> None:
     before = Controller(tmp_path)
     before.connect(1).say("ready", fork=False, why="")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from muster.linux import processes, procfs
+from muster.linux.files import replace_file
 
 LIST = "code.json"
 """Name of the file in the run directory with the result of `entries`, for agents that a scheduler starts."""
@@ -109,8 +110,7 @@ def remember(home: str, root: str, there: bytes) -> None:
     path = _record(home, root)
     with suppress(OSError):  # if it fails, files that are deleted later stay here
         processes.make_private(os.path.dirname(path))
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-            json.dump([name for name, *_ in json.loads(there)], file)
+        replace_file(path, json.dumps([name for name, *_ in json.loads(there)]).encode())
 
 
 def stale(home: str, root: str, there: bytes) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import TextIO
 
 from muster.linux import processes
 from muster.protocol.paths import rank_file
@@ -23,11 +24,19 @@ def make_link(folder: str, name: str, target: str) -> None:
     Raises OSError.
     """
     with open(os.path.join(folder, RECORD), "a") as record:
-        record.write(json.dumps(name) + "\n")  # first: a record without a link is harmless
+        # first: a record without a link is harmless; on a line of its own, if the last one is incomplete
+        record.write("\n" * _is_cut(record) + json.dumps(name) + "\n")
     os.makedirs(os.path.dirname(name), exist_ok=True)
     part = f"{name}.{os.getpid()}"
     os.symlink(target, part)
     os.replace(part, name)
+
+
+def _is_cut(file: TextIO) -> bool:
+    """Return whether the last line of a file is incomplete, because its writer was killed or the disk was full."""
+    size = os.fstat(file.fileno()).st_size
+    with open(file.name, "rb") as same:
+        return size > 0 and os.pread(same.fileno(), 1, size - 1) != b"\n"
 
 
 def unlink_all(run_dir: str) -> None:

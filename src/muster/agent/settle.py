@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.agent.controller_process import ARCHIVE, ControllerProcess
 from muster.linux import processes
+from muster.linux.files import replace_file
 from muster.protocol.handshake import Terms
 from muster.protocol.local_sockets import Sockets
 
@@ -38,11 +39,7 @@ def settle(
     agent.lease = lease
     run_dir = configuration["run_dir"]
     os.umask(0o077)
-    processes.make_private(run_dir)
-    for name, data in {**{name: text.encode("latin-1") for name, text in files.items()}, ARCHIVE: archive}.items():
-        if data:
-            with open(os.path.join(run_dir, name), "wb") as file:
-                file.write(data)
+    write_files(run_dir, archive, files)
     if port:
         if "parts" in configuration:
             agent.on_stand_by(b"", **configuration)
@@ -66,3 +63,11 @@ def settle(
         )
         agent.on_configure(b"", **configuration)
         keeper.start()
+
+
+def write_files(run_dir: str, archive: bytes, files: Mapping[str, str]) -> None:
+    """Write these files to the run directory, which may be the one in which the command has written the same."""
+    processes.make_private(run_dir)
+    for name, data in {**{name: text.encode("latin-1") for name, text in files.items()}, ARCHIVE: archive}.items():
+        if data:
+            replace_file(os.path.join(run_dir, name), data)

@@ -19,6 +19,7 @@ from muster.core.model import Job, Plan, as_json
 from muster.core.printable import line as safe
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux import processes
+from muster.linux.files import create_file
 from muster.linux.identity import identity
 from muster.protocol import trace
 from muster.rundir.finding import MORE_OF_IT, list_runs, some_ids, why_not_ours, why_refused
@@ -61,8 +62,7 @@ def remember_way(run: Run, way: Way) -> None:
     """Store how to reach the hosts of a run that is starting."""
     path = _way_file(run)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        json.dump(as_json(way), file)
+    create_file(str(path), json.dumps(as_json(way)).encode())
 
 
 def forget_way(run: Run) -> None:

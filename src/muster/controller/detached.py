@@ -143,12 +143,16 @@ class DetachedController(Controller):
         self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
 
     def _written(self) -> list[str]:
-        """Return the recorded events, without an incomplete last line."""
+        """Return the recorded events; remove an incomplete last line, to which the next event would be appended."""
+        path = self.run.path / "events.jsonl"
         try:
-            text = (self.run.path / "events.jsonl").read_text()
+            text = path.read_bytes()
         except FileNotFoundError:
             return []
-        return text[: text.rfind("\n") + 1].splitlines()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            os.truncate(path, len(whole))
+        return whole.decode().splitlines()
 
     def _rebuild(self) -> None:
         """Restore the state from recorded events, if there are any."""
@@ -213,7 +217,7 @@ class DetachedController(Controller):
 
     def keep_file(self, name: str, data: bytes) -> None:
         """Write a file of the run directory."""
-        self.scribe.put(name, 0, data)
+        self.scribe.replace(name, data)
 
     def notify(self, text: str) -> None:
         """Show a message to the user."""

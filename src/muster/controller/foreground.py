@@ -119,7 +119,7 @@ class ForegroundController(Controller):
 
     def keep_file(self, name: str, data: bytes) -> None:
         """Write a file of the run directory."""
-        self.scribe.put(name, 0, data)
+        self.scribe.replace(name, data)
 
     def notify(self, text: str) -> None:
         """Show a message to the user."""

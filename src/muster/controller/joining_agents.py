@@ -148,8 +148,7 @@ class JoiningAgents:
             "code": root,
             "code_place": code_tree.place(root) if root and not self.sent else [],
         }
-        with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(where, file)
+        self.run.replace(RENDEZVOUS, json.dumps(where).encode())
 
     # ---- joining ----------------------------------------------------------------------------------------------------
 

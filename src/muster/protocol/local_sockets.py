@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from muster.linux import procfs
+from muster.linux.files import replace_file
 
 TOKEN = "token"
 """The file with the token in the run directory, and in the archive that external launchers start."""
@@ -154,10 +155,7 @@ def new_token() -> str:
 
 def keep(run_dir: str, token: str) -> None:
     """Write the token where the owner's other terminals find it. Raises OSError."""
-    part = os.path.join(run_dir, f"{TOKEN}.{os.urandom(8).hex()}")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        file.write(token)
-    os.replace(part, os.path.join(run_dir, TOKEN))  # atomically; nodes that share the directory write the same token
+    replace_file(os.path.join(run_dir, TOKEN), token.encode())  # nodes that share the directory write the same token
 
 
 def _holds(name: str, uid: int) -> bool:

@@ -34,6 +34,7 @@ from muster.core.provenance import PROVENANCE, Provenance, provenance_from_json
 from muster.core.results import RunResult
 from muster.errors import InvalidRequest
 from muster.linux import processes
+from muster.linux.files import replace_file
 from muster.linux.processes import NO_ROOM
 from muster.protocol.paths import rank_file
 from muster.rundir.job_record import JOB, Scheduled, with_scheduler
@@ -111,15 +112,7 @@ class Run:
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a file atomically, even if several commands do that concurrently. Raises OSError."""
-        part = self.path / f"{name}.{os.urandom(8).hex()}.part"
-        try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-                file.write(data)
-        except OSError:
-            with suppress(OSError):
-                part.unlink()  # an incomplete file is useless, and takes space
-            raise
-        part.replace(self.path / name)
+        replace_file(str(self.path / name), data)
 
     def reserve(self, ranks: int) -> None:
         """Reserve space for the outcome of this many ranks; without it if the space is not available."""

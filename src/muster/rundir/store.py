@@ -146,6 +146,10 @@ def note_run(store: Store, path: Path) -> Run:
     return Run(path, "" if found else option_for(store.root))
 
 
+_DELETED = ".deleted"
+"""The directory beside run directories from which runs are deleted: a command sees a run completely, or not at all."""
+
+
 def _remove(path: Path) -> None:
     import shutil
 
@@ -159,4 +163,10 @@ def remove_run(store: Store, run: Run) -> None:
     with suppress(OSError):  # another process deletes it at the same time
         if run.uid == os.getuid():
             unlink_all(str(run.path))
-    _remove(run.path)
+    kept = run.path.parent / _DELETED / run.path.name
+    try:
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        run.path.rename(kept)
+    except OSError:  # another process deletes it, or this user may not rename it
+        _remove(run.path)
+    _remove(kept.parent)  # with what a process left that was killed while it did this

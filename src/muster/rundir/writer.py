@@ -71,6 +71,15 @@ class RunWriter:
         if then is not None:
             self.writer.then(then)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a whole file in one step."""
+
+        def do() -> None:
+            (self.run.path / name).parent.mkdir(mode=0o700, exist_ok=True)
+            self.run.replace(name, data)
+
+        self.do(do)
+
     def _lay(self, name: str, offset: int, data: bytes) -> None:
         path = self.run.path / name
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -18,6 +18,7 @@ from muster.core.accounting import Granted, Recorded
 from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
+from muster.linux.files import replace_file
 from muster.linux.shell import join, quote
 from muster.rundir.run import Run
 from muster.schedulers import SCHEDULERS, get_scheduler, typed
@@ -159,9 +160,7 @@ class SchedulerClient:
             self._silent_since = time.monotonic()
             return None
         with suppress(OSError):  # a full disk must not withhold the answer
-            part = kept.with_name(f"{kept.name}.{os.getpid()}")
-            part.write_text(json.dumps({"time": asked, "said": done.out}))
-            part.replace(kept)
+            replace_file(str(kept), json.dumps({"time": asked, "said": done.out}).encode())
         self._seen = asked, question.read(done)
         return self._seen[1]
 
@@ -423,7 +422,7 @@ class SchedulerClient:
         flag.unlink(missing_ok=True)
         if arrived:
             with suppress(OSError):
-                proven.write_text(json.dumps([*known, partition]))
+                replace_file(str(proven), json.dumps([*known, partition]).encode())
         elif "reached" in done.stdout:
             said = done.stderr.strip().splitlines()[:1]
             raise InvalidRequest(
