@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from scheduler_samples import given, without_hint
 
-from muster.config.options import RunOptions
 from muster.errors import InvalidRequest
-from muster.schedulers import SCHEDULERS, flux_env, flux_jobs, flux_request, options_of
+from muster.schedulers import flux_env, flux_jobs, flux_request
 from muster.schedulers.scheduler import After, Allocation, Answer, Final, Refusal, Wish
 
 WISH = Wish("train", 2, "8", None, None, run_dir="/runs/x")
@@ -56,11 +56,6 @@ allocated|gpu,debug|1|16|4|n2
 down|gpu|1|64|8|n3
 allocated||0|0|0|
 """
-
-
-def given(**options: object) -> RunOptions:
-    """Return options as if they had been typed."""
-    return RunOptions(("argv", options))
 
 
 def test_the_request_and_its_command_line() -> None:
@@ -176,7 +171,4 @@ def test_commands_inside_a_job_ask_the_instance_around_it(tmp_path: Path) -> Non
 
 
 def test_every_option_of_another_scheduler_has_a_hint() -> None:
-    own = options_of("flux")
-    others = {option.key for name in SCHEDULERS if name != "flux" for option in options_of(name).run.table}
-    others = {key for key in others if not key.endswith("_opt")} - set(own.borrows)
-    assert not others - own.instead.keys() - SCHEDULERS.keys()
+    assert not without_hint("flux")

@@ -7,24 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from scheduler_samples import given, recorded, without_hint
 
-from muster.config.options import RunOptions
 from muster.errors import InvalidRequest
-from muster.schedulers import SCHEDULERS, lsf_env, lsf_jobs, lsf_request, options_of
+from muster.schedulers import lsf_env, lsf_jobs, lsf_request
 from muster.schedulers.scheduler import After, Allocation, Final, Phase, Refusal, Wish
 
-RECORDED = Path(__file__).parent / "recorded" / "lsf"
 WISH = Wish("train", 2, "8", None, None, run_dir="/runs/x")
-
-
-def recorded(name: str) -> str:
-    """Return the output of a command."""
-    return (RECORDED / name).read_text()
-
-
-def given(**options: object) -> RunOptions:
-    """Return options as if they had been typed."""
-    return RunOptions(("argv", options))
 
 
 def test_the_request_and_its_command_line() -> None:
@@ -75,7 +64,7 @@ def test_what_is_refused(wish: Wish, options: dict[str, object], words: str) -> 
 
 
 def test_jobs() -> None:
-    found = lsf_jobs.jobs(recorded("jobs.json"))
+    found = lsf_jobs.jobs(recorded("lsf/jobs.json"))
     running, pending, timed_out, done = found.values()
     assert ("101", "train", "RUN", ("h01", "h02"), "") == (running.job, *running[1:4], running.why)
     assert pending.why.startswith("New job is waiting for scheduling; Not enough slots")
@@ -97,7 +86,7 @@ def test_no_job_is_an_answer(tmp_path: Path) -> None:
 
 
 def test_a_record() -> None:
-    found = lsf_jobs.record_of(recorded("jobs.json"))
+    found = lsf_jobs.record_of(recorded("lsf/jobs.json"))
     assert found is not None
     assert datetime(2026, 11, 27, 10).timestamp() == found.start
     assert datetime(2026, 11, 27, 11).timestamp() == found.end
@@ -124,11 +113,11 @@ def test_ends(stat: str, reason: str, state: str) -> None:
 
 
 def test_hosts_and_the_queue() -> None:
-    first, second = lsf_jobs.nodes(recorded("hosts.json"))
+    first, second = lsf_jobs.nodes(recorded("lsf/hosts.json"))
     assert ("h01", (), "ok", 64, 56, 514457, {"": 4}, "", True) == first
     assert (False, "fan broken") == (second.takes_jobs, second.reason)
-    assert {"h01": {"": 4}} == lsf_jobs.used_gpus(recorded("hosts.json"))
-    entry, pending, *_ = lsf_jobs.queue(recorded("jobs.json"))
+    assert {"h01": {"": 4}} == lsf_jobs.used_gpus(recorded("lsf/hosts.json"))
+    entry, pending, *_ = lsf_jobs.queue(recorded("lsf/jobs.json"))
     assert "Nov 28 02:00:00 2026" == pending.start
     assert ("101", "ann", "gpu", "RUN", 2, "gpu=8", "605 second(s)", "60.0", "", "train", "h01,h02", "") == entry
 
@@ -151,7 +140,4 @@ def test_the_allocation(tmp_path: Path) -> None:
 
 
 def test_every_option_of_another_scheduler_has_a_hint() -> None:
-    own = options_of("lsf")
-    others = {option.key for name in SCHEDULERS if name != "lsf" for option in options_of(name).run.table}
-    others = {key for key in others if not key.endswith("_opt")} - set(own.borrows)
-    assert not others - own.instead.keys() - SCHEDULERS.keys()
+    assert not without_hint("lsf")

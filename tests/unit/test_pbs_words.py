@@ -8,25 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from scheduler_samples import given, recorded, without_hint
 
-from muster.config.options import RunOptions
 from muster.errors import InvalidRequest
-from muster.schedulers import SCHEDULERS, _shared, options_of, pbs_env, pbs_jobs, pbs_request
+from muster.schedulers import _shared, pbs_env, pbs_jobs, pbs_request
 from muster.schedulers._shared import job_id, terms
 from muster.schedulers.scheduler import After, Allocation, Final, JobTerms, Phase, Refusal, Wish
 
-RECORDED = Path(__file__).parent / "recorded" / "pbs"
 WISH = Wish("train", 2, "8", None, None, run_dir="/runs/x")
-
-
-def recorded(name: str) -> str:
-    """Return the output of a command."""
-    return (RECORDED / name).read_text()
-
-
-def given(**options: object) -> RunOptions:
-    """Return options as if they had been typed."""
-    return RunOptions(("argv", options))
 
 
 def test_the_request_and_its_command_line() -> None:
@@ -103,7 +92,7 @@ def test_the_script() -> None:
 
 
 def test_jobs() -> None:
-    found = pbs_jobs.jobs(recorded("jobs.txt"))
+    found = pbs_jobs.jobs(recorded("pbs/jobs.txt"))
     assert ["12.pbs01", "13.pbs01", "14.pbs01", "15.pbs01"] == list(found)
     running, pending, held, hopeless = found.values()
     assert ("train", "R", ("x1001", "x1002"), "") == (running.name, running.state, running.hosts, running.why)
@@ -116,12 +105,12 @@ def test_jobs() -> None:
 
 
 def test_a_record() -> None:
-    found = pbs_jobs.record_of(recorded("jobs.txt"))
+    found = pbs_jobs.record_of(recorded("pbs/jobs.txt"))
     assert found is not None
     assert datetime(2026, 11, 27, 10).timestamp() == found.start
     assert datetime(2026, 11, 27, 11).timestamp() == found.end
     assert ("R", "gpuq", "0", ("x1001", "x1002")) == (found.state, found.partition, found.priority, found.hosts)
-    pending = pbs_jobs.record_of(recorded("jobs.txt").partition("\n\n")[2])
+    pending = pbs_jobs.record_of(recorded("pbs/jobs.txt").partition("\n\n")[2])
     assert pending is not None and datetime(2026, 11, 28, 2).timestamp() == pending.start
     assert pbs_jobs.record_of("") is None
 
@@ -149,15 +138,15 @@ def test_ends(more: str, state: str) -> None:
 
 
 def test_a_job_that_runs_has_no_end() -> None:
-    assert Final() == pbs_jobs.final_state(recorded("jobs.txt")) == pbs_jobs.final_state("")
+    assert Final() == pbs_jobs.final_state(recorded("pbs/jobs.txt")) == pbs_jobs.final_state("")
 
 
 def test_nodes_and_the_queue() -> None:
-    first, second = pbs_jobs.nodes(recorded("nodes.txt"))
+    first, second = pbs_jobs.nodes(recorded("pbs/nodes.txt"))
     assert ("x1001", ("gpuq",), "free", 64, 56, 515305, {"": 4}, "", True) == first
     assert (False, "fan broken", {"": 4}) == (second.takes_jobs, second.reason, second.gpus)
-    assert {"x1001": {"": 4}} == pbs_jobs.used_gpus(recorded("nodes.txt"))
-    entries = pbs_jobs.queue(recorded("jobs.txt"))
+    assert {"x1001": {"": 4}} == pbs_jobs.used_gpus(recorded("pbs/nodes.txt"))
+    entries = pbs_jobs.queue(recorded("pbs/jobs.txt"))
     assert (
         "12.pbs01",
         "ann",
@@ -222,7 +211,4 @@ def test_a_step_passes_the_environment_in_a_private_file(tmp_path: Path) -> None
 
 
 def test_every_option_of_another_scheduler_has_a_hint() -> None:
-    own = options_of("pbs")
-    others = {option.key for name in SCHEDULERS if name != "pbs" for option in options_of(name).run.table}
-    others = {key for key in others if not key.endswith("_opt")} - set(own.borrows)
-    assert not others - own.instead.keys() - SCHEDULERS.keys()
+    assert not without_hint("pbs")

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from scheduler_samples import given, recorded
 
-from muster.config.options import RunOptions
 from muster.errors import InvalidRequest
 from muster.schedulers import (
     SCHEDULERS,
@@ -26,26 +26,14 @@ from muster.schedulers._shared import job_id
 from muster.schedulers.scheduler import After, Allocation, Answer, Final, Phase, Refusal, Request, Wish
 from muster.schedulers.sge_request import ParallelEnvironment
 
-RECORDED = Path(__file__).parent / "recorded" / "sge"
-
 WISH = Wish("train", 2, "8", None, None, run_dir="/runs/x y")
-
-
-def recorded(name: str) -> str:
-    """Return the output of a command of Grid Engine."""
-    return (RECORDED / name).read_text()
-
-
-def given(**options: object) -> RunOptions:
-    """Return options as if they had been typed."""
-    return RunOptions(("argv", options))
 
 
 def test_the_request_and_its_command_line() -> None:
     options = given(resource=("gpu=1", "h_rt=1:00:00"), queue="gpu.q", sge_opt=("M=ann@example.org", "m=ea"))
     found = sge_request.request(WISH, options)
     assert (2, 16) == (found.nodes, found.tasks)
-    found = sge_request.complete(found).read(Answer(0, recorded("parallel_environments.txt").replace(" 4", " 8")))
+    found = sge_request.complete(found).read(Answer(0, recorded("sge/parallel_environments.txt").replace(" 4", " 8")))
     assert sge_batch.submit(found, "/runs/x y/batch.sh") == (
         *("qsub", "-terse", "-C", "", "-N", "train", "-S", "/bin/bash", "-j", "y"),
         *("-o", "/runs/x y/sge-$JOB_ID.out", "-notify", "-r", "n", "-wd", "/runs/x y"),
@@ -134,7 +122,7 @@ def test_the_parallel_environment_fits(nodes: int | None, slots: int, names: lis
 
 
 def test_parallel_environments() -> None:
-    out = recorded("parallel_environments.txt")
+    out = recorded("sge/parallel_environments.txt")
     assert {*sge_request.parallel_environments(out)} == {one for one in KNOWN if one.name not in ("loose", "small")}
     ask = sge_request.complete(Request("x", 2, tasks=6))
     with pytest.raises(InvalidRequest, match="gives a job 3 slots on each of 2 nodes") as caught:
@@ -198,7 +186,7 @@ def test_rejected(err: str, refusal: Refusal) -> None:
 
 
 def test_jobs() -> None:
-    found = sge_jobs.jobs(recorded("jobs.xml"))
+    found = sge_jobs.jobs(recorded("sge/jobs.xml"))
     scheduler = get_scheduler("sge")
     assert {job: (one.name, scheduler.phase(one.state), one.hosts) for job, one in found.items()} == {
         "45": ("held", Phase.PENDING, ()),
@@ -231,10 +219,10 @@ def test_states(letters: str, state: str) -> None:
 
 
 def test_the_record_of_a_job() -> None:
-    found = sge_jobs.record_of(recorded("running.xml"))
+    found = sge_jobs.record_of(recorded("sge/running.xml"))
     assert found is not None and found.start is not None
     assert ("running", found.start + 3600, "all.q") == (found.state, found.end, found.partition)
-    found = sge_jobs.record_of(recorded("pending.xml"))
+    found = sge_jobs.record_of(recorded("sge/pending.xml"))
     assert found is not None
     assert ("pending", None, None) == (found.state, found.start, found.end)
     assert 'cannot run in PE "mpi2" because it only offers 0 slots' in found.reason
@@ -267,8 +255,8 @@ def test_ends(failed: str, status: str, state: str) -> None:
 
 
 def test_the_end_of_jobs_that_are_no_longer_listed() -> None:
-    assert Final("killed") == sge_jobs.final_state(recorded("deleted_running.txt"), "47")
-    out = recorded("deleted_pending.txt")
+    assert Final("killed") == sge_jobs.final_state(recorded("sge/deleted_running.txt"), "47")
+    out = recorded("sge/deleted_pending.txt")
     assert Final("deleted") == sge_jobs.final_state(out, "45"), "it never ran, so accounting has no record"
     assert Final() == sge_jobs.final_state(out.replace(" 45 ", " 4 "), "45")
     again = QACCT.format(failed="25  : rescheduling", status="99") + QACCT.format(failed="0", status="3")
@@ -380,7 +368,7 @@ def test_a_step_with_stdin(tmp_path: Path) -> None:
 
 
 def test_nodes_and_the_whole_queue() -> None:
-    out = recorded("everything.xml")
+    out = recorded("sge/everything.xml")
     one, two = sge_nodes.nodes(out)
     assert ("n1", ("all.q",), "in use", 4, 2, {"": 2}, True) == (
         *(one.name, one.partitions, one.state, one.cores, one.free_cores, one.gpus, one.takes_jobs),
@@ -403,5 +391,5 @@ def test_nodes_and_the_whole_queue() -> None:
 
 
 def test_a_node_that_takes_no_jobs() -> None:
-    out = recorded("everything.xml").replace("<arch>", "<state>au</state><arch>", 1)
+    out = recorded("sge/everything.xml").replace("<arch>", "<state>au</state><arch>", 1)
     assert [("unreachable", False), ("in use", True)] == [(one.state, one.takes_jobs) for one in sge_nodes.nodes(out)]

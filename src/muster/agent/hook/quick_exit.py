@@ -51,11 +51,16 @@ _KNOWN: set[str] = set()
 
 def note_known_code() -> None:
     """Remember which native code of this process is known, so that its forks need not find out."""
+    _KNOWN.update(filter(is_known, _own_code() or ()))
+
+
+def _own_code() -> set[str] | None:
+    """Return the files of native code of this process; None if they cannot be read."""
     try:
         with open("/proc/self/maps", errors="replace") as file:
-            _KNOWN.update(filter(is_known, loaded_code(file.read())))
+            return loaded_code(file.read())
     except OSError:
-        pass
+        return None
 
 
 def leave_registrations() -> None:
@@ -75,11 +80,8 @@ def _is_all_known() -> bool:
     """Return whether nothing in this process does anything at the exit that anybody could notice."""
     if "KINETO_USE_DAEMON" in os.environ or "git" in str(getattr(sys.modules.get("torch"), "__version__", "")):
         return False  # the daemon gets a trace at the end; a torch that was built here may measure its own coverage
-    try:
-        with open("/proc/self/maps", errors="replace") as file:
-            return all(path in _KNOWN or is_known(path) for path in loaded_code(file.read()))
-    except OSError:
-        return False
+    code = _own_code()
+    return code is not None and all(path in _KNOWN or is_known(path) for path in code)
 
 
 def end_after_call() -> None:
