@@ -1,25 +1,30 @@
-"""The output of Slurm's, Grid Engine's and PBS's commands: any text gives a result, or one sentence."""
+"""The output of the schedulers' commands: any text, and any JSON, gives a result, or one sentence."""
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from fuzzing import any_text, near, result_or_sentence
+from fuzzing import any_text, near, result_or_sentence, spoilt
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scheduler_samples import recorded
 
 from muster.schedulers import (
     SCHEDULERS,
     _shared,
     flux_jobs,
+    flux_request,
     get_scheduler,
+    lsf_env,
     lsf_jobs,
+    lsf_request,
     pbs_jobs,
     pbs_request,
+    sge_accounting,
     sge_batch,
     sge_env,
     sge_jobs,
@@ -35,13 +40,6 @@ from muster.schedulers import (
     slurm_values,
 )
 from muster.schedulers._shared import job_id, limit_of
-
-RECORDED = Path(__file__).parent.parent / "unit" / "recorded"
-
-
-def recorded(name: str) -> str:
-    return (RECORDED / name).read_text()
-
 
 SCONTROL = (
     "JobId=7 JobName=x\n   JobState=RUNNING Reason=None StartTime=2026-11-27T00:05:09 EndTime=Unknown PreemptTime=None "
@@ -117,6 +115,19 @@ READERS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "PBS gpus": (pbs_jobs.used_gpus, (recorded("pbs/jobs.txt"),)),
     "LSF": (lsf_jobs.records, ('{"RECORDS": [{"JOBID": "7", "STAT": "RUN"}]}', '{"RECORDS": 3}', '{"a": ' * 9999)),
     "Flux": (flux_jobs.records, ('{"jobs": [{"id": 7}]}', '{"jobs": 3}', '{"id": 7}', "[" * 9999)),
+    "LSF bsub": (lsf_request.submitted, ("Job <12> is submitted to queue <normal>.\n", "Request accepted\n")),
+    "LSF bsub refuses": (lsf_request.refused, ("nosuch: No such queue. Job not submitted.\n",)),
+    "LSF hosts": (
+        lambda out: lsf_env.allocation({"LSB_JOBID": "7", "LSB_MCPU_HOSTS": out}),
+        ("h01 8 h02 4 ",),
+    ),
+    "Flux batch": (flux_request.submitted, ("ƒvCwZjB3\n",)),
+    "Flux batch refuses": (flux_request.refused, ("flux-batch: ERROR: [Errno 22] Invalid queue 'x' specified\n",)),
+    "Flux resource list": (
+        lambda out: (flux_jobs.nodes(out), flux_jobs.used_gpus(out)),
+        ("free|gpu,debug|2|96|8|n[1-2]\nallocated|gpu|1|16|4|n2\ndown||0|0|0|\n",),
+    ),
+    "qacct used": (sge_accounting.recorded, (recorded("sge/deleted_running.txt"),)),
     "sizes": (_shared.megabytes, ("256gb", "16384kb", "23.5G")),
     "numbers": (_shared.number, ("12",)),
     "seconds": (_shared.seconds_of, ("1:00:00", "::30")),
@@ -131,6 +142,70 @@ def test_any_output_gives_a_result_or_one_sentence(name: str, data: st.DataObjec
     read, samples = READERS[name]
     out = data.draw(near(*samples))
     result_or_sentence(lambda: read(out))
+
+
+BJOBS, BHOSTS = json.loads(recorded("lsf/jobs.json")), json.loads(recorded("lsf/hosts.json"))
+FLUX_JOBS = {
+    "jobs": [
+        {
+            "id": 7,
+            "name": "train",
+            "username": "ann",
+            "state": "RUN",
+            "queue": "gpu",
+            "nnodes": 2,
+            "urgency": 16,
+            "nodelist": "n[1-2]",
+            "t_submit": 1000.5,
+            "t_run": 1001.5,
+            "expiration": 4601.5,
+            "runtime": 65.3,
+            "duration": 3600.0,
+            "annotations": {"sched": {"t_estimate": 5000.0}},
+            "exception": {"type": "cancel"},
+        },
+        {"id": 8, "state": "SCHED", "annotations": {"sched": {"t_estimate": 5000.0, "reason_pending": "no"}}},
+        {"id": 9, "state": "DEPEND", "dependencies": ["after-success=7"]},
+        {"id": 10, "state": "INACTIVE", "result": "TIMEOUT", "annotations": {}},
+    ]
+}
+JSON_READERS: dict[str, tuple[Callable[[str], Any], Any]] = {
+    **{
+        f"LSF {read.__name__}": (read, BJOBS)
+        for read in (lsf_jobs.jobs, lsf_jobs.record_of, lsf_jobs.final_state, lsf_jobs.queue)
+    },
+    **{f"LSF {read.__name__}": (read, BHOSTS) for read in (lsf_jobs.nodes, lsf_jobs.used_gpus)},
+    **{
+        f"Flux {read.__name__}": (read, FLUX_JOBS)
+        for read in (flux_jobs.jobs, flux_jobs.record_of, flux_jobs.final_state, flux_jobs.queue)
+    },
+}
+
+
+@pytest.mark.parametrize("name", JSON_READERS)
+@given(data=st.data())
+def test_any_json_gives_a_result_or_one_sentence(name: str, data: st.DataObject) -> None:
+    read, document = JSON_READERS[name]
+    result_or_sentence(partial(read, json.dumps(data.draw(spoilt(document)))))
+
+
+WRONG: tuple[Any, ...] = (None, "", "-", "x", 0, -1, 10**400, 1e300, float("nan"), [], [3], {}, {"a": 1}, True)
+
+
+@pytest.mark.parametrize("name", JSON_READERS)
+def test_each_value_may_be_missing_or_wrong(name: str) -> None:
+    """Each field of each record, and of what is in it: absent, and of every type."""
+    read, document = JSON_READERS[name]
+    (rows,) = (rows for rows in document.values() if isinstance(rows, list))
+    for row in rows:
+        owners = [row, *(value for value in row.values() if isinstance(value, dict))]
+        for owner in [*owners, *(value["sched"] for value in owners if "sched" in value)]:
+            for key, value in list(owner.items()):
+                del owner[key]
+                result_or_sentence(partial(read, json.dumps(document)))
+                for owner[key] in WRONG:
+                    result_or_sentence(partial(read, json.dumps(document)))
+                owner[key] = value
 
 
 NUMBERS = ("9" * 5000, "9" * 400, "²", "٣", "1.2.3", "...", "-", "1e999", "")

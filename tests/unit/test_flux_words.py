@@ -172,3 +172,9 @@ def test_commands_inside_a_job_ask_the_instance_around_it(tmp_path: Path) -> Non
 
 def test_every_option_of_another_scheduler_has_a_hint() -> None:
     assert not without_hint("flux")
+
+
+def test_job_ids_that_are_none() -> None:
+    """A negative one has no name in base 58."""
+    told = json.dumps({"jobs": [{"id": -1, "state": "RUN"}, {"id": True}, {"id": 58, "state": "RUN"}]})
+    assert ["f21"] == list(flux_jobs.jobs(told))

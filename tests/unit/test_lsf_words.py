@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scheduler_samples import given, recorded, without_hint
 
-from muster.errors import InvalidRequest
+from muster.errors import ControlError, InvalidRequest
 from muster.schedulers import lsf_env, lsf_jobs, lsf_request
 from muster.schedulers.scheduler import After, Allocation, Final, Phase, Refusal, Wish
 
@@ -141,3 +141,15 @@ def test_the_allocation(tmp_path: Path) -> None:
 
 def test_every_option_of_another_scheduler_has_a_hint() -> None:
     assert not without_hint("lsf")
+
+
+def test_records_without_a_job_id_are_skipped() -> None:
+    told = '{"RECORDS": [{"STAT": "RUN"}, {"JOBID": "-p", "STAT": "RUN"}, {"JOBID": "7", "STAT": "RUN"}]}'
+    assert ["7"] == list(lsf_jobs.jobs(told)) == [one.job for one in lsf_jobs.queue(told)]
+    assert lsf_jobs.record_of('{"RECORDS": [{"STAT": "RUN", "START_TIME": "Foo 99 10:00:00 2026"}]}') is not None
+
+
+@pytest.mark.parametrize("said", ["", "Request accepted.\n", "Job <x> is submitted\n", "accepted\n"])
+def test_a_submission_without_an_id_is_one_sentence(said: str) -> None:
+    with pytest.raises(ControlError, match="the job was submitted, but its id is unknown"):
+        lsf_request.submitted(said)

@@ -11,9 +11,9 @@ import pytest
 from scheduler_samples import given, recorded, without_hint
 
 from muster.errors import InvalidRequest
-from muster.schedulers import _shared, pbs_env, pbs_jobs, pbs_request
+from muster.schedulers import SCHEDULERS, _shared, get_scheduler, pbs_env, pbs_jobs, pbs_request
 from muster.schedulers._shared import job_id, terms
-from muster.schedulers.scheduler import After, Allocation, Final, JobTerms, Phase, Refusal, Wish
+from muster.schedulers.scheduler import After, Allocation, Final, JobTerms, Phase, Refusal, Wish, program_of
 
 WISH = Wish("train", 2, "8", None, None, run_dir="/runs/x")
 
@@ -212,3 +212,26 @@ def test_a_step_passes_the_environment_in_a_private_file(tmp_path: Path) -> None
 
 def test_every_option_of_another_scheduler_has_a_hint() -> None:
     assert not without_hint("pbs")
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, 0), (35, 0), (153, 0), (1, 1), (255, 255)])
+def test_a_job_that_has_just_ended_hides_no_other(tmp_path: Path, status: int, code: int) -> None:
+    """qstat ends with 35 (PBSE_HISTJOBID), or 153 without a history (PBSE_UNKJOBID), and shows the rest."""
+    shown = "Job Id: 12.pbs01\n    Job_Name = x\n    job_state = R\n"
+    (tmp_path / "qselect").write_text("#!/bin/sh\necho 12.pbs01\necho 13.pbs01\n")
+    (tmp_path / "qstat").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\nprintf "{shown}"\nexit {status}\n')
+    for name in ("qselect", "qstat"):
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(pbs_jobs.mine(), env=env, capture_output=True, text=True, check=False)
+    assert code == done.returncode
+    assert "-f -w 12.pbs01 13.pbs01\n" == (tmp_path / "asked").read_text()
+    assert ["12.pbs01"] == list(pbs_jobs.jobs(done.stdout))
+
+
+def test_messages_name_the_program_that_shell_lines_run() -> None:
+    """Not `sh`: users know qstat, bjobs and flux."""
+    asks = [get_scheduler(name).jobs() for name in SCHEDULERS]
+    assert ["squeue", "qstat", "qstat", "bjobs", "flux"] == [program_of(ask.argv) for ask in asks]
+    final = [get_scheduler(name).final for name in SCHEDULERS]
+    assert ["sacct", "qacct", "qstat", "bjobs", "flux"] == [program_of(ask("7").argv) for ask in final if ask]

@@ -19,7 +19,7 @@ from muster.linux.identity import identity
 from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.sweeps import STOP, is_sweep, runs_by_point, sweep_of, why_not_started
-from muster.schedulers.scheduler import Final
+from muster.schedulers.scheduler import Final, program_of
 from muster.ui.text import outcome_as_json
 
 if TYPE_CHECKING:
@@ -224,9 +224,10 @@ def cancel(run: Run) -> None:
     scheduled, found = run.scheduled, _client_of(run)
     assert scheduled is not None and found is not None
     if is_anothers(run):
+        show, end = found.scheduler.jobs().argv, found.scheduler.cancel(scheduled.job)
         raise InvalidRequest(
             f"{run.id} belongs to another user, and claims to be job {scheduled.job}",
-            f"use `{found.scheduler.jobs().argv[0]}` and `{found.scheduler.cancel(scheduled.job)[0]}`",
+            f"use `{program_of(show)}` and `{program_of(end)}`",
         )
     found.cancel(scheduled.job)
 

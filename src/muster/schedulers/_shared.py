@@ -32,11 +32,16 @@ def job_id(out: str) -> str:
     """
     last = (out.strip().splitlines() or [""])[-1].partition(";")[0].strip()
     if not JOB_ID.fullmatch(last):
-        raise ControlError(
-            f"the job was submitted, but its id is unknown: the command printed `{last[:60]}`",
-            "list your jobs, and cancel this one",
-        )
+        raise no_id(last)
     return last
+
+
+def no_id(said: str) -> ControlError:
+    """Return the error for a submission whose output has no job id."""
+    return ControlError(
+        f"the job was submitted, but its id is unknown: the command printed `{said[:60]}`",
+        "list your jobs, and cancel this one",
+    )
 
 
 def seconds_of(text: str) -> float | None:

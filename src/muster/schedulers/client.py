@@ -33,11 +33,14 @@ from muster.schedulers.scheduler import (
     JobStatus,
     Phase,
     Request,
+    program_of,
 )
 
 T = TypeVar("T")
 
 _WITHIN, _SOON = 15.0, 4.0
+_NOT_FOUND = 127
+"""Exit status of a shell that does not find a program."""
 _AGAIN = 0.5
 """Seconds before a question is asked again that failed."""
 _GPUS_WITHIN, _GPUS_AGAIN = 8.0, 10.0
@@ -122,7 +125,7 @@ class SchedulerClient:
         except FileNotFoundError:
             raise InvalidRequest(f"command not found: {argv[0]}", self.scheduler.login_node) from None
         except subprocess.TimeoutExpired:
-            raise Unreachable(f"no answer from {argv[0]} within {_WITHIN:g}s", look) from None
+            raise Unreachable(f"no answer from {program_of(argv)} within {_WITHIN:g}s", look) from None
         if done.code != 0:
             said = (done.err.strip().splitlines() or ["no error message"])[-1]
             if self.scheduler.no_cluster and re.search(self.scheduler.no_cluster, done.err):
@@ -130,7 +133,9 @@ class SchedulerClient:
                     f"{self.title} commands are installed, but this machine is not part of a cluster",
                     "run this on a login node",
                 )
-            raise Unreachable(f"{argv[0]} failed: {said}", look)
+            if done.code == _NOT_FOUND and program_of(argv) != argv[0]:  # shell lines
+                raise InvalidRequest(f"command not found: {program_of(argv)}", self.scheduler.login_node)
+            raise Unreachable(f"{program_of(argv)} failed: {said}", look)
         return done.out
 
     def jobs(self, root: Path, since: float = 0.0, within: float = _WITHIN) -> dict[str, JobStatus] | None:
@@ -238,14 +243,12 @@ class SchedulerClient:
         by_host = {} if found is None else found.by_host
         if not accepted(found) and (claim or found is not None):
             look = f"look at it with `{join(ask.argv)}`, and submit it again"
-            what = f"the GPUs of job {allocation.job}"
+            what, program = f"the GPUs of job {allocation.job}", program_of(ask.argv)
             if found is None:
-                raise Unreachable(f"cannot determine {what}: {ask.argv[0]} gave no answer, but {claim} is set", look)
+                raise Unreachable(f"cannot determine {what}: {program} gave no answer, but {claim} is set", look)
             if not by_host:
                 said = found.requested or claim
-                raise Unreachable(
-                    f"cannot determine {what}: {ask.argv[0]} lists none, but the job requested {said}", look
-                )
+                raise Unreachable(f"cannot determine {what}: {program} lists none, but the job requested {said}", look)
             raise Unreachable(
                 f"{self.title} allocated no GPU to job {allocation.job}, which requested {found.requested}",
                 f"its nodes may not have registered after a restart of the controller; {look}",

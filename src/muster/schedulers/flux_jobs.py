@@ -74,40 +74,65 @@ def records(out: str) -> list[Mapping[str, Any]]:
         rows = list(found.get("jobs", [found]))
     except NOT_UNDERSTOOD:
         return []
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int)]
+    return [row for row in rows if isinstance(row, dict) and _is_id(row.get("id"))]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
+def _text(told: Mapping[str, Any], name: str) -> str:
+    """Return a field as text; empty if it is missing or something else."""
+    value = told.get(name)
+    return str(value) if isinstance(value, (str, int)) else ""
+
+
+def _time(told: Mapping[str, Any], name: str) -> float | None:
+    """Return a Unix time; None if it is missing, 0 or none."""
+    value = told.get(name)
+    return float(value) if isinstance(value, (int, float)) and 0 < value < _LATEST else None
+
+
+_LATEST = 1e11
+"""The latest Unix time that counts as one: later years have no date."""
+
+
+def _inside(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a field that is an object; an empty one if it is missing or something else."""
+    value = told.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _state(told: Mapping[str, Any]) -> str:
-    return str(told.get("result" if told.get("state") == "INACTIVE" else "state", ""))
+    return _text(told, "result" if told.get("state") == "INACTIVE" else "state")
 
 
 def _hosts(told: Mapping[str, Any]) -> tuple[str, ...]:
     try:
-        return tuple(parse_nodelist(str(told.get("nodelist", "")), "nodelist")) if told.get("nodelist") else ()
+        return tuple(parse_nodelist(nodes, "nodelist")) if (nodes := _text(told, "nodelist")) else ()
     except InvalidRequest:
         return ()
 
 
 def _sched(told: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the scheduler has noted about a job."""
-    found = (told.get("annotations") or {}).get("sched")
-    return found if isinstance(found, dict) else {}
+    return _inside(_inside(told, "annotations"), "sched")
 
 
-def _day(when: Any) -> str:
+def _day(when: float | None) -> str:
     """Return a Unix time for users; empty for none."""
-    return datetime.fromtimestamp(when).strftime("%Y-%m-%dT%H:%M:%S") if isinstance(when, (int, float)) and when else ""
+    return datetime.fromtimestamp(when).strftime("%Y-%m-%dT%H:%M:%S") if when else ""
 
 
 def _why(told: Mapping[str, Any]) -> str:
     """Return why a job has not started."""
-    waits = [str(one) for one in told.get("dependencies") or ()]
-    if waits:
-        return f"waits for {', '.join(waits)}"
+    waits = told.get("dependencies")
+    if waits and isinstance(waits, list):
+        return f"waits for {', '.join(map(str, waits))}"
     if told.get("urgency") == 0:
         return "held: its urgency is 0; see `flux job urgency`"
     sched = _sched(told)
-    return str(sched.get("reason_pending", "")) or "waiting for free resources"
+    return _text(sched, "reason_pending") or "waiting for free resources"
 
 
 def jobs(out: str) -> dict[str, JobStatus]:
@@ -116,7 +141,7 @@ def jobs(out: str) -> dict[str, JobStatus]:
     for told in records(out):
         job, state = f58(told["id"]), _state(told)
         pending = STATES.get(state) is Phase.PENDING
-        found[job] = JobStatus(job, str(told.get("name", "")), state, _hosts(told), why=_why(told) if pending else "")
+        found[job] = JobStatus(job, _text(told, "name"), state, _hosts(told), why=_why(told) if pending else "")
     return found
 
 
@@ -126,16 +151,16 @@ def record_of(out: str) -> JobRecord | None:
     if told is None:
         return None
     pending = STATES.get(_state(told)) is Phase.PENDING
-    start = _sched(told).get("t_estimate") if pending else told.get("t_run")
+    start = _time(_sched(told), "t_estimate") if pending else _time(told, "t_run")
     return JobRecord(
         _state(told),
         _why(told) if pending else "",
-        float(start) if start else None,
-        float(told["expiration"]) if told.get("expiration") else None,
-        preempted=(told.get("exception") or {}).get("type") == "preempt",
-        submitted=float(told["t_submit"]) if told.get("t_submit") else None,
-        partition=str(told.get("queue", "")),
-        priority=str(told.get("priority", "")),
+        start,
+        _time(told, "expiration"),
+        preempted=_inside(told, "exception").get("type") == "preempt",
+        submitted=_time(told, "t_submit"),
+        partition=_text(told, "queue"),
+        priority=_text(told, "priority"),
         hosts=_hosts(told),
     )
 
@@ -155,17 +180,17 @@ def queue(out: str) -> list[QueueEntry]:
         found.append(
             QueueEntry(
                 f58(told["id"]),
-                str(told.get("username", "")),
-                str(told.get("queue", "")),
+                _text(told, "username"),
+                _text(told, "queue"),
                 _state(told),
                 number(told.get("nnodes", 0)),
                 "",
                 clock_of(number(told.get("runtime", 0))) if told.get("runtime") else "",
                 clock_of(number(told["duration"])) if told.get("duration") else "",
                 _why(told) if pending else "",
-                str(told.get("name", "")),
-                str(told.get("nodelist", "")),
-                _day(_sched(told).get("t_estimate")) if pending else "",
+                _text(told, "name"),
+                _text(told, "nodelist"),
+                _day(_time(_sched(told), "t_estimate")) if pending else "",
             )
         )
     return found

@@ -14,7 +14,7 @@ from typing import Any
 from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.results import RunState
 from muster.schedulers._shared import megabytes, number
-from muster.schedulers.scheduler import Final, JobEnd, JobRecord, JobStatus, NodeStatus, Phase, QueueEntry
+from muster.schedulers.scheduler import JOB_ID, Final, JobEnd, JobRecord, JobStatus, NodeStatus, Phase, QueueEntry
 
 Record = Mapping[str, str]
 
@@ -59,17 +59,17 @@ esac
 
 def mine() -> tuple[str, ...]:
     """Return the command that lists the user's jobs, with those that have ended lately; `jobs` parses its output."""
-    return ("sh", "-c", _ASK, "sh", "-a", "-o", _FIELDS, "-json")
+    return ("sh", "-c", _ASK, "bjobs", "-a", "-o", _FIELDS, "-json")
 
 
 def one(job: str) -> tuple[str, ...]:
     """Return the command that shows a job; `record_of` and `final_state` parse its output."""
-    return ("sh", "-c", _ASK, "sh", "-o", _FIELDS, "-json", job)
+    return ("sh", "-c", _ASK, "bjobs", "-o", _FIELDS, "-json", job)
 
 
 def everything() -> tuple[str, ...]:
     """Return the command that lists the jobs of all users; `queue` parses its output."""
-    return ("sh", "-c", _ASK, "sh", "-u", "all", "-o", _FIELDS, "-json")
+    return ("sh", "-c", _ASK, "bjobs", "-u", "all", "-o", _FIELDS, "-json")
 
 
 def records(out: str) -> list[Record]:
@@ -80,6 +80,11 @@ def records(out: str) -> list[Record]:
     except NOT_UNDERSTOOD:
         return []
     return [{str(key): str(value) for key, value in row.items()} for row in rows if isinstance(row, dict)]
+
+
+def _of_jobs(out: str) -> list[tuple[str, Record]]:
+    """Return the job ids with the records of jobs; a record without a usable id is skipped."""
+    return [(told["JOBID"], told) for told in records(out) if JOB_ID.fullmatch(told.get("JOBID", ""))]
 
 
 def _state(told: Record) -> str:
@@ -100,12 +105,12 @@ def _hosts(told: Record) -> tuple[str, ...]:
 def jobs(out: str) -> dict[str, JobStatus]:
     """Return the jobs by id."""
     found = {}
-    for told in records(out):
+    for job, told in _of_jobs(out):
         state, why = _state(told), " ".join(told.get("PEND_REASON", "").split())
         pending = STATES.get(state) is Phase.PENDING
         held = "held: see `bresume`" if state == "PSUSP" else ""
-        found[told["JOBID"]] = JobStatus(
-            told["JOBID"],
+        found[job] = JobStatus(
+            job,
             told.get("JOB_NAME", ""),
             state,
             _hosts(told),
@@ -122,7 +127,10 @@ def _time(text: str) -> float | None:
     if not found:
         return None
     form = "%b %d %H:%M:%S %Y" if found[1] else "%b %d %H:%M %Y"
-    return datetime.strptime(" ".join(found[0].split()), form).timestamp()
+    try:
+        return datetime.strptime(" ".join(found[0].split()), form).timestamp()
+    except (ValueError, OverflowError):  # `Foo 99 10:00:00 2026`
+        return None
 
 
 def _limit(told: Record) -> float | None:
@@ -163,12 +171,12 @@ def final_state(out: str) -> Final:
 def queue(out: str) -> list[QueueEntry]:
     """Return the jobs of all users."""
     found = []
-    for told in records(out):
+    for job, told in _of_jobs(out):
         hosts = _hosts(told)
         gpus = number(told.get("GPU_NUM", ""))
         found.append(
             QueueEntry(
-                told["JOBID"],
+                job,
                 told.get("USER", ""),
                 told.get("QUEUE", ""),
                 told.get("STAT", ""),

@@ -88,8 +88,14 @@ def submit(request: Request, script: str) -> tuple[str, ...]:
 
 
 def submitted(out: str) -> str:
-    """Return the job id of `Job <12> is submitted to queue <normal>.`; a site may print its own text."""
-    return str(re.findall(r"Job <(\d+)>", out)[-1])
+    """Return the job id of `Job <12> is submitted to queue <normal>.`; a site may print its own text.
+
+    Raises `ControlError`.
+    """
+    found = re.findall(r"Job <(\d+)>", out)
+    if not found:
+        raise _shared.no_id(" ".join(out.split()))
+    return _shared.job_id(found[-1])
 
 
 _REFUSED = (

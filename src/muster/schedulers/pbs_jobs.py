@@ -60,14 +60,15 @@ def records(out: str) -> dict[str, dict[str, str]]:
 
 MINE = (
     'jobs=$(qselect -u "$(id -un)") || exit 1; [ -n "$jobs" ] || exit 0; '
-    "qstat -f -w $jobs; code=$?; [ $code = 35 ] || exit $code"
+    "qstat -f -w $jobs; code=$?; case $code in 35|153) ;; *) exit $code ;; esac"
 )
-"""Shell lines that list the jobs of this user; 35: one has ended meanwhile (PBSE_HISTJOBID)."""
+"""Shell lines that list the jobs of this user. 35 and 153: one has ended meanwhile, and the server keeps a history of
+it (PBSE_HISTJOBID), or knows it no longer (PBSE_UNKJOBID); qstat shows all others."""
 
 
 def mine() -> tuple[str, ...]:
     """Return the command that lists the user's jobs; `jobs` parses its output."""
-    return ("sh", "-c", MINE)
+    return ("sh", "-c", MINE, "qstat")
 
 
 def _hosts(told: Attributes) -> tuple[str, ...]:
@@ -101,14 +102,18 @@ def jobs(out: str) -> dict[str, JobStatus]:
 
 def one(job: str) -> tuple[str, ...]:
     """Return the command that shows a job, also one that has ended; `record_of` and `final_state` parse its output."""
-    return ("qstat", "-x", "-f", "-w", job)
+    return ("sh", "-c", _ONE, "qstat", job)
+
+
+_ONE = 'qstat -x -f -w "$1"; code=$?; case $code in 35|153) ;; *) exit $code ;; esac'
+"""Shell lines that show a job: one that the server does not know is an answer."""
 
 
 def _time(text: str | None) -> float | None:
     """Return the Unix time of `Fri Nov 27 10:00:00 2026`."""
     try:
         return datetime.strptime(text or "", "%a %b %d %H:%M:%S %Y").timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -26,6 +26,11 @@ class Answer(NamedTuple):
     err: str = ""
 
 
+def program_of(argv: Argv) -> str:
+    """Return the name, for users, of the program that a command runs; for shell lines, NAME of `sh -c LINES NAME`."""
+    return argv[3] if (*argv[:2],) == ("sh", "-c") and len(argv) > 3 else argv[0]
+
+
 class Ask(Generic[T]):
     """A question to a scheduler: the command line, and the function that parses its output."""
 

@@ -6,13 +6,13 @@ import re
 
 from muster.core.accounting import Recorded
 
-USED = 'qacct -j "$0" 2>/dev/null; exit 0'
+USED = 'qacct -j "$1" 2>/dev/null; exit 0'
 """Shell lines that print the records of a job; nothing while there are none, as in the first 15 s after its end."""
 
 
 def used(job: str, since: float) -> tuple[str, ...]:
     """Return the command that asks accounting what a job used; `recorded` parses its output."""
-    return ("sh", "-c", USED, job)
+    return ("sh", "-c", USED, "qacct", job)
 
 
 def recorded(out: str) -> Recorded | None:

@@ -82,7 +82,7 @@ def jobs(out: str) -> dict[str, JobStatus]:
     for host, place in (*placed, *(("", waiting) for waiting in tree.findall("job_info"))):
         for job in place.findall("job_list"):
             number, state = text_of(job, "JB_job_number"), state_of(text_of(job, "state"))
-            if not state:
+            if not state or not number:
                 continue
             before = found.get(number)
             hosts = before.hosts if before is not None else ()
@@ -98,13 +98,13 @@ def jobs(out: str) -> dict[str, JobStatus]:
     return found
 
 
-FINAL = 'qacct -j "$0" 2>&1; qstat -s z -u "*" 2>&1'
+FINAL = 'qacct -j "$1" 2>&1; qstat -s z -u "*" 2>&1'
 """Shell lines that ask accounting for the end of a job, and qmaster for the last jobs that have ended."""
 
 
 def final(job: str) -> tuple[str, ...]:
     """Return the command for the end of a job that is no longer listed; `final_state` parses its output."""
-    return ("sh", "-c", FINAL, job)
+    return ("sh", "-c", FINAL, "qacct", job)
 
 
 def final_state(out: str, job: str) -> Final:

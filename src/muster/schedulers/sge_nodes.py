@@ -105,7 +105,7 @@ def queue(out: str) -> list[QueueEntry]:
     for host, queue_name, element in (*placed, *(("", "", waiting) for waiting in tree.findall("job_info"))):
         for job in element.findall("job_list"):
             number, state = text_of(job, "JB_job_number"), state_of(text_of(job, "state"))
-            if not state:
+            if not state or not number:
                 continue
             wanted = {one.get("name", ""): (one.text or "").strip() for one in job.findall("hard_request")}
             before = found.get(number)

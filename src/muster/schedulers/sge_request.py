@@ -158,7 +158,7 @@ def complete(request: Request) -> Ask[Request]:
             else "ask an administrator for one with `control_slaves TRUE`",
         )
 
-    return Ask(("sh", "-c", LIST), read)
+    return Ask(("sh", "-c", LIST, "qconf"), read)
 
 
 # ---- inside a job ---------------------------------------------------------------------------------------------------
