@@ -128,6 +128,7 @@ def test_the_next_agent_removes_the_files_of_one_that_was_killed_with_its_guard(
         run.wrote("ready", range(2))
         found, agent = run.everybody(), process(run.agent())
         guard = next(one.pid for one in found if agent.pid in children(one.pid))
+        os.kill(agent.pid, signal.SIGSTOP)  # it would clean up as soon as its guard has gone
         os.kill(guard, signal.SIGKILL)
         os.kill(agent.pid, signal.SIGKILL)
         run.end()
