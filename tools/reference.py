@@ -63,6 +63,7 @@ def options() -> str:
     """The options of `muster run`, with their keys in muster.toml and environment variables."""
     from muster.config.options import RUN
     from muster.config.torchrun import IGNORED_TORCHRUN_OPTIONS
+    from muster.schedulers import described
 
     lines = [
         "# Options of `muster run` and `muster plan`",
@@ -86,7 +87,7 @@ def options() -> str:
             if option.group == group:
                 names = listed(option.names) + (f" {option.metavar}" if option.metavar else "")
                 key = "" if option.key == "help" else code(option.key)
-                rows.append((names, key, listed(option.variables), cell(option.description)))
+                rows.append((names, key, listed(option.variables), cell(described(option))))
         lines += ["", f"## {group}", "", table(*rows)]
     rows = [("option", "why it has no effect")]
     for option in RUN:

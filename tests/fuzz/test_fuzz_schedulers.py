@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scheduler_samples import recorded
 
+from muster.config.values import limit_of
 from muster.schedulers import (
     SCHEDULERS,
     _shared,
@@ -23,7 +24,6 @@ from muster.schedulers import (
     lsf_jobs,
     lsf_request,
     pbs_jobs,
-    pbs_request,
     sge_accounting,
     sge_batch,
     sge_env,
@@ -39,7 +39,7 @@ from muster.schedulers import (
     slurm_step,
     slurm_values,
 )
-from muster.schedulers._shared import job_id, limit_of
+from muster.schedulers._shared import job_id
 
 SCONTROL = (
     "JobId=7 JobName=x\n   JobState=RUNNING Reason=None StartTime=2026-11-27T00:05:09 EndTime=Unknown PreemptTime=None "
@@ -131,8 +131,6 @@ READERS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "sizes": (_shared.megabytes, ("256gb", "16384kb", "23.5G")),
     "numbers": (_shared.number, ("12",)),
     "seconds": (_shared.seconds_of, ("1:00:00", "::30")),
-    "--time": (_shared.duration_of, ("4:00:00", "1-12:00")),
-    "PBS qsub refuses": (pbs_request.refused, (SAID, "qsub: Unknown queue\n")),
 }
 
 

@@ -119,15 +119,15 @@ def test_qdel_and_the_time_limit(there: Cluster) -> None:
     run, job = there.started("waits.py")
     there.ask("qdel", job)
     assert "the job was cancelled" in there.muster("wait", run, code=137).stdout
-    done = there.muster("run", "--sge", "-N", "2", "-g", "2", "--resource", "h_rt=6", "waits.py", code=124)
+    done = there.muster("run", "--sge", "-N", "2", "-g", "2", "--time", "6s", "waits.py", code=124)
     assert "the job reached its time limit" in done.stderr
 
 
 def test_what_cannot_run_is_an_error(there: Cluster) -> None:
     done = there.muster("run", "--sge", "-N", "2", "-g", "3", "waits.py", code=2)
     assert "no parallel environment of Grid Engine gives a job 3 slots on each of 2 nodes" in done.stderr
-    done = there.muster("run", "--sge", "--time", "5", "waits.py", code=2)
-    assert "hint: use `--resource h_rt=4:00:00`" in done.stderr
+    done = there.muster("run", "--sge", "--mem", "5G", "waits.py", code=2)
+    assert "hint: use `--resource h_vmem=8G`" in done.stderr
     assert not list(there.root.glob("muster home/runs/*"))
 
 

@@ -62,7 +62,7 @@ def test_sizes(wish: Wish, options: dict[str, object], select: str) -> None:
         (WISH._replace(each="gpu"), {}, "-g gpu: the number of GPUs of a node"),
         (WISH._replace(spares=1), {}, "--spare-nodes 1"),
         (WISH, {"pbs_opt": ("N=x",)}, "--pbs-opt N: muster sets this option of qsub itself"),
-        (WISH, {"time": "soon"}, "--time soon: not a time limit"),
+        (WISH, {"time": "UNLIMITED"}, "--time UNLIMITED: not a length of time"),
     ],
 )
 def test_what_is_refused(wish: Wish, options: dict[str, object], words: str) -> None:
@@ -73,9 +73,9 @@ def test_what_is_refused(wish: Wish, options: dict[str, object], words: str) -> 
 def test_the_time_limit() -> None:
     assert JobTerms(before=120.0, chosen=True) == terms(given(time="4:00:00"))
     assert JobTerms() == terms(given())
-    texts = {"30": 1800, "1:30": 90, "1:00:00": 3600, "2-0": 172800, "1-12:30": 131400, "0-0:0:5": 5}
-    assert list(texts.values()) == [_shared.duration_of(text) for text in texts]
-    assert "36:30:00" == _shared.clock_of(131400)
+    texts = {"30": 1800, "1:30": 90, "1:00:00": 3600, "2-0": 172800, "1-12:30": 131400, "0-0:0:5": 5, "0": None}
+    assert list(texts.values()) == [_shared.time_limit(given(time=text)) for text in texts]
+    assert JobTerms() == terms(given(time="0")), "Slurm's word for no limit: that of the queue"
 
 
 def test_the_script() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from muster.agent.bootstrap import shell_script
+from muster.config.values import limit_of
 from muster.core.hostlist import parse_nodelist
 from muster.core.layout import layout
 from muster.core.model import Host, Late, Rank
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_step, slurm_values
-from muster.schedulers._shared import job_id, limit_of
+from muster.schedulers._shared import job_id
 from muster.schedulers.scheduler import After, Allocation, Request
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.cli.commands import COMMANDS, LAB, Command
+from muster.config.record import SHARED
 from muster.core.printable import Styled
+from muster.schedulers import SCHEDULERS, described, title
 from muster.ui.color import use_color
 
 if TYPE_CHECKING:
@@ -129,12 +131,15 @@ def print_command(name: str, command: Command, options: Sequence[Option[Any]], e
 def add_options(page: Page, options: Sequence[Option[Any]]) -> None:
     """The options, by group; all under one heading if there are few."""
     shown = [option for option in options if option.group]
-    groups = dict.fromkeys(option.group for option in shown) if len(shown) > _FEW else ("",)
-    for group in groups:
+    keys = {option.key for option in shown}
+    schedulers = [name for name in SCHEDULERS if name in keys]
+    only = title(schedulers[0]) if len(schedulers) == 1 else SHARED
+    groups = {option: only if option.group == SHARED else option.group for option in shown}
+    for group in dict.fromkeys(groups.values()) if len(shown) > _FEW else ("",):
         page.heading(group or "Options")
         for option in shown:
-            if group in ("", option.group):
-                page.row(", ".join(option.names), option.metavar, option.description)
+            if group in ("", groups[option]):
+                page.row(", ".join(option.names), option.metavar, described(option, schedulers))
     if any("DURATION" in option.metavar for option in shown):
         page.paragraph(_DURATION)
 

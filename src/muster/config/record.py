@@ -13,7 +13,7 @@ _DETAILS = re.compile(r": |; |, e\.g\. ")
 Source = Literal["argv", "environment", "muster.toml", "session", "default"]
 """The source of an option's value."""
 
-WHERE, LAUNCHER = "Where to run", "Launcher"
+WHERE, LAUNCHER, SHARED = "Where to run", "Launcher", "Several schedulers"
 """Headings in `--help` for options that are declared in several files."""
 
 T = TypeVar("T")

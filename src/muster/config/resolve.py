@@ -21,11 +21,12 @@ from muster.config.torchrun import reject_nested_launch
 from muster.core import env_forwarding
 from muster.core.hostlist import HostSpec
 from muster.core.model import ENDING, Job, TerminalSize
+from muster.core.plurals import listed
 from muster.core.results import OnHang
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS
-from muster.schedulers import SCHEDULERS, choosing, of_scheduler, options_of, title, typed
+from muster.schedulers import SCHEDULERS, choosing, named, options_of, takers, title, typed
 from muster.ui.terminal import size_here
 
 if TYPE_CHECKING:
@@ -43,23 +44,25 @@ def _check_scheduler(options: RunOptions) -> None:
         raise InvalidRequest(
             f"{others[0].long_name} cannot be combined with --scheduler {name}", "leave out one of them"
         )
-    borrowed = options_of(options.scheduled).borrows if options.scheduled else ()
-    for other in SCHEDULERS:
-        given = [option for option in options.all_given("argv") if of_scheduler(option) == other]
-        given = [option for option in given if option.key not in borrowed]
-        if given and options.scheduled != other:
-            names, what = ", ".join(option.long_name for option in given), title(other)
-            if options.scheduled:
-                instead = _instead(given[0].key, options.scheduled)
-                raise InvalidRequest(
-                    f"{given[0].long_name} is an option of {what}, and not available with {typed(options.scheduled)}",
-                    instead or "leave it out",
-                )
-            hint = f"add `{typed(other)}`"
-            if any(option.key == "time" for option in given):
-                hint += f"; to limit the duration of a run without {what}, use `--timeout 1h`"
-            verb = "requires" if len(given) == 1 else "require"
-            raise InvalidRequest(f"{names} {verb} {typed(other)}", hint)
+    given = [(option, takers(option)) for option in options.all_given("argv")]
+    given = [(option, valid) for option, valid in given if valid and options.scheduled not in valid]
+    if not given:
+        return
+    first, valid = given[0]
+    if options.scheduled:
+        raise InvalidRequest(
+            f"{first.long_name} is an option of {listed(map(title, valid))}, and not available with "
+            f"{typed(options.scheduled)}",
+            _instead(first.key, options.scheduled) or "leave it out",
+        )
+    for _, also in given:
+        valid = tuple(name for name in valid if name in also) or valid
+    names = [option.long_name for option, also in given if set(valid) <= set(also)]
+    hint = f"add {named(valid, 'or')}"
+    if "--time" in names:
+        hint += "; to limit the duration of a run without a scheduler, use `--timeout 1h`"
+    needed = typed(valid[0]) if len(valid) == 1 else "a scheduler"
+    raise InvalidRequest(f"{', '.join(names)} {'requires' if len(names) == 1 else 'require'} {needed}", hint)
 
 
 def _instead(key: str, scheduler: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -91,6 +92,46 @@ def some_seconds(value: str) -> float:
     if not time:
         raise ValueError("a duration above 0, such as `90`, `10m` or `1h30m`")
     return time
+
+
+UNLIMITED = ("UNLIMITED", "INFINITE", "-1")
+"""The words of sbatch for no time limit, in capital letters."""
+
+
+def limit_of(text: str) -> float | None:
+    """Return the seconds of a time limit in one of the forms of sbatch; None for any other text.
+
+    Minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS`.
+    """
+    found = re.fullmatch("(?:([0-9]{1,9})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text.strip())
+    if found is None:
+        return None
+    days, numbers = found[1], [int(number) for number in found.groups()[1:] if number is not None]
+    if days is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+        return int(days) * 86400.0 + hours * 3600 + minutes * 60 + seconds
+    hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+    return hours * 3600.0 + minutes * 60 + seconds
+
+
+def clock_of(seconds: int) -> str:
+    """Return seconds as `HH:MM:SS`."""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def time_limit(value: str) -> str:
+    """The time limit of a job as sbatch reads it; a duration with units, `4h` or `1h30m`, is converted to that."""
+    if limit_of(value) is not None or value.upper() in UNLIMITED:
+        return value
+    try:
+        total = math.ceil(seconds(value)) if value[-1:] in ("d", "h", "m", "s") else 0
+    except ValueError as error:
+        if str(error).startswith("at most"):
+            raise
+        total = 0
+    if not total:
+        raise ValueError("a time limit such as `4:00:00`, `4h`, `1-12` (days-hours) or `90` (minutes)")
+    return clock_of(total)
 
 
 def age(value: str) -> float:

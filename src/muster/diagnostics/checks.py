@@ -26,7 +26,6 @@ from muster.diagnostics.network_checks import (
 )
 from muster.diagnostics.scheduler_checks import scheduler
 from muster.diagnostics.storage_checks import directories, free_space, temporary_files
-from muster.schedulers import SCHEDULERS
 
 
 def _alone(cluster: ClusterFacts) -> str:
@@ -60,7 +59,7 @@ CHECKS = (
     Check("resource limits", limits, cheap=True),
     Check("clocks in sync", clocks, skip=_alone),
     Check("conflicting environment variables", variables, cheap=True),
-    Check(f"state in {' and '.join(row.title for row in SCHEDULERS.values())}", scheduler, skip=_without_scheduler),
+    Check("state in the scheduler", scheduler, skip=_without_scheduler),
 )
 
 

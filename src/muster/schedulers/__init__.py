@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from muster.config.record import Option, Options
+from muster.core.plurals import listed
 
 if TYPE_CHECKING:
     from muster.schedulers.scheduler import Scheduler
@@ -119,6 +120,26 @@ def chosen(options: Options) -> str:
         if value := options.value(option):
             return str(value) if option.key == "scheduler" else option.key
     return ""
+
+
+def takers(option: Option[Any]) -> tuple[str, ...]:
+    """Return the schedulers with which an option is valid: the one that it belongs to, and those that borrow it."""
+    owner = of_scheduler(option)
+    return tuple(name for name in SCHEDULERS if owner and (name == owner or option.key in options_of(name).borrows))
+
+
+def named(names: Sequence[str], last: str = "and") -> str:
+    """Return the options that choose these schedulers, for a sentence: `--pbs`, `--lsf` and `--flux`."""
+    return listed((f"`{typed(name)}`" for name in names), last)
+
+
+def described(option: Option[Any], among: Collection[str] = tuple(SCHEDULERS)) -> str:
+    """Return what an option does, with those of some schedulers with which it is valid, and its default."""
+    found = tuple(name for name in takers(option) if name in among)
+    if len(found) < 2:
+        return option.description
+    valid = "with any scheduler" if len(found) == len(SCHEDULERS) else f"with {named(found)}"
+    return f"{option.help}; {valid}" + option.description[len(option.help) :]
 
 
 def of_scheduler(option: Option[Any]) -> str:

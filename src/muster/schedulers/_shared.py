@@ -8,9 +8,11 @@ from typing import Any, Callable, NamedTuple, TypeVar
 
 from muster.agent.bootstrap import shell_script
 from muster.config.record import Option, Options
+from muster.config.values import limit_of
 from muster.core.layout import check_sizes
 from muster.errors import ControlError, InvalidRequest
 from muster.linux.shell import join, quote
+from muster.schedulers import takers
 from muster.schedulers.scheduler import JOB_ID, After, Allocation, Ask, JobTerms, Refusal, Request, Wish
 
 T = TypeVar("T")
@@ -63,18 +65,20 @@ def terms_of(limit: float | None) -> JobTerms:
     return JobTerms() if limit is None else JobTerms(before=min(WARN_BEFORE, limit / 4), chosen=True)
 
 
-def check_inside(table: Sequence[Option[Any]], name: str, allocation: Allocation, options: Options) -> None:
-    """Raise `InvalidRequest` for options of a scheduler that describe a new job, inside an existing one.
+def check_inside(name: str, allocation: Allocation, options: Options) -> None:
+    """Raise `InvalidRequest` for options of the scheduler `name` that describe a new job, inside an existing one."""
+    refuse_inside([option for option in options.table if name in takers(option)], allocation, options)
 
-    `name`: the key of the option that only chooses the scheduler.
-    """
-    made = [option for option in table if option.key != name and options.typed(option)]
+
+def refuse_inside(table: Iterable[Option[Any]], allocation: Allocation, options: Options) -> None:
+    """Raise `InvalidRequest` if any of these options was typed, as they describe a new job."""
+    made = [option.long_name for option in table if options.typed(option)]
     if made:
-        names = ", ".join(option.long_name for option in made)
-        raise InvalidRequest(
-            f"{names}: not available inside job {allocation.job}, which already has its nodes",
-            "leave them out" if len(made) > 1 else "leave it out",
-        )
+        hint = "leave them out" if len(made) > 1 else "leave it out"
+        if "--time" in made:
+            hint += "; to limit the duration of the run, use `--timeout 1h`"
+        what = f"{', '.join(made)}: not available inside job {allocation.job}"
+        raise InvalidRequest(f"{what}, which already has its nodes", hint)
 
 
 def sizes(wish: Wish, chosen: int | None, title: str, option: str) -> tuple[int | None, int]:
@@ -161,9 +165,12 @@ def _requested_memory(text: str, title: str) -> int:
 
 
 def time_limit(options: Options) -> int | None:
-    """Return the time limit of `--time` in seconds; None for that of the queue."""
-    text = value_of(options, "time")
-    return None if text is None else duration_of(str(text))
+    """Return the time limit of `--time` in seconds; None for that of the queue. Raises `InvalidRequest`."""
+    text = str(value_of(options, "time") or "0")
+    found = limit_of(text)
+    if found is None:
+        raise InvalidRequest(f"--time {text}: not a length of time", "leave it out for the limit of the queue")
+    return int(found) or None
 
 
 def script_of(
@@ -330,35 +337,6 @@ def value_of(options: Options, key: str) -> Any:
     """Return the value of an option by its key; None if there is no such option, or it is not given."""
     option = options.option(key)
     return options.value(option) if option is not None and options.given(option) else None
-
-
-def duration_of(text: str) -> int:
-    """Return the seconds of a time limit: minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS`.
-
-    Raises `InvalidRequest`.
-    """
-    found = limit_of(text)
-    if found is None:
-        raise InvalidRequest(f"--time {text}: not a time limit", "write it like `4:00:00` or `1-12`")
-    return int(found)
-
-
-def limit_of(text: str) -> float | None:
-    """Return the seconds of a time limit as `duration_of`, but None for any other text."""
-    found = re.fullmatch("(?:([0-9]{1,9})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text.strip())
-    if found is None:
-        return None
-    days, numbers = found[1], [int(number) for number in found.groups()[1:] if number is not None]
-    if days is not None:
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-        return int(days) * 86400.0 + hours * 3600 + minutes * 60 + seconds
-    hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
-    return hours * 3600.0 + minutes * 60 + seconds
-
-
-def clock_of(seconds: int) -> str:
-    """Return seconds as `HH:MM:SS`."""
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def counted(names: Iterable[str]) -> dict[str, int]:

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from muster.config.values import clock_of
 from muster.core.hostlist import parse_nodelist
 from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
-from muster.schedulers._shared import clock_of, number
+from muster.schedulers._shared import number
 from muster.schedulers.scheduler import Final, JobEnd, JobRecord, JobStatus, NodeStatus, Phase, QueueEntry
 
 STATES: Mapping[str, Phase] = {
@@ -109,7 +110,7 @@ def _state(told: Mapping[str, Any]) -> str:
 
 def _hosts(told: Mapping[str, Any]) -> tuple[str, ...]:
     try:
-        return tuple(parse_nodelist(nodes, "nodelist")) if (nodes := _text(told, "nodelist")) else ()
+        return tuple(parse_nodelist(listed, "nodelist")) if (listed := _text(told, "nodelist")) else ()
     except InvalidRequest:
         return ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from muster.schedulers import flux_env, flux_jobs, flux_options, flux_request
+from muster.schedulers import flux_env, flux_jobs, flux_request
 from muster.schedulers._shared import ask, check_inside, failed_steps, terms
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
@@ -23,7 +23,7 @@ SCHEDULER = Scheduler(
     step=flux_env.step,
     task=Task(flux_env.HOST, unset=flux_env.HOST + "_NONE", program="flux exec"),
     terms=terms,
-    check_inside=partial(check_inside, flux_options.RUN.table, "flux"),
+    check_inside=partial(check_inside, "flux"),
     refused=flux_request.refused,
     outputs=flux_request.OUTPUTS,
     final=lambda job: ask(flux_jobs.one(job), flux_jobs.final_state),

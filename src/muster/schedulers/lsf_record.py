@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from muster.schedulers import lsf_env, lsf_jobs, lsf_options, lsf_request
+from muster.schedulers import lsf_env, lsf_jobs, lsf_request
 from muster.schedulers._shared import ask, check_inside, failed_steps, terms
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
@@ -22,7 +22,7 @@ SCHEDULER = Scheduler(
     step=lsf_env.step,
     task=Task(lsf_env.HOST, unset=lsf_env.HOST + "_NONE", program="blaunch"),
     terms=terms,
-    check_inside=partial(check_inside, lsf_options.RUN.table, "lsf"),
+    check_inside=partial(check_inside, "lsf"),
     nodelist="nodelist",
     refused=lsf_request.refused,
     outputs=lsf_request.OUTPUTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from muster.schedulers import pbs_env, pbs_jobs, pbs_options, pbs_request
+from muster.schedulers import pbs_env, pbs_jobs, pbs_request
 from muster.schedulers._shared import ask, check_inside, failed_steps, job_id, terms
 from muster.schedulers.scheduler import Machines, Remedies, Scheduler, SignalRules, Task
 
@@ -23,7 +23,7 @@ SCHEDULER = Scheduler(
     step=pbs_env.step,
     task=Task(pbs_env.HOST, unset=pbs_env.HOST + "_NONE", program="pbs_tmrsh"),
     terms=terms,
-    check_inside=partial(check_inside, pbs_options.RUN.table, "pbs"),
+    check_inside=partial(check_inside, "pbs"),
     refused=pbs_request.refused,
     outputs=pbs_request.OUTPUTS,
     final=lambda job: ask(pbs_jobs.one(job), pbs_jobs.final_state),

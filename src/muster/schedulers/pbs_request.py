@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from muster.config.record import Options
+from muster.config.values import clock_of
 from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.pbs_options import RUN
@@ -41,7 +42,7 @@ def request(wish: Wish, options: Options) -> Request:
     place = options.value(RUN.place) or ("scatter" if size.nodes is not None else "free")
     asked = [("l", f"select={size.nodes or size.ranks}:{':'.join(chunk)}"), ("l", f"place={place}")]
     limit = _shared.time_limit(options)
-    asked += [("l", f"walltime={_shared.clock_of(limit)}")] if limit else []
+    asked += [("l", f"walltime={clock_of(limit)}")] if limit else []
     given = _shared.own_options(options.table_of("pbs"), options.value(RUN.pbs_opt), OURS, "--pbs-opt", "qsub")
     asked += _shared.values_under({"queue": "q", "account": "A", "project": "P"}, options)
     depends = ",".join(f"{how}:{job}" for how, job in _shared.ended(wish.after, _DEPENDS))

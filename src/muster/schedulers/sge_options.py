@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from muster.config import values
-from muster.config.record import Options, flag, optional, repeated
+from muster.config.record import SHARED, Options, flag, optional, repeated
 from muster.schedulers import SchedulerOptions, Unlike
 
 _GROUP = "Grid Engine"
@@ -33,11 +33,11 @@ class RUN(Options):
         "one per rank",
         group=_GROUP,
     )
-    queue = optional(("--queue",), "queue to submit to, e.g. `gpu.q`", "NAME", values.text, group=_GROUP)
-    project = optional(("--project",), "project to charge", "NAME", values.text, group=_GROUP)
+    queue = optional(("--queue",), "queue to submit to, e.g. `gpu.q`", "NAME", values.text, group=SHARED)
+    project = optional(("--project",), "project to charge", "NAME", values.text, group=SHARED)
     resource = repeated(
         ("--resource",),
-        "resources per slot: `h_rt=4:00:00` is a time limit, `gpu=1` a GPU where the cluster calls it so; repeatable",
+        "resources per slot, e.g. `h_vmem=8G`, or `gpu=1` where the cluster calls a GPU so; repeatable",
         "NAME[=VALUE]",
         values.text,
         group=_GROUP,
@@ -57,11 +57,11 @@ OPTIONS = SchedulerOptions(
     # not -q, which is --quiet of muster
     names={"project": ("-P",), "resource": ("-l",)},
     unlike={"-q": Unlike("--queue")},
+    borrows=("time",),
     instead={
         "partition": "choose a queue with `--queue NAME`",
         "account": "charge a project with `--project NAME`, or use `--sge-opt A=NAME`",
         "qos": "choose a queue with `--queue NAME`, or a priority with `--sge-opt p=-100`",
-        "time": "use `--resource h_rt=4:00:00`",
         "mem": "use `--resource h_vmem=8G`, per slot; `qconf -sc` lists the cluster's resources",
         "nodelist": "use `--resource hostname='n1|n2'`",
         "constraint": "request a resource with `--resource NAME=VALUE`; `qconf -sc` lists them",
@@ -75,7 +75,7 @@ OPTIONS = SchedulerOptions(
         "mail_user": "use `--sge-opt M=ADDRESS`",
         "cpus_per_task": "use `--slots N`: the slots of a node are its cores in most clusters",
         "exclusive": "use `--resource exclusive=true` where the cluster has such a resource",
-        "signal_before": "with a limit `--resource h_rt=…`, ranks that handle SIGUSR1 get it 120s before",
+        "signal_before": "with `--time`, ranks that handle SIGUSR1 get it 120s before",
         "output": "each rank has its log: `muster logs RUN --rank N`",
         "error": "each rank has its log: `muster logs RUN --rank N --stderr`",
         "place": "choose a parallel environment with `--pe NAME`",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from muster.schedulers import sge_accounting, sge_batch, sge_env, sge_jobs, sge_nodes, sge_options, sge_request
+from muster.schedulers import sge_accounting, sge_batch, sge_env, sge_jobs, sge_nodes, sge_request
 from muster.schedulers._shared import ask, check_inside, job_id
 from muster.schedulers.scheduler import (
     Ask,
@@ -52,7 +52,7 @@ SCHEDULER = Scheduler(
     step=sge_env.step,
     task=Task(sge_env.HOST, unset=sge_env.HOST + "_NONE", program="qrsh"),
     terms=sge_request.terms,
-    check_inside=partial(check_inside, sge_options.RUN.table, "sge"),
+    check_inside=partial(check_inside, "sge"),
     refused=sge_batch.refused,
     outputs=sge_request.OUTPUTS,
     final=_final,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from muster.config.record import Options
+from muster.config.values import clock_of
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest
 from muster.schedulers import _shared
@@ -78,6 +79,8 @@ def _options(options: Options) -> Iterable[tuple[str, str]]:
             yield name, str(options.value(option))
     for resource in options.value(RUN.resource):
         yield "l", resource
+    if time_limit(options) is not None and (limit := _shared.time_limit(options)) is not None:
+        yield "l", f"h_rt={clock_of(limit)}"
     if not any(name == "w" for name, _ in given):
         yield "w", "e"
     yield from given
@@ -165,7 +168,17 @@ def complete(request: Request) -> Ask[Request]:
 
 
 def time_limit(options: Options) -> float | None:
-    """Return the time limit in seconds that `--resource h_rt=…` sets; None for none."""
+    """Return the time limit in seconds that `--time` or `--resource h_rt=…` sets; None for none.
+
+    Raises `InvalidRequest` if both do.
+    """
+    limit, resource = _shared.time_limit(options), _limit_in_resources(options)
+    if limit is not None and resource is not None:
+        raise InvalidRequest("--time cannot be combined with --resource h_rt=…", "leave out one of them")
+    return resource if limit is None else float(limit)
+
+
+def _limit_in_resources(options: Options) -> float | None:
     for item in options.value(RUN.resource):
         for name, _, value in (part.partition("=") for part in item.split(",")):
             if name.strip() == "h_rt" and (found := _shared.seconds_of(value)) is not None:

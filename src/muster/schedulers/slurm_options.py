@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from muster.config import values
-from muster.config.record import Options, defaulted, flag, optional, repeated
+from muster.config.record import SHARED, Options, defaulted, flag, optional, repeated
 from muster.schedulers import SchedulerOptions, Unlike
 
 _GROUP = "Slurm"
@@ -34,16 +34,22 @@ class RUN(Options):
         group=_GROUP,
     )
     partition = optional(("--partition",), "partition to submit to", "NAME", values.text, group=_GROUP)
-    account = optional(("--account",), "account to charge", "NAME", values.text, group=_GROUP)
+    account = optional(("--account",), "account to charge", "NAME", values.text, group=SHARED)
     qos = optional(("--qos",), "quality of service", "NAME", values.text, group=_GROUP)
-    time = optional(("--time",), "time limit, e.g. `4:00:00`", "TIME", values.text, group=_GROUP)
-    mem = optional(("--mem",), "memory per node, e.g. `64G`", "SIZE", values.memory, group=_GROUP)
-    nodelist = optional(("--nodelist",), "nodes to request", "NODES", values.text, group=_GROUP)
-    constraint = optional(("--constraint",), "required node features", "LIST", values.text, group=_GROUP)
+    time = optional(
+        ("--time",),
+        "time limit of the job, e.g. `4:00:00`, `4h` or `1-12` (days-hours); a number is minutes",
+        "TIME",
+        values.time_limit,
+        group=SHARED,
+    )
+    mem = optional(("--mem",), "memory per node, e.g. `64G`", "SIZE", values.memory, group=SHARED)
+    nodelist = optional(("--nodelist",), "nodes to request", "NODES", values.text, group=SHARED)
+    constraint = optional(("--constraint",), "required features of nodes", "LIST", values.text, group=SHARED)
     comment = optional(("--comment",), "comment on the job", "TEXT", values.text, group=_GROUP)
     reservation = optional(("--reservation",), "reservation to use", "NAME", values.text, group=_GROUP)
     gpus_per_node = optional(
-        ("--gpus-per-node",), "GPUs per node, e.g. `8` or `a100:8`", "N", values.text, group=_GROUP
+        ("--gpus-per-node",), "GPUs per node, e.g. `8` or `a100:8`", "N", values.text, group=SHARED
     )
     gres = optional(
         ("--gres",), "generic resources per node: `gpu:8` is `--gpus-per-node 8`", "LIST", values.text, group=_GROUP
@@ -58,13 +64,13 @@ class RUN(Options):
     mail_user = optional(("--mail-user",), "mail address for these events", "ADDRESS", values.text, group=_GROUP)
     cpus_per_task = optional(
         ("--cpus-per-task",),
-        "cores per node in total, not per rank: each node runs one Slurm task for all of its ranks",
+        "cores per node in total, not per rank: in Slurm, each node runs one task for all of its ranks",
         "N",
         values.positive,
         "one per rank",
-        group=_GROUP,
+        group=SHARED,
     )
-    exclusive = flag(("--exclusive",), "allocate whole nodes", group=_GROUP)
+    exclusive = flag(("--exclusive",), "allocate whole nodes", group=SHARED)
     signal_before = defaulted(
         ("--signal-before",),
         "send SIGUSR1 to ranks that handle it this long before the time limit; `USR2@60` for another signal, 0 for "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from muster.config.record import Option, Options
-from muster.config.values import Warn
+from muster.config.values import Warn, limit_of
 from muster.core.layout import check_sizes
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_jobs, slurm_values
-from muster.schedulers._shared import limit_of
+from muster.schedulers._shared import refuse_inside
 from muster.schedulers.scheduler import Allocation, JobTerms, Request, Wish
 from muster.schedulers.slurm_options import RUN
 
@@ -161,13 +161,7 @@ def check_inside(allocation: Allocation, options: Options) -> None:
     """Raise `InvalidRequest` for options that request nodes, which an allocation already has."""
     asking: list[Option[object]] = [option for option in RUN.table if option not in _HOLD_INSIDE]
     asking += [option for option in options.table if option.key == "gpus"]
-    made = [option for option in asking if options.typed(option)]
-    if made:
-        names = ", ".join(option.long_name for option in made)
-        hint = "leave them out" if len(made) > 1 else "leave it out"
-        if RUN.time in made:
-            hint += "; to limit the duration of the run, use `--timeout 1h`"
-        raise InvalidRequest(f"{names}: not available inside job {allocation.job}, which already has its nodes", hint)
+    refuse_inside(asking, allocation, options)
     if options.typed(RUN.requeue):
         raise InvalidRequest(
             f"--requeue: muster cannot requeue job {allocation.job}, which it did not submit",
