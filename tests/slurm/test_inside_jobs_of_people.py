@@ -64,4 +64,4 @@ def test_options_of_sbatch(there: LabCluster) -> None:
     assert ["0 2", "1 2", "2 2", "3 2"] == sorted(done.stdout.splitlines())
     expedited = there.muster("run", "--slurm", "-g", "1", "--requeue", "2", "--expedite", "--", "true")
     assert 2 == expedited.returncode
-    assert "--expedite, which requires Slurm 25.11" in expedited.stderr
+    assert "error: --expedite requires Slurm 25.11, and sbatch here is that of Slurm " in expedited.stderr

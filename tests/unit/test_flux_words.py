@@ -67,7 +67,7 @@ def test_the_request_and_its_command_line() -> None:
         cpus_per_task=32,
         exclusive=True,
         constraint="a100",
-        flux_opt=("urgency=20",),
+        flux_opt=("urgency=20", "o=mpi=none"),
     )
     found = flux_request.request(WISH._replace(after=(After("fA", "ok"), After("fB", "failed"))), asked)
     assert (2, 16) == (found.nodes, found.tasks)
@@ -75,7 +75,7 @@ def test_the_request_and_its_command_line() -> None:
         *("flux", "batch", "--job-name=train", "--output=/runs/x/flux-{{id.f58plain}}.out"),
         *("--nodes=2", "--nslots=2", "--cores-per-slot=32", "--gpus-per-slot=4", "--time-limit=5430s", "--queue=gpu"),
         *("--bank=lab", "--requires=a100", "--exclusive", "--dependency=afterok:fA", "--dependency=afternotok:fB"),
-        *("--urgency=20", "/runs/x/batch.sh"),
+        *("--urgency=20", "-o", "mpi=none", "/runs/x/batch.sh"),
     )
     some = flux_request.options_of(flux_request.request(WISH._replace(nodes=None, each=None, ranks=16), given()))
     assert ["--nslots=16", "--cores-per-slot=1"] == some[2:]
@@ -93,6 +93,24 @@ def test_the_request_and_its_command_line() -> None:
 def test_what_is_refused(wish: Wish, options: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         flux_request.request(wish, given(**options))
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("bank=lab", "use `--account` of muster"),
+        ("env=-*", "use `--env` of muster"),
+        ("cwd=/x", "use `--cwd` of muster"),
+        ("nslots=3", "use `-N` or `-g` of muster"),
+        ("-c=3", "use `--cpus-per-task` of muster"),
+        ("quiet", "leave it out: muster sets it"),
+        ("output=x", "leave it out: muster sets it"),
+    ],
+)
+def test_what_to_use_in_place_of_options_that_muster_sets(option: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        flux_request.request(WISH, given(flux_opt=(option,)))
+    assert hint == caught.value.hint
 
 
 def test_job_ids() -> None:

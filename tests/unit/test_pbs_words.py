@@ -47,6 +47,9 @@ def test_the_request_and_its_command_line() -> None:
         (WISH._replace(each="gpu"), {"gpus_per_node": "2", "cpus_per_task": 32}, "2:ncpus=32:mpiprocs=2:ngpus=2"),
         (WISH._replace(nodes=None, each=None, ranks=16), {}, "16:ncpus=1:mpiprocs=1"),
         (WISH._replace(each=None, ranks=9), {}, "2:ncpus=5:mpiprocs=5"),
+        (WISH._replace(each="cpu"), {"cpus_per_task": 32}, "2:ncpus=32:mpiprocs=32"),
+        (WISH._replace(each="auto"), {"cpus_per_task": 32}, "2:ncpus=32:mpiprocs=32"),
+        (WISH._replace(each="auto"), {"gpus_per_node": "4"}, "2:ncpus=4:mpiprocs=4:ngpus=4"),
     ],
 )
 def test_sizes(wish: Wish, options: dict[str, object], select: str) -> None:
@@ -56,12 +59,29 @@ def test_sizes(wish: Wish, options: dict[str, object], select: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("each", "hint"),
+    [
+        ("cpu", "add `--cpus-per-task N`, or set the number of ranks per node, for example `-g 8`"),
+        (
+            "auto",
+            "add `--gpus-per-node N` or `--cpus-per-task N`, or set the number of ranks per node, for example `-g 8`",
+        ),
+    ],
+)
+def test_hints_that_can_be_followed(each: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        pbs_request.request(WISH._replace(each=each), given())
+    assert hint == caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("wish", "options", "words"),
     [
         (WISH._replace(gpus="8"), {}, "--gpus 8: PBS counts GPUs per node"),
         (WISH._replace(each="gpu"), {}, "-g gpu: the number of GPUs of a node"),
         (WISH._replace(spares=1), {}, "--spare-nodes 1"),
         (WISH, {"pbs_opt": ("N=x",)}, "--pbs-opt N: muster sets this option of qsub itself"),
+        (WISH._replace(each="cpu"), {}, "-g cpu: the number of cores of a node has to be known"),
         (WISH, {"time": "UNLIMITED"}, "--time UNLIMITED: not a length of time"),
     ],
 )

@@ -40,6 +40,7 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.launchers.roles import joined
 from muster.schedulers.scheduler import Allocation
+from muster.ui.plan_text import plan_in_words
 from muster.ui.terminal import prefixes
 from muster.ui.text import outcome_as_json, outcome_in_words
 
@@ -282,7 +283,8 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--sge --role a x.py : --role b y.py", "--sge cannot be combined with roles"),
         ("--slurm --role a x.py : --role b --gpus 2 y.py", "role b: --gpus cannot be combined with --slurm"),
         ("--role a -H n1 x.py : --role b y.py", "the roles need 2 hosts"),
-        ("--role a -H n1,n2,n3 x.py : --role b y.py", "no role has n3"),
+        ("--role a -H n1,n2,n3 x.py : --role b y.py", "n3 belongs to no role"),
+        ("--role a -H n[1-4] x.py : --role b y.py", r"n\[3-4\] belong to no role"),
         ("--role a x.py : --role b -H n1 y.py", "role b has hosts, and role a has none"),
         ("--role a x.py : --role b nothing.py", "nothing.py"),
         ("--role a/b x.py : --role b y.py", "invalid name of a role"),
@@ -290,6 +292,25 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_refused(scripts: Path, line: str, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
+        request(line)
+
+
+def test_the_plan_counts_a_shared_host_once() -> None:
+    """Each role has a node of its own there."""
+    made = plan_in_words(of_two(hosts=("a", "a"), launcher="exec"), "run", "/runs")
+    assert made.startswith("launcher  fork/exec, 5 ranks on 1 node\n")
+    assert plan_in_words(of_two(), "run", "/runs").startswith("launcher  fork, 5 ranks on 2 nodes\n")
+
+
+def test_the_hint_for_a_name_shows_the_pattern(scripts: Path) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        request("--role 1a x.py : --role b y.py")
+    assert "[A-Za-z][A-Za-z0-9_.-]*" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("line", ["--main x.py", "--role a --main x.py"])
+def test_main_requires_roles(scripts: Path, line: str) -> None:
+    with pytest.raises(InvalidRequest, match="--main requires several roles"):
         request(line)
 
 

@@ -12,7 +12,7 @@ from muster.core.model import Host, Late, Rank
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_step, slurm_values
 from muster.schedulers._shared import job_id
-from muster.schedulers.scheduler import After, Allocation, Request
+from muster.schedulers.scheduler import After, Allocation, Answer, Request
 
 
 def test_the_batch_script() -> None:
@@ -55,14 +55,18 @@ exec /venv/bin/python -I '/runs/x y/muster.pyz'
 
 
 def test_an_expedited_requeue() -> None:
-    """By the release notes of Slurm 25.11; older ones reject it, as recorded with 22.05."""
+    """By the release notes of Slurm 25.11; older ones reject the option."""
     asked = Request("it", 1, requeue="expedite")
     assert "--requeue=expedite" == slurm_batch.options(asked)[-1]
     assert "--no-requeue" == slurm_batch.options(asked._replace(requeue=""))[-1]
-    said = "sbatch: option '--requeue' doesn't allow an argument\nTry \"sbatch --help\" for more information\n"
-    words, hint = slurm_batch.refused(said)
-    assert "option '--requeue' doesn't allow an argument" == words
-    assert "leave out --expedite, which requires Slurm 25.11" == hint
+    ask = slurm_batch.checked_version(asked)
+    assert ask is not None and ("sbatch", "--version") == ask.argv
+    for newer in ("slurm 25.11.0\n", "slurm 26.05.1-1\n", "slurm-wlm 25.11.2\n", "of the site\n"):
+        assert asked == ask.read(Answer(0, newer))
+    for older in ("slurm-wlm 22.05.8\n", "slurm 25.05.3\n", "slurm 24.11.11\n"):
+        with pytest.raises(InvalidRequest, match=f"Slurm 25.11, and sbatch here is that of Slurm {older.split()[1]}"):
+            ask.read(Answer(0, older))
+    assert slurm_batch.checked_version(asked._replace(requeue="yes")) is None
 
 
 def test_a_job_array_and_jobs_to_wait_for() -> None:

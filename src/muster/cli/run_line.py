@@ -62,6 +62,8 @@ def read_roles(
     if options.typed(RunOptions.role) and any(word.partition("=")[0] == "--role" for word in left):
         raise InvalidRequest(f"`: {left[1]}`: a role begins with its name", "write `--role NAME` directly after `:`")
     if not (others or options.typed(RunOptions.all_roles)) or options.help:
+        if options.typed(RunOptions.main) and not options.help:
+            raise InvalidRequest("--main requires several roles", "leave it out: a run with one program ends with it")
         return parsed, options, []
     lines, typed = [(parsed, options)], parsed.options
     if options.typed(RunOptions.all_roles):

@@ -92,7 +92,10 @@ def check_lines(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
         if name == ROLE:
             raise InvalidRequest("each program of a run with roles needs a name", "add `--role NAME` to each of them")
         if not NAME.fullmatch(name):
-            raise InvalidRequest(f"invalid name of a role: `{name}`", "use letters, digits, `-`, `_` and `.`")
+            raise InvalidRequest(
+                f"invalid name of a role: `{name}`",
+                "begin with a letter, and use at most 63 letters, digits, `_`, `.` and `-`: `[A-Za-z][A-Za-z0-9_.-]*`",
+            )
         if names.count(name) > 1:
             raise InvalidRequest(f"two roles have the name {name}", "give each another name")
     options = lines[0][1]
@@ -161,7 +164,10 @@ def _hosts_of(lines: Sequence[RunOptions]) -> list[tuple[HostSpec, ...] | None]:
         )
     if needed < len(pool) and any(options.nnodes is None for options in lines):
         left = fold_hostlist(host.name for host in pool[needed:])
-        raise InvalidRequest(f"no role has {left}", "tell how many hosts each role has with `-N`")
+        verb = "belongs" if needed + 1 == len(pool) else "belong"
+        raise InvalidRequest(
+            f"{left} {verb} to no role", "set the number of hosts of each role with `-N`; without it a role has one"
+        )
     found: list[tuple[HostSpec, ...] | None] = []
     for options, count in zip(lines, counts):
         found.append(with_slots(pool[:count], options))

@@ -10,6 +10,7 @@ from muster.agent.bootstrap import shell_script
 from muster.config.record import Option, Options
 from muster.config.values import limit_of
 from muster.core.layout import check_sizes
+from muster.core.plurals import listed
 from muster.errors import ControlError, InvalidRequest
 from muster.linux.shell import join, quote
 from muster.schedulers import takers
@@ -135,6 +136,15 @@ def size_of(wish: Wish, options: Options, title: str) -> Size:
             f"--gpus-per-node {kind}:{gpus}: muster does not request a type of GPU from {title}",
             f"use `--gpus-per-node {gpus}`, and request nodes with this type in the words of {title}",
         )
+    if wish.each in ("auto", "cpu"):
+        per_node = (gpus if wish.each == "auto" else "") or str(cores or "")
+        if not per_node:
+            more = "`--gpus-per-node N` or " if wish.each == "auto" else ""
+            raise InvalidRequest(
+                f"-g {wish.each}: the number of cores of a node has to be known when a job is submitted to {title}",
+                f"add {more}`--cpus-per-task N`, or set the number of ranks per node, for example `-g 8`",
+            )
+        wish = wish._replace(each=per_node)
     if wish.each == "gpu" or (wish.each is None and wish.ranks is None and gpus):
         if not gpus.isdigit():
             raise InvalidRequest("-g gpu: the number of GPUs of a node has to be known", "add `--gpus-per-node N`")
@@ -227,10 +237,19 @@ def own_options(
     kept = [(name, "" if value is True else str(value)) for name, value in table.items() if name not in named]
     found = [*kept, *own]
     for name, _ in found:
-        if name in ours:
-            hint = f"use `{ours[name]}` of muster" if ours[name] else "muster needs that option itself"
-            raise InvalidRequest(f"{option} {name}: muster sets this option of {program} itself", hint)
+        refuse_ours(name, ours, option, program)
     return found
+
+
+def refuse_ours(name: str, ours: Mapping[str, str], option: str, program: str) -> None:
+    """Raise `InvalidRequest` if muster sets the option `name` of the submit program itself.
+
+    `ours`: these options, each with the options of muster to use instead, separated by commas; empty for none.
+    """
+    if name in ours:
+        instead = listed((f"`{word}`" for word in filter(None, ours[name].split(", "))), "or")
+        hint = f"use {instead} of muster" if instead else "leave it out: muster sets it"
+        raise InvalidRequest(f"{option} {name}: muster sets this option of {program} itself", hint)
 
 
 def values_under(names: Mapping[str, str], options: Options) -> list[tuple[str, str]]:

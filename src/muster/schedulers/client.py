@@ -366,7 +366,8 @@ class SchedulerClient:
 
     def complete(self, request: Request) -> Request:
         """Return the request with what only the cluster can tell. Raises `InvalidRequest`, `Unreachable`."""
-        return request if self.scheduler.complete is None else self.ask(self.scheduler.complete(request))
+        ask = self.scheduler.complete(request)
+        return request if ask is None else self.ask(ask)
 
     def submit(self, request: Request, script: Path, env: Mapping[str, str]) -> str:
         """Submit a script and return the job id. Raises `InvalidRequest` with the scheduler's own message."""

@@ -1,6 +1,6 @@
 """Translation of a run's options to a request for Flux, the batch script, and `flux batch`.
 
-From the manual pages of flux-core 0.7x (flux-batch(1)); not tried on a real one.
+From the manual page flux-batch(1) of flux-core 0.7x and later; not tried on a real one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from muster.schedulers.flux_options import RUN
 from muster.schedulers.scheduler import Refusal, Request, Wish
 
 OURS = {
-    **dict.fromkeys(
-        ("n", "nslots", "N", "nodes", "c", "cores-per-slot", "g", "gpus-per-slot"), "-N, -g, --gpus-per-node"
-    ),
-    **dict.fromkeys(("output", "error", "input", "wrap", "dry-run", "B", "bank", "env", "cwd", "o"), ""),
+    **dict.fromkeys(("n", "nslots"), "-N, -g"),
+    **dict.fromkeys(("N", "nodes"), "-N"),
+    **dict.fromkeys(("c", "cores-per-slot"), "--cpus-per-task"),
+    **dict.fromkeys(("g", "gpus-per-slot"), "--gpus-per-node"),
+    **dict.fromkeys(("output", "error", "input", "wrap", "dry-run", "quiet"), ""),
+    "bank": "--account",
+    "env": "--env",
+    "cwd": "--cwd",
     "job-name": "--name",
     "queue": "--queue",
     "q": "--queue",
@@ -27,7 +31,10 @@ OURS = {
     "exclusive": "--exclusive",
     "x": "--exclusive",
 }
-"""The options of `flux batch` that muster sets itself, each with the option of muster to use instead."""
+"""The options of `flux batch` that muster sets itself, each with the options of muster to use instead.
+
+`-B` (of the brokers), `-o` and `-S` are the user's. `--quiet` would hide the job id.
+"""
 
 OUTPUTS = ("flux-%j.out",)
 """The batch script's output in the run directory; `%j` is the job id."""
@@ -63,7 +70,9 @@ def _output(folder: str) -> str:
 def options_of(request: Request) -> list[str]:
     """Return all options of `flux batch`."""
     words = [f"--job-name={request.name}", f"--output={request.output}"]
-    return words + [f"--{name}={value}" if value else f"--{name}" for name, value in request.options]
+    for name, value in request.options:
+        words += _shared.dashed([(name, value)]) if len(name) == 1 else [f"--{name}={value}" if value else f"--{name}"]
+    return words
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:

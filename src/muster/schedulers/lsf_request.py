@@ -17,7 +17,7 @@ from muster.schedulers.scheduler import Refusal, Request, Wish
 OURS = {
     **dict.fromkeys(("e", "eo", "env", "I", "Ip", "Is", "K", "L", "o", "oo", "r", "rn"), ""),
     "J": "--name",
-    "n": "-N and -g",
+    "n": "-N, -g",
     "q": "--queue",
     "P": "--project",
     "W": "--time",

@@ -435,9 +435,9 @@ class Scheduler(NamedTuple):
     """Returns the environment for `submit`, with which the job starts unless `publishes_env`."""
     publishes_env: bool = False
     """True if other users could see variables that `submit` passes to the job: they are in `Request.env_file`."""
-    complete: Callable[[Request], Ask[Request]] | None = None
-    """Returns the question to ask before a request is submitted, about what only the cluster knows; the answer is the
-    complete request, or `InvalidRequest` is raised."""
+    complete: Callable[[Request], Ask[Request] | None] = lambda request: None
+    """Returns the question to ask before a request is submitted, about what only the cluster knows, if there is one;
+    the answer is the complete request, or `InvalidRequest` is raised."""
     exported: Callable[[Env], dict[str, str]] = lambda env: {}
     """Returns the variables that `clean` removes and scripts may need."""
     outputs: tuple[str, ...] = ()

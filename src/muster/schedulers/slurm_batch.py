@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from muster.agent.bootstrap import shell_script
+from muster.errors import InvalidRequest
 from muster.linux.shell import SBATCH, quote
-from muster.schedulers.scheduler import After, Request
+from muster.schedulers.scheduler import After, Answer, Ask, Request
 
 OURS: Mapping[str, str] = {
     "job-name": "--name",
@@ -26,8 +27,6 @@ OURS: Mapping[str, str] = {
     "parsable": "",
     "wait": "",
     "export": "--env",
-    "clusters": "",
-    "cluster": "",
 }
 """The options of sbatch that muster sets itself, each with the option of muster to use instead; empty for none."""
 
@@ -54,6 +53,30 @@ def help_of_sbatch() -> tuple[str, ...]:
 def options_of_sbatch(out: str) -> set[str]:
     """Return the long names of all options, without leading hyphens."""
     return set(re.findall(r"^\s*(?:-\w,\s+)?--([a-z][\w-]*)", out, re.MULTILINE))
+
+
+EXPEDITES = (25, 11)
+"""The first version of Slurm with `sbatch --requeue=expedite`."""
+
+
+def checked_version(request: Request) -> Ask[Request] | None:
+    """Return the question for Slurm's version if a request needs a recent one.
+
+    An older sbatch only says that `--requeue` takes no argument.
+    """
+    if request.requeue != "expedite":
+        return None
+
+    def read(answer: Answer) -> Request:
+        found = re.search(r"([0-9]{1,4})\.([0-9]{1,4})[.0-9]*", answer.out)
+        if found and (int(found[1]), int(found[2])) < EXPEDITES:
+            raise InvalidRequest(
+                f"--expedite requires Slurm 25.11, and sbatch here is that of Slurm {found[0]}",
+                "leave it out: with `--requeue N` alone the job waits in the queue again",
+            )
+        return request
+
+    return Ask(("sbatch", "--version"), read)
 
 
 _CHOOSES = ("partition", "account", "qos", "reservation", "constraint", "nodelist", "clusters")
@@ -132,7 +155,6 @@ _REFUSED = (
         "the cluster limits the numbers of points: `scontrol show config | grep MaxArraySize`",
     ),
     ("Invalid generic resource", "list the resources of each node with `sinfo -o '%N %G'`"),
-    ("option '--requeue' doesn't allow an argument", "leave out --expedite, which requires Slurm 25.11"),
     ("Unable to contact slurm controller", "slurmctld does not answer; try again later"),
 )
 

@@ -120,6 +120,7 @@ def _submit(request: Request, script: str) -> Ask[str]:
 SCHEDULER = Scheduler(
     title="Slurm",
     request=slurm_request.request,
+    complete=slurm_batch.checked_version,
     script=slurm_batch.batch_script,
     submit=_submit,
     jobs=_jobs,

@@ -9,7 +9,7 @@ from muster.config.values import Warn, limit_of
 from muster.core.layout import check_sizes
 from muster.errors import InvalidRequest
 from muster.schedulers import slurm_batch, slurm_jobs, slurm_values
-from muster.schedulers._shared import refuse_inside
+from muster.schedulers._shared import refuse_inside, refuse_ours
 from muster.schedulers.scheduler import Allocation, JobTerms, Request, Wish
 from muster.schedulers.slurm_options import RUN
 
@@ -41,10 +41,12 @@ def request(wish: Wish, options: Options) -> Request:
         name, _, value = item.partition("=")
         wanted[name.lstrip("-").replace("_", "-")] = value
     for name in wanted:
-        if name in slurm_batch.OURS:
-            own = slurm_batch.OURS[name]
-            hint = f"use `{own}` of muster" if own else "a run is one job, and muster needs that option itself"
-            raise InvalidRequest(f"--slurm-opt {name}: muster sets this option of sbatch itself", hint)
+        refuse_ours(name, slurm_batch.OURS, "--slurm-opt", "sbatch")
+        if name in ("clusters", "cluster", "M"):
+            raise InvalidRequest(
+                f"--slurm-opt {name}: muster submits to the cluster of this machine only",
+                "run muster on a login node of that cluster",
+            )
     said = {name: value for name, value in wanted.items() if value is not None}
     _check_warning(options, said.get("time", ""))
     nodelist = said.get("nodelist", "")

@@ -25,12 +25,14 @@ def plan_in_words(
     job = plan.job
     timeout = "none" if job.timeout is None else f"{job.timeout:g}s"
     restarts = f"up to {plural(job.max_restarts, 'restart')}" if job.max_restarts else "no restarts"
-    rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
+    launcher = "/".join(dict.fromkeys(role.job.launcher for role in plan.roles)) or job.launcher
+    count = len({node.host.name for node in plan.nodes})  # each role has a node of its own on a host that it shares
+    rows = [("launcher", f"{launcher}, {plural(plan.world_size, 'rank')} on {plural(count, 'node')}")]
     if any(command.python_index is not None for command in plan.commands):
         rows.append(("python", f"{python_inside(job)} ({job.python_source})"))
     rows += [("ship env", shipped)] if shipped else []
     rows += [("role", _role_in_words(plan, role)) for role in plan.roles]
-    rows += [("cwd", job.cwd)]
+    rows += [("cwd", job.cwd)] if not plan.roles else []
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
     if job.last_imports is not None and job.last_imports.run:
