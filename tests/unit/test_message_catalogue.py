@@ -173,7 +173,21 @@ def test_a_kind_is_one_message_between_two_ends() -> None:
 
 SAME = {
     *("call", "clock", "ack", "resize", "stdin", "stdin_taken", "output", "credit", "forward_signal"),
-    *("exec_request", "exec_result", "state", "kill", "stacks", "inspect", "collectives", "usage", "answer", "unknown"),
+    *(
+        "relay",
+        "relay_taken",
+        "relay_end",
+        "exec_request",
+        "exec_result",
+        "state",
+        "kill",
+        "stacks",
+        "inspect",
+        "collectives",
+        "usage",
+        "answer",
+        "unknown",
+    ),
 }
 """Kinds with the same meaning wherever they are sent, for example if an agent forwards a client's message."""
 

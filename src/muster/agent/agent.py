@@ -22,7 +22,7 @@ from muster.agent.external import free_port
 from muster.agent.links import RankLinks, put_files_there
 from muster.agent.local_requests import LocalRequests, open_socket
 from muster.agent.log_streaming import LogStreamer
-from muster.agent.rank_environment import Late
+from muster.agent.rank_environment import Late, word
 from muster.agent.ranks import RankProcesses
 from muster.agent.survey import Survey
 from muster.linux import processes
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from muster.agent.controller_process import ControllerProcess
     from muster.agent.dialer import ControllerDialer, Met
     from muster.agent.ranks import Hosting
+    from muster.agent.store_relay import StoreRelay
     from muster.protocol.handshake import Terms
 
 _LAST_WISH = 3.0
@@ -169,6 +170,8 @@ class Agent:
         self.inherited: Mapping[str, str] = os.environ
         """The environment that ranks inherit."""
         self.visitors: LocalRequests | None = None
+        self.relay: StoreRelay | None = None
+        """Relays connections to the store, if its port must not be reachable from other machines."""
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -281,6 +284,8 @@ class Agent:
                 self.emit("facts", **self.introduction)
             for frame in self.replay.values():
                 self.wire.send(frame)
+            if self.relay is not None:
+                self.relay.again()
         self.take(self.wire.feed(b""))  # what arrived together with the end of the handshake
 
     def supervisor_started(self, pid: int) -> None:
@@ -497,18 +502,45 @@ class Agent:
             file.write(text)
         return file.name
 
-    def on_open_store(self, payload: bytes, attempt: int, host: str, free: bool = False) -> None:
-        """Open the port of this attempt's store. `free`: find another port, for the programs of a role."""
+    def on_open_store(self, payload: bytes, attempt: int, host: str, free: bool = False, relays: bool = False) -> None:
+        """Open the port of this attempt's store. `free`: find another port, for the programs of a role. `relays`: ranks
+        of other nodes connect to it through the agents."""
         port = self.ranks.listen(host)
         self.listened = attempt
+        if relays:
+            self.store_relay().serve(attempt, port)
         if free:
             other = free_port(f"{self.run_id} {self.node} {attempt}")
             self.emit("store_opened", attempt=attempt, port=port, free=other)
         else:
             self.emit("store_opened", attempt=attempt, port=port)
 
-    def on_start_ranks(self, payload: bytes, attempt: int, late: Late) -> None:
-        """Start all ranks of this node. `late`: values by name that were not known to the plan."""
+    def store_relay(self) -> StoreRelay:
+        """Return what relays connections to the store."""
+        if self.relay is None:
+            from muster.agent.store_relay import StoreRelay  # imported late: only `--rendezvous` needs it
+
+            self.relay = StoreRelay(self.loop, self.emit, self.complain)
+        return self.relay
+
+    def on_relay(self, payload: bytes, attempt: int, node: int, number: int, offset: int, last: bool) -> None:
+        """Take bytes of a connection to the store from another node."""
+        self.store_relay().relayed(attempt, node, number, offset, payload, last)
+
+    def on_relay_taken(self, payload: bytes, attempt: int, node: int, number: int, upto: int) -> None:
+        """Handle that another node has passed on so many bytes of such a connection."""
+        self.store_relay().taken(attempt, node, number, upto)
+
+    def on_relay_end(self, payload: bytes, attempt: int, node: int, number: int) -> None:
+        """Handle that such a connection is gone at its other end."""
+        self.store_relay().ended(attempt, node, number)
+
+    def on_start_ranks(self, payload: bytes, attempt: int, late: Late, store_node: int | None = None) -> None:
+        """Start all ranks of this node. `late`: values by name that were not known to the plan. `store_node`: the node
+        of the store, to which this one relays the connections of its ranks."""
+        if store_node is not None:
+            port = self.store_relay().listen(attempt, store_node, int(word({"late": "MASTER_PORT"}, late)))
+            late = {**late, "MASTER_PORT": str(port)}
         for name in [name for name in self.replay if name != "ready" and name != "store_opened"]:
             del self.replay[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
@@ -607,6 +639,8 @@ class Agent:
             self.emit("cleaned_up", ended=[], left=[])
             return
         self.replay.pop("cleaned_up", None)
+        if self.relay is not None:
+            self.relay.end()
         self.cleanup.begin(patience, well)
 
     def on_stdin(self, payload: bytes, at: int, end: bool) -> None:

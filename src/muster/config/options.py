@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from muster.config import values
 from muster.config.record import LAUNCHER, WHERE, Included, Options, defaulted, flag, optional, repeated
-from muster.core.model import ENDING, GRACE, RESTART_DELAY, ROLE
+from muster.core.model import AUTHENTICATED, ENDING, GRACE, OPEN, RESTART_DELAY, ROLE
 from muster.core.results import OnHang
 from muster.runtimes import RUNTIMES, runtime
 from muster.schedulers import SCHEDULERS, chosen, options_of
@@ -97,6 +97,16 @@ class RunOptions(RunDirOptions):
         "DURATION",
         values.some_seconds,
         default="30s",
+        group=WHERE,
+    )
+    rendezvous = defaulted(
+        ("--rendezvous",),
+        "how ranks on other hosts reach the TCPStore: at a port of the first host, or with `authenticated` through "
+        "muster's own connections, so that the port listens on 127.0.0.1 only; see `muster docs security`",
+        "MODE",
+        values.rendezvous,
+        default=OPEN,
+        choices={OPEN: "at a port of the first host", AUTHENTICATED: "through muster's authenticated connections"},
         group=WHERE,
     )
     scheduler = optional(

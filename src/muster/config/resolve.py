@@ -20,7 +20,7 @@ from muster.config.spawning import calls_spawn
 from muster.config.torchrun import reject_nested_launch
 from muster.core import env_forwarding
 from muster.core.hostlist import HostSpec
-from muster.core.model import ENDING, Job, TerminalSize
+from muster.core.model import AUTHENTICATED, ENDING, Job, TerminalSize
 from muster.core.plurals import listed
 from muster.core.results import OnHang
 from muster.core.suggestions import did_you_mean
@@ -201,6 +201,7 @@ def make_job(
         log_dir=_log_dir(options, named),
         terminal=_terminal(options, env),
         lease=options.lease if named or options.scheduled else 0.0,
+        rendezvous=_rendezvous(options, launcher),
     )
     return JobRequest(
         job=job,
@@ -286,6 +287,16 @@ def _spare_nodes(options: RunOptions, launcher: str) -> int:
         hint = "use `--launcher fork` or `--launcher exec`"
         raise InvalidRequest(f"--spare-nodes cannot be combined with --launcher {launcher}", hint)
     return options.spare_nodes
+
+
+def _rendezvous(options: RunOptions, launcher: str) -> str:
+    """Return how ranks on other hosts reach the store. Raises `InvalidRequest` if the launcher has its own way."""
+    if options.rendezvous == AUTHENTICATED and LAUNCHERS[launcher].foreign:
+        raise InvalidRequest(
+            f"--rendezvous authenticated cannot be combined with --launcher {launcher}, which opens ports of its own",
+            "use `--launcher fork` or `--launcher exec`",
+        )
+    return options.rendezvous
 
 
 def _terminal(options: RunOptions, env: Mapping[str, str]) -> TerminalSize | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from muster.core import sweep
 from muster.core.layout import unfold
+from muster.core.model import AUTHENTICATED, OPEN
 from muster.core.results import OnHang
 from muster.core.sweep import Array, Parameter
 from muster.errors import InvalidRequest
@@ -180,6 +181,13 @@ def on_hang(value: str) -> str:
     """Check a value of `OnHang`."""
     if value not in list(OnHang):
         raise ValueError("warn, kill or restart")
+    return value
+
+
+def rendezvous(value: str) -> str:
+    """Check how ranks on other hosts reach the store."""
+    if value not in (OPEN, AUTHENTICATED):
+        raise ValueError(f"{OPEN} or {AUTHENTICATED}")
     return value
 
 

@@ -56,13 +56,14 @@ from muster.core.json_records import (
     usage_from_json,
 )
 from muster.core.layout import named
-from muster.core.model import Plan, as_json
+from muster.core.model import AUTHENTICATED, Late, Plan, as_json
 from muster.core.pace import Pace
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.provenance import PROVENANCE, provenance_as_json, provenance_from_json
 from muster.core.rank_env import late_values
 from muster.core.registrations import Registrations
+from muster.core.rendezvous import LOOPBACK
 from muster.core.results import (
     SIGKILL,
     SIGTERM,
@@ -296,7 +297,8 @@ class Controller:
         """Have a node open the port of an attempt's store."""
         several = bool(self.plan.roles)
         host = self.config.nodes[node].address if several else self.config.address
-        self.send_message(node, "open_store", attempt=attempt, host=host, **({"free": True} if several else {}))
+        more = {**({"free": True} if several else {}), **({"relays": True} if self.relays else {})}
+        self.send_message(node, "open_store", attempt=attempt, host=LOOPBACK.address if self.relays else host, **more)
 
     def start(self, link: AgentConnection, action: StartRanks) -> None:
         """Have a node start its ranks."""
@@ -305,9 +307,18 @@ class Controller:
             addresses = [known.address for known in self.config.nodes]
             ports = {node: (store.port, store.free) for node, store in self.supervisor.stores.items()}
             late.update(roles.late_values(self.plan, link.node, addresses, ports))
-        self.send_message(
-            link.node, "start_ranks", attempt=action.attempt, late={**self.config.nodes[link.node].late, **late}
-        )
+        more: dict[str, int] = {}
+        if self.relays:
+            late[Late.MASTER_ADDR.key] = LOOPBACK.address
+            store_node = roles.store_node(self.plan, link.node)
+            more = {"store_node": store_node} if store_node != link.node else {}
+        of_node = {**self.config.nodes[link.node].late, **late}
+        self.send_message(link.node, "start_ranks", attempt=action.attempt, late=of_node, **more)
+
+    @property
+    def relays(self) -> bool:
+        """Whether connections of ranks to the store on another node cross the connections of the agents."""
+        return self.plan.job.rendezvous == AUTHENTICATED and self.config.address != LOOPBACK.address
 
     def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
         """Send a message to a node."""
@@ -395,6 +406,37 @@ class Controller:
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, port: int, free: int = 0
     ) -> None:
         self.handle(StoreOpened(t, attempt, port, link.node, free))
+
+    def _on_relay(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        node: int,
+        number: int,
+        offset: int,
+        last: bool,
+    ) -> None:
+        if self._reaches(node):
+            at = {"attempt": attempt, "node": link.node, "number": number}
+            self.send_message(node, "relay", payload, **at, offset=offset, last=last)
+
+    def _on_relay_taken(
+        self, link: AgentConnection, t: float, payload: bytes, attempt: int, node: int, number: int, upto: int
+    ) -> None:
+        if self._reaches(node):
+            self.send_message(node, "relay_taken", attempt=attempt, node=link.node, number=number, upto=upto)
+
+    def _on_relay_end(
+        self, link: AgentConnection, t: float, payload: bytes, attempt: int, node: int, number: int
+    ) -> None:
+        if self._reaches(node):
+            self.send_message(node, "relay_end", attempt=attempt, node=link.node, number=number)
+
+    def _reaches(self, node: int) -> bool:
+        """Return whether messages about connections to the store are forwarded to this node."""
+        return self.relays and node < len(self.links)
 
     def _on_ranks_started(
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]

@@ -123,6 +123,7 @@ _JOB = {
     "terminal": optional(lambda data: record(TerminalSize, _TERMINAL, data, ("rows", "columns"))),
     "log_dir": text,
     "lease": number,
+    "rendezvous": text,
     "python_named": flag,
     "hold": optional(number),
     **dict.fromkeys(("session", "scheduler", "runtime", "runtime_value", "runs"), text),

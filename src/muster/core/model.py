@@ -118,6 +118,10 @@ PASSES = ("SIGUSR1", "SIGUSR2")
 """The signals that muster forwards by default to ranks that handle them."""
 
 
+OPEN, AUTHENTICATED = "open", "authenticated"
+"""How ranks on other nodes reach the store: at its port, or through the connections of the agents."""
+
+
 class Program(NamedTuple):
     """The program of the ranks."""
 
@@ -235,6 +239,8 @@ class Job(NamedTuple):
     """The pseudo-terminal used as stdout and stderr of ranks; None for none."""
     lease: float = 0.0
     """Seconds for which a node keeps its ranks running without a connection."""
+    rendezvous: str = OPEN
+    """How ranks on other nodes reach the store: `OPEN` or `AUTHENTICATED`."""
     python_named: bool = False
     """True if the user chose `python`; otherwise one that `setup` puts first in PATH replaces it."""
     scheduler: str = ""

@@ -21,6 +21,12 @@ def ranks_of(plan: Plan) -> tuple[RoleRanks, ...]:
     return tuple(RoleRanks(role.name, role.first_rank, role.ranks) for role in plan.roles)
 
 
+def store_node(plan: Plan, node: int) -> int:
+    """Return the node whose store the ranks of a node use: the first one of its role, or of the run."""
+    role = plan.role_of(node)
+    return 0 if role is None else role.first_node
+
+
 def role_of(rank: int, roles: Sequence[RoleRanks]) -> RoleRanks | None:
     """Return the role of a rank; None without roles."""
     return next((role for role in roles if 0 <= rank - role.first < role.ranks), None)

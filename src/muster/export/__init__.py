@@ -124,6 +124,7 @@ _ALL: Some = frozenset(
 
 _ONLY_MUSTER: dict[Option[Any], str] = {
     RunOptions.spare_nodes: "only muster replaces hosts",
+    RunOptions.rendezvous: "only muster relays connections to the store",
     RunOptions.lease: "there is no controller that could be lost",
     RunOptions.sync: "copy the code to the hosts first",
     RunOptions.ship_env: "copy the environment to the hosts first",

@@ -114,6 +114,7 @@ SINCE: Mapping[str, int] = {
             *("get_env_facts", "env_facts", "open_env", "env_opened", "fetch_env", "env_connected"),
             *("env_piece", "env_ready"),
             "take_place",
+            *("relay", "relay_taken", "relay_end"),
             *("start_run", "stop_run", "run_hosted", "run_left", "begin_run", "release", "visit_run"),
             *("open_store", "store_opened", "start_ranks", "ranks_started", "rank_registered", "rank_pids"),
             *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
@@ -179,6 +180,20 @@ _FACTS: Mapping[str, Type] = {
     "digests": maybe(BY_NAME),
     "ways": maybe(WAYS),
 }
+
+
+_CROSSING: Mapping[str, Type] = {"attempt": WHOLE, "node": WHOLE, "number": WHOLE}
+
+_RELAY: Mapping[str, tuple[Any, ...]] = {
+    "relay": (
+        "Bytes of a connection between a rank and the store; `node`: that of the other end; `last`: none follow.",
+        {**_CROSSING, "offset": COUNT, "last": FLAG},
+        "the bytes from `offset` on",
+    ),
+    "relay_taken": ("So many bytes of such a connection have reached their socket.", {**_CROSSING, "upto": COUNT}),
+    "relay_end": ("Such a connection is gone.", _CROSSING),
+}
+"""What agents send each other by way of the controller (`agent/store_relay.py`)."""
 
 
 def _leg(
@@ -341,12 +356,13 @@ MESSAGES: tuple[Message, ...] = (
             "take_place": ("Has a spare host take the place of this node.", {"node": WHOLE}),
             "open_store": (
                 "Has node 0, or the first node of a role, open the port of an attempt's store; `free`: find one more.",
-                {"attempt": WHOLE, "host": TEXT, "free": maybe(FLAG)},
+                {"attempt": WHOLE, "host": TEXT, "free": maybe(FLAG), "relays": maybe(FLAG)},
             ),
             "start_ranks": (
-                "Starts all ranks of the node.",
-                {"attempt": WHOLE, "late": LATE},
+                "Starts all ranks of the node; `store_node`: relay their connections to the store of that node.",
+                {"attempt": WHOLE, "late": LATE, "store_node": maybe(WHOLE)},
             ),
+            **_RELAY,
             "signal_ranks": (
                 "Sends a signal to ranks, and to an external launcher; `inspect`: after an inspection of that number.",
                 {"number": WHOLE, "ranks": NUMBERS, "launchers": maybe(FLAG), "inspect": maybe(or_null(WHOLE))},
@@ -482,6 +498,7 @@ MESSAGES: tuple[Message, ...] = (
                 "The port of the attempt's store is open; `free` is another free port.",
                 {"attempt": WHOLE, "port": WHOLE, "free": maybe(WHOLE)},
             ),
+            **_RELAY,
             "ranks_started": (
                 "The ranks of the node, or its launchers, were started.",
                 {"attempt": WHOLE, "pids": PIDS},

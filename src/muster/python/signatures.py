@@ -30,6 +30,7 @@ class RunKeywords(TypedDict, total=False):
     exclude: str | Sequence[str]
     ssh: str
     lease: float | str
+    rendezvous: str
     scheduler: str
     slurm: bool
     partition: str
@@ -137,6 +138,7 @@ def run(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -249,6 +251,7 @@ def run(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -361,6 +364,7 @@ def run(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -473,6 +477,7 @@ def run(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -608,6 +613,7 @@ def submit(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -720,6 +726,7 @@ def submit(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -832,6 +839,7 @@ def submit(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
@@ -944,6 +952,7 @@ def submit(
     exclude: str | Sequence[str] | None = None,
     ssh: str | None = None,
     lease: float | str | None = None,
+    rendezvous: str | None = None,
     scheduler: str | None = None,
     slurm: bool | None = None,
     partition: str | None = None,
