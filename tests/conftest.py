@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from canaries import canaries
 from program import Muster
+
+__all__ = ["canaries"]
 
 pytest_plugins = ["muster.lab.testing"]
 

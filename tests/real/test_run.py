@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from canaries import Canaries
 from running import EXAMPLE, RunProcesses, log, newest, outcome
 from waiting import until
 
@@ -39,7 +40,7 @@ def told(muster: Any, rank: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
-def test_the_example_sums_on_four_ranks(muster: Any, launcher: str) -> None:
+def test_the_example_sums_on_four_ranks(muster: Any, launcher: str, canaries: Canaries) -> None:
     done = muster("run", "-g", "4", "--launcher", launcher, str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
     assert "[0] the sum of 0 to 3 is 6, as it should be" in done.stdout.splitlines()

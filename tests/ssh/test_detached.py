@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from canaries import Canaries
 from conversation import kinds, traced, unknown
 from lab_cluster import TICK, LabCluster, Logins, in_step
 from waiting import until
@@ -25,7 +26,7 @@ SUPERVISOR = {"here": "head", "hosts": "n1"}
 
 
 @pytest.mark.parametrize("where", ON)
-def test_a_detached_run_continues_and_is_reported(there: LabCluster, where: str) -> None:
+def test_a_detached_run_continues_and_is_reported(there: LabCluster, where: str, canaries: Canaries) -> None:
     there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "-d", *ON[where], there.script(TICK), "300", "0.05")
     assert 0 == done.returncode, done.stderr

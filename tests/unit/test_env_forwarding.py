@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from muster.core import env_forwarding
 from muster.core.env_forwarding import (
     forwarded,
     is_forwarded,
@@ -138,3 +140,10 @@ def test_what_is_no_secret_in_a_line_of_setup_stays() -> None:
 
 def test_settings_that_hold_other_variables_are_not_open() -> None:
     assert "geheim" not in stored("MUSTER_ENV", "ANY=geheim")
+
+
+def test_what_is_a_secret_is_decided_in_one_place() -> None:
+    """Patterns of secret names, options and values are in `core/env_forwarding.py` alone."""
+    pattern = re.compile(r"re\.compile\([^)]*(?:passw|secret|token|api.?key|credential)", re.IGNORECASE | re.DOTALL)
+    source = Path(env_forwarding.__file__).parents[1]
+    assert ["env_forwarding.py"] == [path.name for path in source.rglob("*.py") if pattern.search(path.read_text())]
