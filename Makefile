@@ -6,6 +6,9 @@
 # make fuzz    random input for all parsers and protocols: an hour; a failure prints how to replay it
 # make bench   muster beside other launchers, all rows: about an hour; writes docs/benchmarks.md
 # make gpu-check  muster on a machine with a GPU: one table, 6 minutes, no network
+# make sbom    the software bill of materials of the wheel, into build
+# make audit   known vulnerabilities of the packages in tools/constraints.txt; asks the package index, so it is not in CI
+# make lock    write tools/constraints.txt from what is installed in .venv
 # make docs    the reference out of the code, and the site, into build/site
 
 PYTHON ?= python3
@@ -13,7 +16,7 @@ PY := .venv/bin/python
 # twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
 WORKERS ?= 4
 
-.PHONY: demo test lab-test check fast fuzz bench gpu-check docs clean
+.PHONY: demo test lab-test check fast fuzz bench gpu-check sbom audit lock docs clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -47,6 +50,18 @@ bench: .venv/dev
 gpu-check:
 	PYTHONPATH=src $(PYTHON) bench/gpu_check.py
 
+sbom: .venv/dev
+	tools/sbom
+
+# a package that could not be looked up is a failure, too
+audit: .venv/dev
+	tools/release-tools
+	build/release/bin/pip-audit --strict --no-deps --disable-pip --requirement tools/constraints.txt
+
+lock: .venv/dev
+	tools/release-tools
+	tools/lock
+
 docs: .venv/dev
 	$(PY) tools/reference.py
 	$(PY) tools/layers.py
@@ -57,7 +72,7 @@ clean:
 	rm -rf .venv
 
 # the interpreter and the packages; made once, and again when what is needed changes
-.venv/demo: pyproject.toml tools/venv
+.venv/demo: pyproject.toml tools/venv tools/constraints.txt
 	PYTHON=$(PYTHON) tools/venv demo
 	touch $@
 
