@@ -72,6 +72,7 @@ def test_over_ssh_no_port_of_the_store_can_be_reached_and_nothing_is_lost_with_t
     (controller,) = there.pids("n1", "muster.pyz serve")
     os.kill(controller, signal.SIGKILL)
     assert 0 == there.muster("wait", "last").returncode
+    assert "supervisor began again" in (there.run / "events.jsonl").read_text()
     assert [f"counted 400 {1 << 20}"] * 4 == [there.log(rank).splitlines()[-1] for rank in range(4)]
     there.nothing_left()
     until(lambda: not connects(there, "n2", "127.0.0.1", port), "the port is closed with the run")
