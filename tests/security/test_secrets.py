@@ -63,7 +63,7 @@ def test_reports_exported_scripts_and_what_commands_print_hold_no_secret(
         ("report", "last", "--output", str(tmp_path / "report.html")),
         ("show", "last"),
         ("show", "last", "--json"),
-        ("logs", "last", "--json"),
+        ("logs", "last", "--timestamps"),
         ("plan", "--json", *options, path),
         ("plan", "--show-env", *options, path),
         ("export", "sbatch", "-N", "2", *options, path),
