@@ -83,6 +83,12 @@ class Environment(NamedTuple):
     notes: tuple[str, ...] = ()
 
     @property
+    def in_words(self) -> str:
+        """What it is, for users."""
+        kind = {"venv": "virtual environment", "conda": "conda environment"}.get(self.kind, "Python")
+        return f"{kind} {self.prefix}"
+
+    @property
     def size(self) -> int:
         """The bytes of all files."""
         return sum(entry.size for entry in self.entries)

@@ -68,7 +68,9 @@ def shipped(alone: LabCluster) -> Iterator[Shipped]:
 def test_an_environment_is_sent_once(shipped: Shipped) -> None:
     done = shipped.run()
     assert 0 == done.returncode, done.stderr
-    assert re.search(r"sending the venv environment \S+ to n\[1-3\]: \d+ files \(2\.\d MiB\)", done.stderr), done.stderr
+    assert re.search(r"sending the virtual environment \S+ to n\[1-3\]: \d+ files \(2\.\d MiB\)", done.stderr), (
+        done.stderr
+    )
     addresses = {line.split()[1] for line in done.stdout.splitlines()}
     assert len(addresses) == 1 and 3 == len(done.stdout.splitlines())
     (prefix,) = addresses

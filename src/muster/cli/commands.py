@@ -189,10 +189,11 @@ COMMANDS: Mapping[str, Command] = {
     "clean": Command(
         "terminate orphaned processes of your runs",
         ("",),
-        ("muster clean --dry-run", "muster clean --hosts n[1-4]"),
+        ("muster clean --dry-run", "muster clean --hosts n[1-4]", "muster clean --environments --hosts n[1-4]"),
         "docs/recover.md",
         "muster.cli.clean",
-        "Processes are found by the run id in their environment, never by name.",
+        "Processes are found by the run id in their environment, never by name. Exit code 1: a process is still alive; "
+        "3: a host did not answer.",
     ),
     "why": Command(
         "tell which rank keeps the others waiting",

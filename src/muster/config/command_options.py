@@ -210,7 +210,10 @@ class CleanOptions(RunDirOptions):
     hosts, hostfile, ssh = _HOSTS_OR_HERE
     python = optional(("--python",), "Python interpreter on the hosts", "PATH", values.text, "python3", group=LAUNCHER)
     environments = flag(
-        ("--environments",), "also remove environments of `--ship-env` that no process uses, however new", group=OUTPUT
+        ("--environments",),
+        "also remove environments that `--ship-env` copied, if no process uses them and no run did so in the last 10 "
+        "minutes",
+        group=OUTPUT,
     )
     env_dir = RunOptions.env_dir
     dry_run = flag(("-n", "--dry-run"), "list orphaned processes without killing them", group=OUTPUT)

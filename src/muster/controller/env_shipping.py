@@ -96,10 +96,7 @@ def ship(
     files = sum(entry.name not in kept for entry in found.entries)
     hosts = fold_hostlist(link.host for link in missing)
     rest = f", {plural(len(kept), 'file')} unchanged" if kept else ""
-    agents.say(
-        f"sending the {found.kind} environment {found.prefix} to {hosts}: {plural(files, 'file')} "
-        f"({size_in_words(size)}){rest}"
-    )
+    agents.say(f"sending the {found.in_words} to {hosts}: {plural(files, 'file')} ({size_in_words(size)}){rest}")
     began = time.monotonic()
     roots = _tree(agents, missing, ports)
     _stream(agents, missing, roots, environments.pieces(found, kept))

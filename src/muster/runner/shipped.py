@@ -62,7 +62,7 @@ def with_environment(context: RunContext, loop: EventLoop, signals: CapturedSign
     common = next(iter(pythons.values()))
     job = job._replace(
         python=common,
-        python_source=f"{environment_in_words(found)}, sent to the hosts",
+        python_source=f"{found.in_words}, sent to the hosts",
         python_named=True,
         env=_moved(job.env, found.prefix, pythons),
     )
@@ -77,12 +77,6 @@ def usual_python(found: environments.Environment) -> str:
     """
     names = join([*([found.base] if found.base else []), f"python{found.version}"])
     return f'for each in {names}; do command -v "$each" >/dev/null && python=$each && break; done; :'
-
-
-def environment_in_words(found: environments.Environment) -> str:
-    """Return what an environment is."""
-    kind = {"venv": "virtual environment", "conda": "conda environment"}.get(found.kind, "Python")
-    return f"{kind} {found.prefix}"
 
 
 def _moved(env: Mapping[str, str], prefix: str, pythons: Mapping[str, str]) -> dict[str, str]:
@@ -105,7 +99,7 @@ def planned(job: Job, options: RunOptions, store: str) -> tuple[Job, str]:
     root = options.env_dir or "/var/tmp/muster-envs-$UID"
     path = f"{root}/{found.address}/{ENV}"
     line = (
-        f"{environment_in_words(found)} (Python {found.version}, {plural(len(found.entries), 'file')}, "
+        f"{found.in_words} (Python {found.version}, {plural(len(found.entries), 'file')}, "
         f"{size_in_words(found.size)}) to {root}/{found.address} on each host"
     )
     return job._replace(python=f"{path}/{found.python}", python_source="sent to the hosts"), line
