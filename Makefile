@@ -3,6 +3,7 @@
 # make lab-test  the tests of the practice cluster itself, and of other people's programs on it
 # make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
+# make security  the tests against strangers on the network, other users, and hostile hosts and files; CI runs them, too
 # make fuzz    random input for all parsers and protocols: an hour; a failure prints how to replay it
 # make bench   muster beside other launchers, all rows: about an hour; writes docs/benchmarks.md
 # make gpu-check  muster on a machine with a GPU: one table, 6 minutes, no network
@@ -16,7 +17,7 @@ PY := .venv/bin/python
 # twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
 WORKERS ?= 4
 
-.PHONY: demo test lab-test check fast fuzz bench gpu-check sbom audit lock docs clean
+.PHONY: demo test lab-test check fast security fuzz bench gpu-check sbom audit lock docs clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -39,6 +40,9 @@ check: .venv/dev
 
 fast: .venv/dev
 	$(PY) -m pytest -q tests/unit
+
+security: .venv/dev
+	$(PY) -m pytest -q -n 2 --dist loadgroup -m "not lab" tests/security
 
 fuzz: .venv/dev
 	$(PY) tools/fuzz.py
