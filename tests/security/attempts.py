@@ -1,8 +1,8 @@
 """What another user of a host tries against a run of somebody else.
 
-`python attempts.py LISTS RUN HOME PORTS WORDS…`: LISTS are names of functions below, or `all`; RUN is the id of the run;
-HOME the directory of runs; PORTS those that its processes listen on; WORDS start muster. It prints a line of JSON: how
-often each was tried, and what was gained.
+`python attempts.py LISTS RUN HOME PORTS WORDS…`: LISTS are names of functions below, or `all`; RUN is the id of the
+run; HOME the directory of runs; PORTS those that its processes listen on; WORDS start muster. It prints a line of JSON:
+how often each was tried, and what was gained.
 """
 
 from __future__ import annotations
