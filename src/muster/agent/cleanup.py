@@ -27,6 +27,7 @@ class Cleanup:
         time.
         """
         external = self.ranks.external
+        self.ranks.pending_start = None  # nothing starts any more once a fork server is ready
         self.ranks.store.end()
         waiting, self._until = self._until, time.monotonic() + patience
         if waiting is None and external is not None:

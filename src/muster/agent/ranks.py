@@ -119,6 +119,8 @@ class RankProcesses:
         """(process, signal) pairs that were sent to ranks that handle the signal."""
         self.sent: dict[int, set[int]] = {}
         """The signals that were sent to each rank of this attempt, to end it."""
+        self.owed: dict[int, list[int]] = {}
+        """The signals for ranks that are still to be forked: each gets them as soon as it has a process."""
         self.killing = False
         """True once everything of this attempt is killed."""
         self.closed = False
@@ -309,8 +311,11 @@ class RankProcesses:
         command = self.forking()
         asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
         if self.hosting is not None and self.hosting.warm.ready:
-            self.fork_forkserver(self.hosting.warm, asked)
-            return
+            try:
+                self.fork_forkserver(self.hosting.warm, asked)
+                return
+            except OSError:
+                pass  # it has just died
         warm, began = HookedPython(), time.monotonic()
         if self.run.trace:
             from muster.protocol.trace import Tracer
@@ -463,8 +468,11 @@ class RankProcesses:
         if self.forks and self.forkserver is not None and self.forkserver.connected:
             log = os.path.join(self.run.folder, "store.log")
             child = {"store": [self.store.host, port], "out": [log], "err": [log]}
-            self.pending_forks.add(self.forkserver.request_fork({"store": child}, [listener.fileno()]))
-            return
+            try:
+                self.pending_forks.add(self.forkserver.request_fork({"store": child}, [listener.fileno()]))
+                return
+            except OSError:
+                pass  # it has just died
         fd = listener.fileno()
         conf = {"mode": "store", "fd": fd, "store": [self.store.host, port]}
         env = hook_env(self.env(), self.hook_folder, **conf)
@@ -483,6 +491,8 @@ class RankProcesses:
         """Start all ranks of this node."""
         self.attempt, self.folder, self.ends = attempt, folder, {}
         self.sent, self.killing = {}, False
+        if self.pending_start is None:  # otherwise this is the same attempt, with another fork server
+            self.owed = {}
         self.pending_start = None
         self.watch.begin(attempt)
         if self.progress is not None:
@@ -514,7 +524,11 @@ class RankProcesses:
             if self.asked is not None:
                 os.pwrite(self.asked, bytes(len(self.ranks)), 0)
             self.told_early = False
-            self.pending_forks.add(warm.request_fork(children))
+            try:
+                self.pending_forks.add(warm.request_fork(children))
+            except OSError:  # it has just died
+                self.pending_start = (attempt, folder, late)
+                self.start_forkserver_again()
         else:
             self.start_plain(late)
 
@@ -568,6 +582,8 @@ class RankProcesses:
         self.pids[rank], self.names[pid] = pid, f"rank:{rank}"
         if pid in self.unattributed:
             self.ended(self.unattributed.pop(pid))
+        for number in self.owed.pop(rank, ()):
+            self.signal(number, [rank])
 
     def forker_forked(self, payload: bytes, order: int, pids: Mapping[str, int]) -> None:
         """Handle a completed request to fork."""
@@ -691,6 +707,8 @@ class RankProcesses:
                 stat = procfs.stat(self.pids[rank])
                 if stat is not None and stat.state == "T":  # a stopped process reacts to nothing but SIGKILL
                     processes.send_signal(self.pids[rank], signal.SIGCONT, group)
+            elif rank in self.ranks and rank not in self.ends and (self.pending_forks or self.pending_start):
+                self.owed.setdefault(rank, []).append(number)
 
     def warn(self, number: int, again: bool = False) -> list[int]:
         """Send a signal to the ranks that handle it, and return these; it would kill the others.

@@ -20,6 +20,8 @@ class StoreProcess:
         """`waits`: start the process only when the first rank connects. `start` starts it on the given socket."""
         self.loop, self._waits, self._start = loop, waits, start
         self._listener: socket.socket | None = None
+        self._started = False
+        """True once the process of this attempt was started."""
         self.pid: int | None = None
         """Pid of its process, while that runs."""
 
@@ -27,6 +29,7 @@ class StoreProcess:
         """Open the port of the next attempt's store; return its number."""
         self.host = host
         self._listener = listener = hardware.listen(host)
+        self._started = False
         if self._waits:
             # This program may never use the store, and importing torch for nothing costs a second.
             self.loop.add_reader(listener.fileno(), lambda: self._wanted(listener))
@@ -40,7 +43,8 @@ class StoreProcess:
 
     def start_unless_it_waits(self) -> None:
         """Start the process because ranks start, if its port is open and it does not wait for a connection."""
-        if self._listener is not None and not self._waits:
+        if self._listener is not None and not self._waits and not self._started:
+            self._started = True
             self._start(self._listener)
 
     def ended(self, pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` may not be imported yet
 import os
 import sys
 
@@ -251,6 +252,7 @@ class ForkServer:
             return False
         try:
             middle, pids = os.getpid(), {}
+            raises = _let_sigint_end()
             gate, held = os.pipe()  # closed when this process exits
             for name, child in order["children"].items():
                 pid = os.fork()
@@ -259,6 +261,8 @@ class ForkServer:
                     os.close(held)
                     self.child(middle, gate, child, passed)
                     self.leaving = True
+                    if raises:
+                        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
                     return True
                 pids[name] = pid
         except OSError as error:
@@ -375,6 +379,17 @@ class ForkServer:
         for name in self.ahead.modules:
             sys.modules.pop(name, None)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.ahead.modules))
+
+
+def _let_sigint_end() -> bool:
+    """Have SIGINT end this process without KeyboardInterrupt; return False if it is ignored or handled.
+
+    A rank may get one as soon as its pid is known. It has nothing to clean up then, and no traceback to write.
+    """
+    if _signal.getsignal(_signal.SIGINT) != _signal.default_int_handler:
+        return False
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    return True
 
 
 def write_to(out: Sequence[str], err: Sequence[str], screen: str | None = None) -> None:

@@ -1,0 +1,161 @@
+"""The processes of a node without an agent and a controller, as a program: their children are collected here.
+
+`python node_alone.py SCENARIO FOLDER` runs one of the functions below, which fail with an AssertionError.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from waiting import until
+
+from muster.agent.bootstrap import hook_sources
+from muster.agent.context import NodeRun
+from muster.agent.links import RankLinks
+from muster.agent.log_streaming import LogStreamer
+from muster.agent.ranks import RankProcesses
+from muster.linux import processes, procfs
+from muster.linux.eventloop import EventLoop
+
+TORCH = {
+    "__init__.py": "__version__ = '2.9.0'\nclass version:\n    cuda = None\n"
+    "class default_generator:\n    seed = staticmethod(lambda: 0)\n",
+    "distributed.py": "",
+}
+"""A torch that is imported at once."""
+
+
+class Here:
+    """The processes of node 0, and what they report."""
+
+    def __init__(self, folder: Path, script: str, *preload: str):
+        (folder / "torch").mkdir()
+        for name, text in TORCH.items():
+            (folder / "torch" / name).write_text(text)
+        (folder / "script.py").write_text(script)
+        self.folder, self.loop = folder, EventLoop()
+        self.said: list[tuple[str, dict[str, Any]]] = []
+        logs = LogStreamer(self.loop, self.emit, print)
+        logs.node_folder = str(folder)
+        links = RankLinks("", str(folder), print)
+        run = NodeRun(self.loop, self.emit, print, False, "run", 0, str(folder), logs, links)
+        command = {
+            "argv": [sys.executable, str(folder / "script.py")],
+            "python_index": 0,
+            "cwd": str(folder),
+            "ranks": [{"rank": 0, "local_rank": 0, "cpus": []}],
+            "fork_server": True,
+            "signal_group": False,
+        }
+        settings = {"env": {}, "env_defaults": {}, "unset_pattern": "", "restored_pattern": "", "ranks": {"0": {}}}
+        inherited = {**os.environ, "PYTHONPATH": str(folder)}
+        self.ranks = RankProcesses(run, [command], settings, preload, None, hook_sources(), "2.0", inherited=inherited)
+        self.ranks.prepare()
+
+    def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        self.said.append((kind, fields))
+
+    def hears(self, kind: str) -> dict[str, Any]:
+        """Run until a message of this kind is sent, and return its fields."""
+
+        def found() -> list[dict[str, Any]]:
+            self.loop.run_once(0.01)
+            self.ranks.reap()
+            return [fields for said, fields in self.said if said == kind]
+
+        return until(found, f"{kind} is reported")[-1]
+
+    def start(self) -> None:
+        """Start the rank."""
+        attempt = self.folder / "attempt_0"
+        attempt.mkdir()
+        self.ranks.listen("127.0.0.1")
+        self.ranks.run.logs.follow(0, str(attempt), [0])
+        self.ranks.start(0, str(attempt), {})
+
+
+def died(folder: Path) -> None:
+    """The fork server is killed when the message to start ranks has arrived already."""
+    node = Here(folder, "print('ran')")
+    assert node.hears("ready")["fork"]
+    assert node.ranks.forkserver is not None
+    dead = node.ranks.forkserver.pid
+    os.kill(dead, signal.SIGKILL)
+    until(lambda: not procfs.lives(dead), "it is dead")
+    node.start()
+    assert 0 == node.hears("rank_exited")["code"]
+    assert "ran\n" == (node.folder / "attempt_0" / "rank_00000.out").read_text()
+    assert not [fields for kind, fields in node.said if kind == "start_failed"]
+
+
+SLEEPS = "import time\ntime.sleep(1000)\n"
+
+
+def died_before_a_signal(folder: Path) -> None:
+    """A rank gets the signal that was sent while another fork server imports."""
+    node = Here(folder, SLEEPS)
+    node.hears("ready")
+    assert node.ranks.forkserver is not None
+    dead = node.ranks.forkserver.pid
+    os.kill(dead, signal.SIGKILL)
+    until(lambda: not procfs.lives(dead), "it is dead")
+    node.start()
+    node.ranks.signal(signal.SIGTERM, [0])
+    assert signal.SIGTERM == node.hears("rank_exited")["signal"]
+
+
+HELD = """
+import os, time
+server = os.getpid()
+
+def wait():
+    while os.getppid() != server and not os.path.exists("go"):
+        time.sleep(0.01)
+
+os.register_at_fork(after_in_child=wait)
+"""
+
+
+def signalled_early(folder: Path) -> None:
+    """A rank gets the signal that was sent before it was forked; it has not been set up then, and says nothing."""
+    (folder / "held.py").write_text(HELD)
+    node = Here(folder, SLEEPS, "held")
+    node.hears("ready")
+    node.start()
+    node.ranks.signal(signal.SIGINT, [0])
+    assert signal.SIGINT == node.hears("rank_exited")["signal"]
+    (folder / "go").touch()
+    assert "" == (folder / "warm.log").read_text()
+    assert not (folder / "attempt_0" / "rank_00000.err").exists()
+
+
+INTERRUPTED = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+"""
+
+
+def interrupted(folder: Path) -> None:
+    """In a script SIGINT is the exception, as in plain Python."""
+    node = Here(folder, INTERRUPTED)
+    node.hears("ready")
+    node.start()
+    assert 0 == node.hears("rank_exited")["code"]
+    assert "KeyboardInterrupt\n" == (folder / "attempt_0" / "rank_00000.out").read_text()
+
+
+if __name__ == "__main__":
+    processes.become_subreaper()
+    try:
+        globals()[sys.argv[1]](Path(sys.argv[2]))
+    finally:
+        processes.kill_descendants(os.getpid())
