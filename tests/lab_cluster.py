@@ -36,6 +36,22 @@ dist.destroy_process_group()
 """
 """STEPS SECONDS: so many sums, with a pause after each."""
 
+STEPS_UNTIL_GO = """
+import itertools, os, time
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+for step in itertools.count():
+    go = torch.tensor(float(os.path.exists("go")))
+    dist.all_reduce(go)
+    print("step", step, flush=True)
+    if go.item():
+        break
+    time.sleep(0.05)
+dist.destroy_process_group()
+"""
+"""Numbered steps, until there is a file `go`."""
+
 WHERE = """
 import os, socket, sys, time
 import torch.distributed as dist

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from lab_cluster import LabCluster
+from lab_cluster import STEPS_UNTIL_GO, LabCluster
 from waiting import until
 
 from muster.agent import orphans
@@ -212,21 +212,6 @@ def test_invalid_frames_end_their_connection_and_no_run(ours: Any, tmp_path: Pat
     assert '"refused"' in events[0].read_text()
     assert not any("supervisor began again" in path.read_text() for path in events)
 
-
-STEPS_UNTIL_GO = """
-import os, sys, time
-import torch
-import torch.distributed as dist
-dist.init_process_group("gloo")
-while True:
-    go = torch.tensor(float(os.path.exists("go")))
-    dist.all_reduce(go)
-    print("step", flush=True)
-    if go.item():
-        break
-    time.sleep(0.05)
-dist.destroy_process_group()
-"""
 
 SENDS = """
 import socket, sys
