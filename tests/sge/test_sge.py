@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+import muster
 from muster.errors import InvalidRequest
 from muster.lab import Lab
 
@@ -121,6 +123,44 @@ def test_qdel_and_the_time_limit(there: Cluster) -> None:
     assert "the job was cancelled" in there.muster("wait", run, code=137).stdout
     done = there.muster("run", "--sge", "-N", "2", "-g", "2", "--time", "6s", "waits.py", code=124)
     assert "the job reached its time limit" in done.stderr
+
+
+SAVES = """
+import os, signal, sys, time
+def save(number, frame):
+    print("saving", flush=True)
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_qdel_gives_the_ranks_of_all_nodes_a_grace_period(there: Cluster) -> None:
+    """Not as root, whose processes Grid Engine does not signal: SIGUSR2 ends its own process that started an agent."""
+    home, python = Path(there.lab.folder.homes, "ada"), shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    assert python is not None
+    shutil.copytree(Path(muster.__file__).parent, home / "program" / "muster", dirs_exist_ok=True)
+    (home / "saves.py").write_text(SAVES)
+    env = {**there.lab.environment("ada"), "PYTHONPATH": str(home / "program")}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [python, "-m", "muster", *words]
+        return there.lab.run("head", argv, env=env, cwd=str(home), user="ada", timeout=60)
+
+    done = run("run", "--sge", "-N", "2", "-g", "1", "-d", "--", python, "saves.py")
+    name, job = done.stdout.strip(), re.findall(r"as job (\d+)", done.stderr)[0]
+    logs = home / ".muster" / "runs" / name / "attempt_0"
+    until(lambda: ["ready\n"] * 2 == [path.read_text() for path in logs.glob("*.out")], "all ranks run", 60)
+    there.lab.run("head", ["qdel", job], user="ada")
+    done = run("wait", name)
+    assert (137, True) == (done.returncode, "the job was cancelled" in done.stdout), done.stdout + done.stderr
+    assert ["ready\nsaving\nsaved\n"] * 2 == [path.read_text() for path in logs.glob("*.out")], done.stdout
+    left = ["pgrep", "-u", "ada", "-f", "saves.py"]
+    until(lambda: not there.lab.run("n1", left).stdout + there.lab.run("n2", left).stdout, "nothing is left", 60)
 
 
 def test_what_cannot_run_is_an_error(there: Cluster) -> None:

@@ -94,7 +94,7 @@ start() {
       *) declare -p "$name" ;;
     esac
   done | "$python" -I -S -c "$paced" qrsh -inherit -noshell "$host" \
-    /bin/bash -c 'trap "" USR1 USR2; eval "$(cat)"; exec "$@" </dev/null' bash "$@"
+    /bin/bash -c 'trap "" USR1 USR2; eval "$(cat)"; exec setsid "$@" </dev/null' bash "$@"
 }
 for host in $hosts; do
   (
@@ -113,8 +113,10 @@ exit $code
 Engine would write the one that `qrsh -V` passes into a file that every user of the node can read.
 
 Agents and ranks ignore SIGUSR1 and SIGUSR2 unless they handle them: Grid Engine sends them to all processes of a job
-(but not to those of root), and only the controller knows what to do. On the job's first node, where it is run from its
-batch script, no task is started, because the script may occupy its only slot."""
+(but not to those of root), and only the controller knows what to do. They end qrsh_starter, the parent of an agent,
+and Grid Engine kills its process group. The agent has a session of its own and outlives that, so that its ranks get
+SIGTERM and a grace period from the controller; if that is killed, the lease ends them. On the job's first node, where
+it is run from its batch script, no task is started, because the script may occupy its only slot."""
 
 
 def step(hosts: Sequence[str], command: Sequence[str], job: str, gpus: int | None, stdin: bool) -> list[str]:
