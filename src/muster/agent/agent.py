@@ -26,7 +26,7 @@ from muster.agent.rank_environment import Late, word
 from muster.agent.ranks import RankProcesses
 from muster.agent.survey import Survey
 from muster.linux import processes
-from muster.linux.eventloop import EventLoop
+from muster.linux.eventloop import EventLoop, Timer
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.protocol import frames, local_sockets
 from muster.protocol.channel import Channel
@@ -138,6 +138,8 @@ class Agent:
         self.lease = 0.0
         self.disconnected_for = 0.0
         """`lease`: seconds that the ranks may continue without a controller; `disconnected_for`: seconds so far."""
+        self._alone: Timer | None = None
+        """The next time at which the time without a controller is counted."""
         self.starting_for = 0.0
         """Seconds for which a controller that has not answered yet was connected."""
         self.replay: dict[str, bytes] = {}
@@ -319,6 +321,8 @@ class Agent:
 
     def wait_alone(self, since: float) -> None:
         """Count the time without a controller while this process ran; end the ranks once it exceeds the lease."""
+        if self._alone is not None:
+            self._alone.cancel()  # that of an earlier connection, which broke less than a second ago
         if self.wire.connected or self.leaving:
             return
         now = self.loop.time()
@@ -333,7 +337,7 @@ class Agent:
         elif self.starting_for >= _STARTING:
             self.lost(f"the controller did not answer within {_STARTING:g}s")
         else:
-            self.loop.call_later(1.0, lambda: self.wait_alone(now))
+            self._alone = self.loop.call_later(1.0, lambda: self.wait_alone(now))
 
     def terminated(self) -> None:
         """Handle one of `stops`: from a scheduler it announces the end of the job, and the controller decides."""
