@@ -153,6 +153,32 @@ def interrupted(folder: Path) -> None:
     assert "KeyboardInterrupt\n" == (folder / "attempt_0" / "rank_00000.out").read_text()
 
 
+def reused(folder: Path) -> None:
+    """A process that has got the pid of one that was collected is not killed at the end."""
+    node = Here(folder, "")
+    pid: int = until(lambda: node.loop.run_once(0.01) or node.ranks.recorder.pid, "the node is being described")
+    until(lambda: node.ranks.reap() or pid not in node.ranks.names, "it is collected")
+    other = with_pid(pid)
+    node.ranks.close()
+    assert other is None or procfs.lives(other)
+    assert node.ranks.recorder.pid is None
+
+
+def with_pid(wanted: int) -> int | None:
+    """Return `wanted` if a process could be started with it, in a group of its own; that takes a privilege."""
+    for _ in range(200):
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(wanted - 1))
+        except OSError:
+            return None
+        pid = processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
+        if pid == wanted:
+            return pid
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return None
+
+
 if __name__ == "__main__":
     processes.become_subreaper()
     try:

@@ -1,4 +1,4 @@
-"""What happens to the ranks of a node if the fork server dies, or is slow, at an awkward moment."""
+"""What happens on a node if a process dies, is slow, or has the pid of another one, at an awkward moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 NODE = Path(__file__).parent / "node_alone.py"
 
 
-@pytest.mark.parametrize("scenario", ["died", "died_before_a_signal", "signalled_early", "interrupted"])
+@pytest.mark.parametrize("scenario", ["died", "died_before_a_signal", "signalled_early", "interrupted", "reused"])
 def test_a_node_alone(scenario: str, env: dict[str, str], tmp_path: Path) -> None:
     """The scenarios are in `node_alone.py`."""
     done = subprocess.run(

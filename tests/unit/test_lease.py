@@ -1,4 +1,4 @@
-"""The time without a controller: a node ends its ranks after as long as the lease, however often the connection breaks."""
+"""The time without a controller: it is as long as the lease, however often the connection breaks."""
 
 from __future__ import annotations
 

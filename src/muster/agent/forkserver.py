@@ -103,9 +103,10 @@ def write_hook(folder: str, sources: Mapping[str, str | bytes]) -> None:
 class HookedPython:
     """A Python under the site hook, and the socket between it and the agent."""
 
-    pid: int
+    pid = 0
+    """0 until it is known: another process may fork it."""
     sock: socket.socket
-    """Both are set once it is started."""
+    """Set once it is started."""
 
     def __init__(self) -> None:
         self.connected = False

@@ -164,7 +164,8 @@ class PreloadedInterpreter:
         if python is not None and python.connected:
             self.loop.remove_reader(python.sock.fileno())
             python.close()
-            processes.send_signal(python.pid, signal.SIGKILL)
+            if python.pid in self.names:  # it has not been collected
+                processes.send_signal(python.pid, signal.SIGKILL)
 
     def when_known(self, then: Callable[[], object]) -> None:
         """Call `then` once it is known whether it can be used: at once if it is."""

@@ -300,7 +300,8 @@ class RankProcesses:
         if why and self.forkserver is not None:
             self.loop.remove_reader(self.forkserver.sock.fileno())
             self.forkserver.close()
-            if self.hosting is None or not self.hosting.warm.ready:
+            own = self.hosting is None or not self.hosting.warm.ready
+            if own and self.names.get(self.forkserver.pid) == "warm":  # unless it has been collected
                 # it would complete its imports first, in parallel with ranks that do the same
                 processes.send_signal(self.forkserver.pid, signal.SIGKILL)
             self.forkserver = None
@@ -619,6 +620,8 @@ class RankProcesses:
             self.external.on_exec_exited(pid, code)
         elif name == "launcher" and self.external is not None:
             self.external.launcher_ended(pid, code, number)
+        elif name == "recorder":
+            self.recorder.ended(pid)
         elif name == "store":
             if self.store.ended(pid) and code != 3:  # 3: there is no torch, so no rank will use a store
                 self.emit("store_exited", code=code, signal=number)

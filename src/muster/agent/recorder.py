@@ -26,6 +26,7 @@ class Recorder:
     def __init__(self, run: NodeRun) -> None:
         self.run = run
         self.pid: int | None = None
+        """Its pid until it is collected: after that another process may have it."""
         self._data = bytearray()
 
     def start(self, env: Mapping[str, str], script: str, cwd: str) -> None:
@@ -68,6 +69,11 @@ class Recorder:
         except ValueError:
             return  # it was killed, or this Python cannot run it
         self.run.emit("provenance", found=found)
+
+    def ended(self, pid: int) -> None:
+        """Record that it has exited and was collected."""
+        if pid == self.pid:
+            self.pid = None
 
     def end(self) -> None:
         """Kill it, with what it has started."""
