@@ -179,7 +179,7 @@ class HeldRuns:
 
     def _wait(self, guest: _Guest, then: Callable[[], object], most: float) -> None:
         """Call `then` once a run has left its agents, or after so many seconds."""
-        if self._guest is not guest:
+        if self._guest is None or self._guest.run_id != guest.run_id:
             then()
             return
 
@@ -238,19 +238,39 @@ class HeldRuns:
             return
         guest.awaited.discard(node)
         if failed:
-            if 0 in guest.there:
+            if node == 0:
+                guest.awaited.clear()  # the others have not been sent their parts
+            elif 0 in guest.there:
                 self.world.send_message(0, "stop_run", by="the session")
             hint = "copy it there, or share its directory" if "script" in failed else "see agent.log of the session"
-            guest.reply({"refused": f"{self.world.far[node].host}: {failed}", "hint": hint})
-            if node == 0 and not guest.there:
-                self._guest = None
-            return
-        guest.there.add(node)
-        if node == 0:
-            for other in range(1, len(guest.order["parts"])):
+            self._answer({"refused": f"{self.world.far[node].host}: {failed}", "hint": hint})
+        else:
+            guest.there.add(node)
+            for other in range(1, len(guest.order["parts"])) if node == 0 else ():
                 self._send(guest, other, port)
-        if not guest.awaited:
-            guest.reply({"run_dir": guest.run_dir})
+        self._arrived()
+
+    def _answer(self, fields: Mapping[str, Any]) -> None:
+        """Answer the request for the run that is on its way, once."""
+        if self._guest is not None:
+            guest = self._guest
+            self._guest = guest._replace(reply=lambda fields: None)
+            guest.reply(fields)
+
+    def _arrived(self) -> None:
+        """Continue if all nodes have answered: the run is there, or has left all of them again."""
+        guest = self._guest
+        if guest is None or guest.awaited:
+            return
+        if 0 in guest.there:
+            self._answer({"run_dir": guest.run_dir})
+        elif guest.order:  # it was stopped, or its controller died
+            self._answer({"refused": f"{guest.run_id} ended before all hosts had it", "hint": "start it again"})
+        if not guest.there:
+            self._guest, self._used_at = None, self.world.now()
+            self.world.record("run left", {"t": self.world.now(), "run": guest.run_id})
+            for go in tuple(self._waiting):
+                go()
 
     def _adopt(self, node: int, run_id: str, run_dir: str) -> None:
         """Take in a run that an earlier controller of this session has brought to a node."""
@@ -267,8 +287,4 @@ class HeldRuns:
         if guest is None or guest.run_id != run_id:
             return
         guest.there.discard(node)
-        if not guest.there:
-            self._guest, self._used_at = None, self.world.now()
-            self.world.record("run left", {"t": self.world.now(), "run": run_id})
-            for go in tuple(self._waiting):
-                go()
+        self._arrived()
