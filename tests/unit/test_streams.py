@@ -29,14 +29,20 @@ class Way:
             self.pieces.append(self.near.send(data))
         elif what == "deliver" and self.pieces:
             self.far.receive(self.pieces.pop(0))
+            self.tell()
         elif what == "write" and self.far.out:
             count = random.randint(1, len(self.far.out))
             self.target += self.far.out[:count]
             self.far.passed_on(count)
-            self.news.append(self.far.upto)
+            self.tell()
         elif what == "tell" and self.news:
             self.near.taken(self.news.pop(0))
         assert sum(len(piece.data) for piece in self.pieces) + len(self.far.out) <= WINDOW
+
+    def tell(self) -> None:
+        news = self.far.news()
+        if news is not None:
+            self.news.append(news)
 
     def lose(self, random: Random) -> None:
         """Let what is between the ends be lost, up to a point, and both of them repeat what they have to say."""
@@ -45,7 +51,7 @@ class Way:
             self.far.receive(piece)
         for upto in self.news:
             self.near.taken(upto)
-        self.pieces, self.news = [self.near.again()], [self.far.upto]
+        self.pieces, self.news = [self.near.again()], [self.far.news(again=True) or 0]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -60,7 +66,8 @@ def test_nothing_is_lost_or_doubled_when_what_is_between_the_ends_dies(seed: int
         if way.far.may_shut_down:
             break
     assert way.target == data
-    way.near.taken(way.far.upto)
+    for upto in way.news:
+        way.near.taken(upto)
     assert (WINDOW, False) == (len(way.near.again().data) + WINDOW, way.near.over), "only one direction has ended"
 
 
@@ -98,3 +105,19 @@ def test_bytes_after_the_last_and_impossible_acknowledgements_are_rejected() -> 
     stream.taken(1)  # one that was repeated
     with pytest.raises(Refused):
         stream.taken(3)
+
+
+def test_small_requests_are_not_acknowledged_one_by_one() -> None:
+    here, there = Stream(), Stream()
+    told = []
+    for _ in range(1000):
+        there.receive(here.send(b"x" * 100))
+        there.passed_on(100)
+        news = there.news()
+        if news is not None:
+            told.append(news)
+            here.taken(news)
+    assert 2 <= len(told) <= 10
+    there.receive(here.send(b""))
+    assert 100000 == there.news(), "the end is told at once"
+    assert there.news() is None and 100000 == there.news(again=True)

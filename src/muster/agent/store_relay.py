@@ -189,9 +189,8 @@ class StoreRelay:
             except OSError:
                 self._broken(crossing)
                 return
-            if count:
-                stream.passed_on(count)
-                self._tell_taken(crossing)
+            stream.passed_on(count)
+        self._tell_taken(crossing)
         self._settle(crossing)
 
     def _settle(self, crossing: _Crossing) -> None:
@@ -223,8 +222,10 @@ class StoreRelay:
         at = {"attempt": self._attempt, "node": crossing.node, "number": crossing.number}
         self.emit("relay", piece.data, **at, offset=piece.offset, last=piece.last)
 
-    def _tell_taken(self, crossing: _Crossing) -> None:
-        upto = crossing.stream.upto
+    def _tell_taken(self, crossing: _Crossing, again: bool = False) -> None:
+        upto = crossing.stream.news(again)
+        if upto is None:
+            return
         self.emit("relay_taken", attempt=self._attempt, node=crossing.node, number=crossing.number, upto=upto)
 
     def relayed(self, attempt: int, node: int, number: int, offset: int, data: bytes, last: bool) -> None:
@@ -271,4 +272,4 @@ class StoreRelay:
         """Repeat to a new controller what the one before may not have forwarded."""
         for crossing in list(self._known.values()):
             self._send(crossing, crossing.stream.again())
-            self._tell_taken(crossing)
+            self._tell_taken(crossing, again=True)

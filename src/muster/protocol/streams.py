@@ -14,6 +14,9 @@ from muster.protocol.frames import Refused
 WINDOW = 1 << 16
 """Maximum number of bytes in flight, in each direction of a stream."""
 
+_NEWS = WINDOW // 4
+"""Bytes that an end passes on before it says so: most requests are small, and need no message of their own."""
+
 
 class Piece(NamedTuple):
     """Bytes for the other end."""
@@ -35,6 +38,7 @@ class Stream:
         """Number of bytes before those."""
         self._read_all = False
         self._received = 0
+        self._told = 0
         self._last_received = False
         self.out = bytearray()
         """Received bytes that this end has not passed on yet."""
@@ -81,8 +85,17 @@ class Stream:
 
     @property
     def upto(self) -> int:
-        """How many bytes this end has passed on: what the other end is to be told."""
+        """How many bytes this end has passed on."""
         return self._received - len(self.out)
+
+    def news(self, again: bool = False) -> int | None:
+        """Return how many bytes this end has passed on, if the other end is to be told now, or `again`."""
+        if self.upto == self._told and not again:
+            return None
+        if self.upto - self._told < _NEWS and not self.may_shut_down and not again:
+            return None
+        self._told = self.upto
+        return self.upto
 
     @property
     def may_shut_down(self) -> bool:
