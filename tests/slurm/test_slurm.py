@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from canaries import MARK, Canaries
 from conversation import kinds, traced, unknown
 from job_queue import queue
 from lab_cluster import EXAMPLE, TICK, LabCluster
@@ -22,7 +23,7 @@ import muster
 from muster.core.layout import unfold
 
 
-def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster) -> None:
+def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster, canaries: Canaries) -> None:
     there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "--slurm", "-N", "3", "-g", "2", "--gpus-per-node", "2", "--time", "5", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
@@ -42,6 +43,10 @@ def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster) 
         ("agent > controller", "rank_exited"),
         ("client > controller", "attach"),
     } <= kinds(said)
+    number = json.loads((there.run / "job.json").read_text())["scheduler"]["job"]
+    asks = f"scontrol -dd show job {number}; scontrol write batch_script {number} -; sacct -P -o ALL"
+    records = there.lab.run("head", ["sh", "-c", asks], cwd="/").stdout
+    assert f"JobId={number}" in records and "#SBATCH" in records and MARK not in records
     there.nothing_left()
 
 
