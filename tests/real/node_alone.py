@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from waiting import until
 
+from muster.agent import rank_shim
 from muster.agent.bootstrap import hook_sources
 from muster.agent.context import NodeRun
 from muster.agent.links import RankLinks
@@ -162,6 +165,34 @@ def reused(folder: Path) -> None:
     node.ranks.close()
     assert other is None or procfs.lives(other)
     assert node.ranks.recorder.pid is None
+
+
+def shim_of_reused(folder: Path) -> None:
+    """A process that has got the pid of a rank is not signalled by the shim, which waits for what the rank has left."""
+    ours, theirs = socket.socketpair()
+    shim = os.fork()
+    if shim == 0:
+        ours.close()
+        order = {"grace": 1000.0, "logs": []}
+        leaves = ["sh", "-c", "setsid sleep 1000 & exit 0"]
+        start = partial(processes.spawn, leaves, os.environ, "/", 0, 1, 2)
+        os._exit(rank_shim._supervise_child(theirs, order, start))
+    theirs.close()
+    pid = rank_shim._answer(ours, "started")["pid"]
+    until(lambda: procfs.stat(pid) is None, "the rank is collected")
+    other = with_pid(pid)
+    os.kill(shim, signal.SIGTERM)
+
+    def sleeping() -> list[int]:
+        return [one for one, (name, _) in processes.descendants(shim).items() if name == "sleep"]
+
+    (left,) = until(sleeping, "it has left a process")
+    os.kill(left, signal.SIGKILL)
+    assert rank_shim._answer(ours, "exited")["asked"] is not None
+    assert other is None or procfs.lives(other)
+    ours.close()
+    assert 0 == os.waitpid(shim, 0)[1]
+    assert other is None or procfs.lives(other)
 
 
 def with_pid(wanted: int) -> int | None:

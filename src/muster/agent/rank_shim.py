@@ -152,11 +152,15 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
         return CANNOT
     asked: list[float] = []
     """When the launcher asked the rank to exit."""
+    collected = threading.Event()
+    """Set once its exit was collected: another process may have its pid then."""
 
     def pass_on(number: int, _: object = None) -> None:
         """Forward a signal to the rank; a scheduler's signal to all tasks is sent only to processes that handle it."""
         if number in _ENDS:
             asked.append(time.monotonic())
+        if collected.is_set():
+            return
         for catcher in [pid] if number in _ENDS else processes.catchers(pid, number):
             processes.send_signal(catcher, number)
 
@@ -167,8 +171,9 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
         pass_on(come)
     _tell(agent, "started", pid=pid)
     noted = threading.Event()
-    threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
+    threading.Thread(target=_watch, args=(agent, pid, collected, noted), daemon=True).start()
     ended = _wait(pid)
+    collected.set()
     code, ended_by = ended.code, ended.signal
     _end_rest(order["grace"] if code == 0 else 0.0)
     _fill_redirected(order)
@@ -200,13 +205,13 @@ def _fill_redirected(order: Mapping[str, Any]) -> None:
             pass  # the rank's own log has everything
 
 
-def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
+def _watch(agent: socket.socket, pid: int, collected: threading.Event, noted: threading.Event) -> None:
     """Kill the rank when the connection to its agent ends, because no launcher does."""
     try:
         gone = not _answer(agent, "recorded")
     except (OSError, Refused):
         gone = True
-    if gone:
+    if gone and not collected.is_set():
         processes.send_signal(pid, signal.SIGKILL)
     noted.set()
 
