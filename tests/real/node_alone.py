@@ -37,7 +37,7 @@ TORCH = {
 class Here:
     """The processes of node 0, and what they report."""
 
-    def __init__(self, folder: Path, script: str, *preload: str):
+    def __init__(self, folder: Path, script: str, *preload: str, rank_command: dict[str, Any] | None = None):
         (folder / "torch").mkdir()
         for name, text in TORCH.items():
             (folder / "torch" / name).write_text(text)
@@ -56,9 +56,11 @@ class Here:
             "fork_server": True,
             "signal_group": False,
         }
+        command.update(env={}, env_defaults={}, unset_pattern="", signal_group=False)
         settings = {"env": {}, "env_defaults": {}, "unset_pattern": "", "restored_pattern": "", "ranks": {"0": {}}}
         inherited = {**os.environ, "PYTHONPATH": str(folder)}
-        self.ranks = RankProcesses(run, [command], settings, preload, None, hook_sources(), "2.0", inherited=inherited)
+        fields = (run, [command], settings, preload, None, hook_sources(), "2.0", rank_command)
+        self.ranks = RankProcesses(*fields, inherited=inherited)
         self.ranks.prepare()
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
@@ -193,6 +195,38 @@ def shim_of_reused(folder: Path) -> None:
     ours.close()
     assert 0 == os.waitpid(shim, 0)[1]
     assert other is None or procfs.lives(other)
+
+
+def external_reused(folder: Path) -> None:
+    """Nor is it signalled by the agent, which hears of the exit later."""
+    place = {"rank": 0, "local_rank": 0, "node": 0, "world_size": 1, "local_world_size": 1, "nodes": 1, "cpus": []}
+    conf = {
+        "tasks": False,
+        "signal_group": False,
+        "shim": "",
+        "short": False,
+        "base": str(folder),
+        "token": "",
+        "run_id": "run",
+        "places": {"0": place},
+        "argv": ["true"],
+        "python_index": None,
+        "args_index": None,
+    }
+    node = Here(folder, "", rank_command=conf)
+    external = node.ranks.external
+    assert external is not None
+    shim: Any = object()
+    external.connections[shim] = 0
+    pid = processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
+    external.on_started(shim, pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    other = with_pid(pid)
+    node.ranks.signal(signal.SIGTERM, [0])
+    if other is not None:
+        os.kill(other, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(other, os.WUNTRACED)[1])
 
 
 def with_pid(wanted: int) -> int | None:

@@ -17,7 +17,7 @@ from muster.agent.forkserver import inspection_conf
 from muster.agent.logfiles import tail
 from muster.agent.rank_environment import Late, environment, settings, word
 from muster.agent.stdin import RankStdin
-from muster.linux import private_tmp, processes
+from muster.linux import private_tmp, processes, procfs
 from muster.linux.exits import Ended
 from muster.protocol.frames import encode_frame
 from muster.protocol.paths import rank_file
@@ -116,6 +116,8 @@ class ExternalRanks:
         self.run, self.emit, self.members, self.conf = run, run.emit, members, conf
         self.launchers: dict[int, str] = {}
         self.connections: dict[Peer, int] = {}
+        self._born: dict[int, str] = {}
+        """By rank, when its process started: its shim collects it, and reports that later."""
         self.late: Late = {}
         self.until = 0.0
         """Monotonic time at which launchers that have not exited are killed."""
@@ -330,8 +332,12 @@ class ExternalRanks:
         """Record the process of a rank."""
         rank = self.connections.get(visitor)
         if rank is not None:
-            self.members.pids[rank] = pid
+            self.members.pids[rank], self._born[rank] = pid, procfs.started(pid)
             self.emit("rank_pids", attempt=self.members.attempt, pids={rank: pid})
+
+    def is_replaced(self, rank: int) -> bool:
+        """Return whether another process has the pid of this rank by now."""
+        return procfs.started(self.members.pids[rank]) not in ("", self._born[rank])
 
     def on_exited(self, visitor: Peer, ended: Ended, asked: float | None = None) -> None:
         """Record the exit of a rank; `asked` is the time at which the launcher asked it to exit."""

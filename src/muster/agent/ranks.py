@@ -703,6 +703,8 @@ class RankProcesses:
         groups = {rank["rank"]: command["signal_group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:
+                if self.external is not None and self.external.is_replaced(rank):
+                    continue
                 self.sent.setdefault(rank, set()).update((number, signal.SIGTERM))
                 group = groups[rank] if self.external is None else self.external.conf["signal_group"]
                 caught = number != signal.SIGQUIT or processes.has_handler(self.pids[rank], number)

@@ -11,9 +11,13 @@ import pytest
 NODE = Path(__file__).parent / "node_alone.py"
 
 
-@pytest.mark.parametrize(
-    "scenario", ["died", "died_before_a_signal", "signalled_early", "interrupted", "reused", "shim_of_reused"]
+SCENARIOS = (
+    *("died", "died_before_a_signal", "signalled_early", "interrupted"),
+    *("reused", "shim_of_reused", "external_reused"),
 )
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_node_alone(scenario: str, env: dict[str, str], tmp_path: Path) -> None:
     """The scenarios are in `node_alone.py`."""
     done = subprocess.run(
