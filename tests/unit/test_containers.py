@@ -9,6 +9,7 @@ from typing import Any, Callable
 import pytest
 
 from muster.agent.bootstrap import shell_script
+from muster.cli import call
 from muster.config.command_options import HoldOptions
 from muster.config.options import RunOptions
 from muster.config.parse import from_table
@@ -130,8 +131,26 @@ def test_a_session_in_a_container_is_refused_wherever_it_is_configured() -> None
 
     with pytest.raises(InvalidRequest, match="got the image one") as refused:
         hold({"container": "one", "container_runtime": "podman"}, {})
-    assert str(refused.value.hint).startswith("leave it out")
+    assert str(refused.value.hint).startswith("leave out --container")
     with pytest.raises(InvalidRequest, match="got the image two") as refused:
         hold({}, {"container": "two"})
     assert "`muster hold --container ''`" in str(refused.value.hint)
     assert (BARE, "") == chosen(hold({"container": ""}, {"container": "two"}))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence", "hint"),
+    [
+        ("--container-runtime podman x.py", "--container-runtime requires a container", "add `--container IMAGE`"),
+        ("--container i --container-runtime pyxis x.py", "requires a job of Slurm", "use `--slurm`, or choose another"),
+        ("--sge --container i --container-runtime pyxis x.py", "requires a job of Slurm", "use `--slurm`"),
+    ],
+)
+def test_runtimes_that_cannot_be_used_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, sentence: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.py").write_text("")
+    with pytest.raises(InvalidRequest) as caught:
+        call(["plan", *line.split()], {"HOME": str(tmp_path), "PATH": "/bin"}, 0.0)
+    assert sentence in caught.value.sentence and hint in str(caught.value.hint)

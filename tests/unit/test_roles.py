@@ -287,6 +287,8 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--role a -H n[1-4] x.py : --role b y.py", r"n\[3-4\] belong to no role"),
         ("--role a x.py : --role b -H n1 y.py", "role b has hosts, and role a has none"),
         ("--role a x.py : --role b nothing.py", "nothing.py"),
+        ("--role a x.py : --role b -g 2", "role b has no program"),
+        ("--role a -g 2", "role a has no program"),
         ("--role a/b x.py : --role b y.py", "invalid name of a role"),
     ],
 )
@@ -300,6 +302,15 @@ def test_the_plan_counts_a_shared_host_once() -> None:
     made = plan_in_words(of_two(hosts=("a", "a"), launcher="exec"), "run", "/runs")
     assert made.startswith("launcher  fork/exec, 5 ranks on 1 node\n")
     assert plan_in_words(of_two(), "run", "/runs").startswith("launcher  fork, 5 ranks on 2 nodes\n")
+
+
+def test_a_colon_without_a_role_is_an_argument_with_a_warning(
+    scripts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [] == lines("--role a x.py : b y.py")
+    assert "warning: `:` is an argument of x.py; another role begins with `: --role NAME`\n" == capsys.readouterr().err
+    assert [] == lines("x.py : b y.py")
+    assert "" == capsys.readouterr().err
 
 
 def test_the_hint_for_a_name_shows_the_pattern(scripts: Path) -> None:

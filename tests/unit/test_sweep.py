@@ -106,6 +106,7 @@ def test_what_is_probably_a_mistake() -> None:
     texts = ["--lr", "{lr}", "{sed}", "{completely_other}"]
     assert ["seed"] == unused(sweep, texts)
     assert [("sed", "seed")] == misspelled(sweep, texts)
+    assert [("SEED", "seed")] == misspelled(sweep, ["{SEED}"])
 
 
 def test_the_variables_of_ranks() -> None:

@@ -14,7 +14,7 @@ from muster.config import toml_files
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, cut, from_environment, hint_of_scheduler, names_in, names_of
 from muster.config.record import Source
-from muster.config.roles import OF_ROLE, check_lines, check_part, in_job, split
+from muster.config.roles import OF_ROLE, check_lines, check_part, check_program, in_job, split
 from muster.config.toml_files import RoleTable
 from muster.core.results import RoleRanks
 from muster.core.suggestions import nearest
@@ -64,6 +64,11 @@ def read_roles(
     if not (others or options.typed(RunOptions.all_roles)) or options.help:
         if options.typed(RunOptions.main) and not options.help:
             raise InvalidRequest("--main requires several roles", "leave it out: a run with one program ends with it")
+        if options.typed(RunOptions.role) and not options.help:
+            check_program(parsed, options)
+            if left and not parsed.after_dashes:
+                note = f"`:` is an argument of {parsed.operands[0]}; another role begins with `: --role NAME`"
+                print(f"warning: {note}", file=sys.stderr)
         return parsed, options, []
     lines, typed = [(parsed, options)], parsed.options
     if options.typed(RunOptions.all_roles):

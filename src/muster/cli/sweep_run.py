@@ -177,6 +177,11 @@ def _again(
             "--resubmit takes the points and the script of the sweep that it names",
             "for example, `muster run --resubmit failed last`; options such as --time and --mem may be added",
         )
+    if parsed.operands and os.path.isfile(parsed.operands[0]):
+        raise InvalidRequest(
+            f"--resubmit takes a sweep, not a script, got: {parsed.operands[0]}",
+            f"name the sweep, or `last`: `muster run --resubmit {options.resubmit} last`",
+        )
     run = named(store_of(options, env), parsed.operands[0] if parsed.operands else "last")
     run = sweep_run(run) or run
     if not is_sweep(run):

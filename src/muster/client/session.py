@@ -72,9 +72,8 @@ def find_held(store: Store, name: str) -> Run:
     job = run.job.get("job", {})
     if job.get("hold") is None:
         what = name if name in (run.id, run.operand) else f"{name} ({run.id})"
-        raise InvalidRequest(
-            f"{what} is a run, not a session", f"end it: muster kill {name}; hold a session: muster hold --name NAME"
-        )
+        end = f"end it: muster kill {name}; " if run.outcome is None else ""
+        raise InvalidRequest(f"{what} is a run, not a session", f"{end}hold a session: muster hold --name NAME")
     if run.outcome is not None:
         raise InvalidRequest(
             f"the session {name} has ended{_how(run.outcome)}",

@@ -160,6 +160,9 @@ def make_job(
         )
     variables = env_forwarding.select(options.env, env)
     _check_environment(options, bool(named), image)
+    named_runtime = options.option("container_runtime")
+    if not image and named_runtime is not None and options.typed(named_runtime):
+        raise InvalidRequest("--container-runtime requires a container", "add `--container IMAGE`")
     if image:
         _check_container(options, in_what, bool(named))
         why = why if general else "of the container"
@@ -238,9 +241,11 @@ def _check_container(options: RunOptions, in_what: str, named: bool) -> None:
         raise InvalidRequest(
             "--on cannot be combined with a container", "leave out one of them; `--container ''` overrides muster.toml"
         )
-    if runtimes.runtime(in_what).task_option and not options.scheduled:
+    needed = runtimes.runtime(in_what).scheduler
+    if needed and options.scheduled != needed:
         raise InvalidRequest(
-            f"--container-runtime {in_what} requires a job of a scheduler", "choose one with `--scheduler`"
+            f"--container-runtime {in_what} requires a job of {title(needed)}",
+            f"use `{typed(needed)}`, or choose another runtime",
         )
 
 
@@ -250,7 +255,10 @@ def _check_environment(options: RunOptions, named: bool, image: bool) -> None:
         if options.typed(RunOptions.env_dir) and not options.ship_env:
             raise InvalidRequest("--env-dir requires --ship-env", "add `--ship-env`")
         if not os.path.isabs(options.env_dir):
-            raise InvalidRequest(f"--env-dir {options.env_dir}: not an absolute path", "it is a directory on each host")
+            raise InvalidRequest(
+                f"--env-dir {options.env_dir}: not an absolute path",
+                "write the absolute path on the hosts, e.g. `--env-dir /scratch/envs`",
+            )
     if not options.ship_env:
         return
     if options.on is not None:

@@ -98,6 +98,8 @@ def check_lines(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
             )
         if names.count(name) > 1:
             raise InvalidRequest(f"two roles have the name {name}", "give each another name")
+    for parsed, options in lines:
+        check_program(parsed, options)
     options = lines[0][1]
     if options.scheduled:
         _check_in_job([options for _, options in lines])
@@ -106,6 +108,16 @@ def check_lines(lines: Sequence[tuple[ParsedArgs, RunOptions]]) -> None:
         raise InvalidRequest(f"{wrong.long_name} cannot be combined with roles", "leave it out")
     if options.after and options.detach and not options.scheduled:
         raise InvalidRequest("--after cannot be combined with --detach and roles", "leave out --detach")
+
+
+def check_program(parsed: ParsedArgs, options: RunOptions) -> None:
+    """Raise `InvalidRequest` for a role without a program."""
+    if not parsed.operands:
+        raise InvalidRequest(
+            f"role {options.role} has no program",
+            f"write it after the options: `--role {options.role} train.py`; or set `command` in a table "
+            f"`[roles.{options.role}]` of muster.toml",
+        )
 
 
 def _check_in_job(lines: Sequence[RunOptions]) -> None:

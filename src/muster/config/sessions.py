@@ -114,6 +114,12 @@ NOT_HELD: Mapping[Option[object], str] = {
     RunOptions.timeout: "use --idle",
     RunOptions.spare_nodes: "a session that loses a host ends",
     RunOptions.json: "it prints no events",
+    **dict.fromkeys((RunOptions.main, RunOptions.all_roles), "runs with roles need hosts of their own"),
+    **dict.fromkeys(
+        (RunOptions.sweep, RunOptions.array, RunOptions.max_parallel, RunOptions.chain, RunOptions.resubmit),
+        "each run on the session has its own",
+    ),
+    RunOptions.after: "it starts at once",
 }
 """Options of `run` that a session does not have, and why."""
 
@@ -142,7 +148,7 @@ def _refuse_container(options: HoldOptions) -> None:
     typed = option is not None and options.typed(option)
     raise InvalidRequest(
         f"a session in a container is not supported yet, got the image {image}",
-        "leave it out, or use `muster run --container` without a session"
+        f"leave out {option.long_name if option else '--container'}, or use `muster run --container` without a session"
         if typed
         else "muster.toml or the environment names it; hold without it: `muster hold --container ''`",
     )

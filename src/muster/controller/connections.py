@@ -151,11 +151,12 @@ class ProcessConnection(AgentConnection):
         """Return the last lines of stderr of the program that starts the agent."""
         if not self.stderr.closed:
             self.drain_stderr()
-        words = self.stderr_tail.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
+        lines = self.stderr_tail.decode("utf-8", "replace").replace("\r", "").splitlines()
+        words = [line.strip() for line in lines if line.strip()]
         return "; ".join(map(safe, words[-count:]))
 
-    def explain_exit(self, run_path: str, python: str) -> str:
-        """Return why the connection ended, for users."""
+    def explain_exit(self, run_path: str, python: str, image: str = "") -> str:
+        """Return why the connection ended, for users; `image` is that of the container in which Python starts."""
         code, how = self.status()
         if code is None and not self.channel.refused:
             return f"the agent on {self.host} closed its connection, and {how}"
@@ -163,6 +164,8 @@ class ProcessConnection(AgentConnection):
             words = self.stderr_summary() or how
             if code == SETUP_FAILED:
                 return f"{self.host}: {words}"
+            if image:
+                return f"cannot start a container of {image} on {self.host}: {words}"
             return f"cannot start Python on {self.host} with {python}: {words}"
         if self.channel.refused:
             return f"invalid data from the agent on {self.host}: {safe(self.channel.refused)}"

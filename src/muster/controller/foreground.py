@@ -29,6 +29,7 @@ from muster.protocol.local_sockets import new_token
 from muster.report import write_report
 from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
+from muster.runtimes import runtime
 from muster.ui.keyboard import Keyboard
 from muster.ui.output_writer import OutputWriter
 from muster.ui.terminal import QUIET, size_here
@@ -180,7 +181,9 @@ class ForegroundController(Controller):
             link.open = False
             self.handle(CleanedUp(self.now(), link.node))
             return
-        self.lost(link, link.explain_exit(str(self.run.path), self.plan.job.python))
+        job = self.plan.job
+        image = job.runtime_value if runtime(job.runtime).has_image else ""
+        self.lost(link, link.explain_exit(str(self.run.path), job.python, image))
 
     def _on_hello(self, link: AgentConnection, t: float, payload: bytes, version: int, **facts: Any) -> None:
         if version != VERSION:

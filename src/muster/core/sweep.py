@@ -112,7 +112,7 @@ def _from_list(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for item in text.split(","):
         if not item:
-            raise ValueError('values without empty ones; write an empty value in a JSON list: `["", "a"]`')
+            raise ValueError('a value after each comma; write an empty one in a JSON list: `["", "a"]`')
         numbers = _range(item, "; as a text, write it in a JSON list")
         found += [item] if numbers is None else map(str, numbers)
     return tuple(found)
@@ -190,7 +190,8 @@ def misspelled(sweep: Sweep, texts: Sequence[str]) -> list[tuple[str, str]]:
     """Return names in braces that are no parameters, each with the parameter that is probably meant."""
     found = dict.fromkeys(name for text in texts for name in re.findall(r"\{([A-Za-z_]\w*)\}", text))
     known = [name for name in sweep.names if name != INDEX]
-    meant = [(name, nearest(name, known)) for name in found if name not in sweep.names]
+    same = {name.casefold(): name for name in known}
+    meant = [(name, same.get(name.casefold()) or nearest(name, known)) for name in found if name not in sweep.names]
     return [(name, near) for name, near in meant if near is not None]
 
 

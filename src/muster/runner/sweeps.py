@@ -92,7 +92,7 @@ def requested(options: RunOptions) -> Sweep | None:
     names = [one.name for one in options.sweep]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InvalidRequest(f"--sweep {twice}: given twice", f"write all values once: `--sweep {twice}=A,B`")
+        raise InvalidRequest(f"--sweep {twice}: given twice", f"give all of its values at once: `--sweep {twice}=A,B`")
     count = count_points(options.sweep)
     if count > MOST_POINTS:
         raise InvalidRequest(f"the sweep has {count} points; the maximum is {MOST_POINTS}", "use fewer values")
@@ -124,8 +124,8 @@ def prepare(sweep: Sweep, parsed: ParsedArgs, options: RunOptions, resolve: Reso
     base = resolve(_filled(parsed, first) if not sweep.chain else parsed)
     if base.session is not None and (sweep.most or 1) > 1:
         raise InvalidRequest(
-            f"{sweep.most} points at the same time: a session has one run at a time",
-            "leave it out: the points then run one after another",
+            f"a session has one run at a time, got {sweep.most} points at the same time",
+            "leave out --max-parallel, or `%N` of --array: the points then run one after another",
         )
     scripts = {fill(parsed.operands[0], point) for point in sweep.points} if not sweep.chain else set()
     if len(scripts) > 1 and (options.snapshot or options.sync):

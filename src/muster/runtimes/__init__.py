@@ -74,6 +74,8 @@ class Runtime(NamedTuple):
     """Returns the options with which the scheduler's own program starts a task inside; then `enter` is not used."""
     task_option: str = ""
     """The option by which the scheduler's program knows the runtime; empty if it needs no scheduler."""
+    scheduler: str = ""
+    """The key of the scheduler whose program that is."""
 
 
 @cache

@@ -18,4 +18,5 @@ RUNTIME = Runtime(
     has_image=True,
     task_options=task_options,
     task_option="--container-image",
+    scheduler="slurm",
 )
