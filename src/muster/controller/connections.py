@@ -142,7 +142,8 @@ class ProcessConnection(AgentConnection):
     def status(self) -> tuple[int | None, str]:
         """Return the child process's exit code, None if it still runs, and a description."""
         try:
-            code = self.process.wait(timeout=2)
+            ends = self.guarded and not self.channel.refused  # otherwise the agent may still run
+            code = self.process.wait(timeout=_GUARD if ends else 2)
         except subprocess.TimeoutExpired:
             return None, f"is still running (pid {self.process.pid})"
         return code, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
@@ -199,8 +200,9 @@ class TcpConnection(AgentConnection):
         self.channel.disconnect()
 
 
-_GUARD = 7.0
-"""Seconds that the parent of an agent needs to kill what the agent left; see `processes.kill_descendants`."""
+_GUARD = 20.0
+"""Seconds that the parent of an agent may need on a busy machine to kill what the agent left: 5 s on others
+(`processes.kill_descendants`)."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals by which a user, or the program that started muster, ends a run."""
