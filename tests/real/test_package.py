@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -93,3 +94,15 @@ def test_it_runs_in_a_fresh_environment(fresh: Path, tmp_path: Path):
     line = [str(fresh.with_name("python")), "-c", "import muster; print(muster.__file__)"]
     found = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert found.stdout.startswith(str(fresh.parents[1])), found
+
+
+@pytest.mark.lab
+def test_the_bill_of_materials_lists_what_the_wheel_requires() -> None:
+    """`make sbom`: CycloneDX, by a program that is installed for that alone."""
+    done = subprocess.run([ROOT / "tools" / "sbom"], capture_output=True, text=True, timeout=280)
+    assert 0 == done.returncode, done.stderr
+    bom = json.loads((ROOT / "build" / f"torchmuster-{__version__}.cdx.json").read_text())
+    root = bom["metadata"]["component"]
+    assert ("CycloneDX", "torchmuster", __version__) == (bom["bomFormat"], root["name"], root["version"])
+    assert {"ClusterShell", "cloudpickle"} <= {part["name"] for part in bom["components"]}
+    assert all(part["version"] and part["licenses"] for part in bom["components"])

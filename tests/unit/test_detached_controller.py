@@ -20,7 +20,7 @@ from muster.agent.log_streaming import KEEP
 from muster.controller.detached import DetachedController
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.layout import layout
-from muster.core.model import Host, Job, Program
+from muster.core.model import AUTHENTICATED, OPEN, Host, Job, Program
 from muster.core.results import RunResult, RunState
 from muster.core.supervisor import Phase
 from muster.launchers import make_plan
@@ -61,10 +61,16 @@ class Controller:
     """A controller of two nodes with a rank each, and their agents; `shared`: which of them see its run directory."""
 
     def __init__(
-        self, folder: Path, shared: tuple[bool, ...] = (True, True), launcher: str = "exec", spare: bool = False
+        self,
+        folder: Path,
+        shared: tuple[bool, ...] = (True, True),
+        launcher: str = "exec",
+        spare: bool = False,
+        rendezvous: str = OPEN,
     ) -> None:
         self.loop, self.run = ManualLoop(), Run(folder)
         job = Job(Program("command", ("true",)), launcher, "python3", "--python", "/", lease=LEASE)
+        job = job._replace(rendezvous=rendezvous)
         plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
         if spare:
             plan, shared = plan._replace(spares=(Host("n3"),)), (*shared, True)
@@ -240,6 +246,36 @@ def test_a_restarted_controller_sends_each_agent_what_it_missed(tmp_path: Path) 
     controller.hears()
     assert [["start_ranks"], []] == [[kind for kind, _ in agent.said] for agent in controller.agents]
     controller.close()
+
+
+def test_connections_to_a_store_on_loopback_are_forwarded_between_its_agent_and_the_others(tmp_path: Path) -> None:
+    controller = Controller(tmp_path, rendezvous=AUTHENTICATED)
+    controller.running()
+    first, second = ({**agent.said[-1][1]} for agent in controller.agents)
+    assert {"127.0.0.1"} == {fields["late"]["MASTER_ADDR"] for fields in (first, second)}
+    assert [False, True] == ["store_node" in fields for fields in (first, second)] and 0 == second["store_node"]
+    controller.served.open_store(0, 1)
+    controller.hears((0, "open_store", {"host": "127.0.0.1", "relays": True}))
+    at = {"attempt": 0, "number": 7}
+    controller.agents[1].say("relay", b"ask", **at, node=0, offset=3, last=True)
+    controller.hears((0, "relay", {**at, "node": 1, "offset": 3, "last": True}))
+    controller.agents[0].say("relay_taken", b"", **at, node=1, upto=6)
+    controller.agents[0].say("relay_end", b"", **at, node=1)
+    controller.agents[0].say("relay_end", b"", **at, node=99)
+    controller.hears((1, "relay_taken", {**at, "node": 0, "upto": 6}), (1, "relay_end", {**at, "node": 0}))
+    assert [] == lost(controller), "a node that does not exist is no reason to end a run"
+    controller.close()
+
+
+def test_nothing_is_forwarded_if_the_store_has_a_port_of_its_own(controller: Controller) -> None:
+    controller.running()
+    assert "10.0.0.1" == controller.agents[1].said[-1][1]["late"]["MASTER_ADDR"]
+    assert "store_node" not in controller.agents[1].said[-1][1]
+    controller.agents[1].say("relay_end", attempt=0, node=0, number=1)
+    controller.agents[1].say("note", text="after that")
+    controller.says("after that")
+    controller.hears()
+    assert "relay_end" not in [kind for kind, _ in controller.agents[0].said]
 
 
 def test_a_controller_killed_while_it_wrote_an_event_is_restarted_twice(tmp_path: Path) -> None:

@@ -317,6 +317,17 @@ def test_files_that_a_muster_toml_names_are_seen_from_there(
     assert str(tmp_path / "project" / "deep") == plan["job"]["cwd"]
 
 
+def test_an_authenticated_rendezvous_of_a_file_holds_for_all_runs(
+    place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another launcher is refused then, too: with it the port would be open."""
+    (tmp_path / "project" / "muster.toml").write_text('[run]\nrendezvous = "authenticated"\n')
+    env = {**place, "XDG_CONFIG_HOME": "/nowhere"}
+    assert "authenticated" == planned("", env, capsys)["rendezvous"]
+    with pytest.raises(InvalidRequest, match="--rendezvous authenticated cannot be combined with --launcher torchrun"):
+        planned("--launcher torchrun", env, capsys)
+
+
 def test_what_a_file_preloads_is_no_reason_to_refuse_a_launcher(
     place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -409,6 +420,16 @@ def test_options_of_slurm_hint_at_it(place: dict[str, str], line: str, sentence:
         ("-m", "-m takes the name of a module, got a file: train.py", "leave out `-m`, or name the module: `-m train`"),
         ("-m pkg/train", "-m takes the name of a module, got a file: pkg/train", "`-m pkg.train`"),
         ("--on-hang restart --max-restarts 0", "--on-hang restart requires --max-restarts", "add `--max-restarts 1`"),
+        (
+            "--rendezvous authenticated --launcher torchrun",
+            "--rendezvous authenticated cannot be combined with --launcher torchrun, which opens ports of its own",
+            "`--launcher fork`",
+        ),
+        (
+            "--rendezvous no",
+            "invalid value for --rendezvous: 'no' (expected open or authenticated)",
+            "--rendezvous MODE",
+        ),
         ("--slurm --mem lots", "invalid value for --mem: 'lots' (expected a size such as `64G`", "--mem SIZE"),
     ],
 )

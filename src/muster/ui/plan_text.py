@@ -8,7 +8,7 @@ from muster.core.env_forwarding import REDACTED, is_secret
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist
 from muster.core.layout import fold, named
-from muster.core.model import Command, Late, Plan, Rank, Role, Template, Text, Variables
+from muster.core.model import AUTHENTICATED, Command, Late, Plan, Rank, Role, Template, Text, Variables
 from muster.core.plurals import plural
 from muster.runtimes import python_inside
 from muster.ui.formatting import shell_word
@@ -76,6 +76,8 @@ def _late_in_words(plan: Plan) -> list[str]:
             if not isinstance(value, str):
                 (of_attempt if value in _OF_AN_ATTEMPT else of_node)[name] = None
     port = "node 0 finds a free port" if plan.external_rendezvous else "node 0 binds a free port"
+    if plan.job.rendezvous == AUTHENTICATED:
+        port += " of 127.0.0.1; agents of other nodes relay connections to it"
     lines = [f"set when an attempt starts: {', '.join(of_attempt)} ({port})"]
     return [*lines, f"set after connecting to the nodes: {', '.join(of_node)}"] if of_node else lines
 
