@@ -5,6 +5,7 @@
 # make fast    the tests that start no rank
 # make security  the tests against strangers on the network, other users, and hostile hosts and files; CI runs them, too
 # make fuzz    random input for all parsers and protocols: an hour; a failure prints how to replay it
+# make chaos   COUNT=500 runs that faults strike at random moments, hours; SEED=N replays one
 # make bench   muster beside other launchers, all rows: about an hour; writes docs/benchmarks.md
 # make gpu-check  muster on a machine with a GPU: one table, 6 minutes, no network
 # make sbom    the software bill of materials of the wheel, into build
@@ -17,7 +18,7 @@ PY := .venv/bin/python
 # twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
 WORKERS ?= 4
 
-.PHONY: demo test lab-test check fast security fuzz bench gpu-check sbom audit lock docs clean
+.PHONY: demo test lab-test check fast security fuzz chaos bench gpu-check sbom audit lock docs clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -46,6 +47,9 @@ security: .venv/dev
 
 fuzz: .venv/dev
 	$(PY) tools/fuzz.py
+
+chaos: .venv/dev
+	$(PY) tests/chaos/run.py --count $(or $(COUNT),$(if $(SEED),1,500)) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/dev
 	$(PY) bench/run.py --all --write

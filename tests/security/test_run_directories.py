@@ -21,7 +21,7 @@ from waiting import until
 
 import muster as muster_itself
 from muster.agent import facts
-from muster.client.attach import show_rest
+from muster.controller.unsent_output import show_rest
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Plan, Program, as_json
 from muster.errors import InvalidRequest

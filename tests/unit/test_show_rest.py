@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from muster.client.attach import show_rest
+from muster.controller.unsent_output import show_rest
 from muster.rundir.run import Run
 from muster.ui.view import View
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from muster.cli.common import end_in_words, find_operand_run, parse_command
 from muster.cli.context import viewer_of
 from muster.client import remote
-from muster.client.attach import AttachedClient, show_rest
+from muster.client.attach import AttachedClient
 from muster.client.client import sync_files
 from muster.client.reconcile import reconcile, require_known
 from muster.config.command_options import AttachOptions, LogsOptions
 from muster.controller.connections import captured_signals
+from muster.controller.unsent_output import show_rest
 from muster.core.results import RunResult
 from muster.errors import InvalidRequest
 from muster.linux.eventloop import EventLoop

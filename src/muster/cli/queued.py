@@ -9,11 +9,12 @@ from typing import Any
 
 from muster.cli.context import tell_progress
 from muster.client import remote
-from muster.client.attach import AttachedClient, show_rest
+from muster.client.attach import AttachedClient
 from muster.client.client import Client
 from muster.client.follow import Follower, wait
 from muster.client.reconcile import cancel, reconcile
 from muster.controller.connections import captured_signals
+from muster.controller.unsent_output import show_rest
 from muster.core.controller_config import RECORD
 from muster.core.hostlist import fold_hostlist
 from muster.core.json_records import plan_from_json

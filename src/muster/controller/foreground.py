@@ -13,6 +13,7 @@ from muster.controller.agent_fields import terminal_fields
 from muster.controller.bootstrap import Bootstrap, OwnMachine, RunPlace, need_of
 from muster.controller.connections import SIGNALS, AgentConnection, Agents, ProcessConnection, end_links
 from muster.controller.controller import Controller
+from muster.controller.unsent_output import show_rest
 from muster.core import rendezvous
 from muster.core.events import CleanedUp, Configured, StartFailed, StopRequested
 from muster.core.model import Plan
@@ -74,6 +75,10 @@ class ForegroundController(Controller):
         """Number of times that Ctrl-C was pressed."""
         for link in self.children:
             link.channel.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
+        self.offsets: dict[str, int] = {}
+        """How much of each log was shown."""
+        self.incomplete = False
+        """True if an agent was lost, which may not have sent all output."""
         self.enough = False
         """Ctrl-C was pressed after the end of the run: stop showing output."""
         self.scribe = RunWriter(Writer(loop), run, self.notify, "events.jsonl")
@@ -101,6 +106,8 @@ class ForegroundController(Controller):
             self._leave()
             if self.keyboard is not None:
                 self.keyboard.leave()
+        if self.incomplete and not self.hurry:
+            show_rest(self.run, self.view, self.offsets)
         self.view.finish(self.outcome)
         if why := write_report(
             self.run, self.outcome, {**os.environ, **self.plan.job.env}
@@ -198,7 +205,23 @@ class ForegroundController(Controller):
         if link.node == 0:
             self.handle(Configured(self.now()))
 
-    def _on_output(self, link: AgentConnection, t: float, payload: bytes, rank: int, stream: str, **more: Any) -> None:
+    def lost(self, link: AgentConnection, why: str) -> None:
+        """Handle that an agent is gone for good."""
+        self.incomplete = True
+        super().lost(link, why)
+
+    def _on_output(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        rank: int,
+        stream: str,
+        attempt: int,
+        offset: int,
+        **more: Any,
+    ) -> None:
+        self.offsets[f"{attempt}/{rank}.{stream}"] = offset + len(payload)
         self.view.output(rank, stream, payload)
         if self._wrote_at is None:
             self.loop.call_later(QUIET, self._quiet)

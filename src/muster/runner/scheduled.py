@@ -15,13 +15,14 @@ from muster import bundle, code_sync
 from muster.agent import code_tree, facts
 from muster.agent.controller_process import ARCHIVE
 from muster.client import remote
-from muster.client.attach import AttachedClient, show_rest
+from muster.client.attach import AttachedClient
 from muster.config.options import RunOptions
 from muster.config.resolve import JobRequest
 from muster.config.sessions import options_of_session
 from muster.controller.batch import REQUEST
 from muster.controller.connections import captured_signals
 from muster.controller.node_claims import Claims
+from muster.controller.unsent_output import show_rest
 from muster.core.controller_config import RECORD
 from muster.core.env_forwarding import is_secret, stands_open
 from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist, parse_nodelist

@@ -1,0 +1,1 @@
+"""The lab of the chaos runs is that of the other tests."""
