@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,32 @@ def test_an_agent_that_reconnects_has_missed_nothing(controller: Controller) -> 
     controller.hears((1, "forward_signal", {"number": 10}))
     controller.loop.advance(2 * LEASE, 1.0)
     assert [] == lost(controller)
+
+
+def test_a_signal_that_a_busy_machine_forwards_late_is_the_same_one(controller: Controller) -> None:
+    controller.running()
+
+    def forwarded(node: int, number: int, *ranks: int) -> None:
+        link = controller.served.far[node]
+        before = link.channel.received
+        controller.agents[node].say("signal_forwarded", number=number, ranks=list(ranks))
+        controller.loop.until(lambda: link.channel.received > before, "it comes")
+        controller.loop.advance(1.0)
+
+    def notices() -> list[str]:
+        return [event["text"] for event in controller.events("say")]
+
+    for node, ranks in ((0, [0]), (1, [])):
+        forwarded(node, signal.SIGUSR1, *ranks)
+    assert ["received SIGUSR1, forwarded to rank 0"] == notices()
+    for node, ranks in ((0, []), (1, [1])):
+        forwarded(node, signal.SIGUSR2, *ranks)
+    assert [
+        "received SIGUSR2, not forwarded: no rank handles it",
+        "received SIGUSR2, forwarded to rank 1",
+    ] == notices()[1:]
+    forwarded(0, signal.SIGUSR1)
+    assert "received SIGUSR1, not forwarded: no rank handles it" == notices()[-1], "it is another one"
 
 
 def test_an_agent_that_closes_its_connection_reconnects_at_once_or_has_exited(controller: Controller) -> None:

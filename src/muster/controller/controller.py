@@ -129,6 +129,17 @@ _UNDER_WAY = 0.5
 """Seconds for the ranks' messages to arrive after their launcher has exited."""
 
 
+class _Forwarded:
+    """A signal that the agents forward to the ranks that handle it."""
+
+    def __init__(self) -> None:
+        self.sent_here = self.told = False
+        self.nodes: set[int] = set()
+        """Those that have reported it; one on a busy machine does so after the user was told."""
+        self.ranks: list[int] = []
+        """The ranks of which the user is not told yet."""
+
+
 class Controller:
     """Executes the supervisor's decisions for one run, and reports events to it. Subclasses know who watches."""
 
@@ -155,8 +166,8 @@ class Controller:
             launchers=len({command.node for command in plan.commands}),
         )
         """The ranks that external launchers have started."""
-        self._passed: dict[int, list[int]] = {}
-        """By signal: the ranks to which it was recently forwarded."""
+        self._passed: dict[int, _Forwarded] = {}
+        """By signal: the last one that was forwarded."""
         self._sent_here: set[int] = set()
         """Those signals that were sent to muster, not by a scheduler to the agents."""
         self._versions: dict[int, tuple[Any, Any]] = {}
@@ -545,21 +556,28 @@ class Controller:
         self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: list[int]
     ) -> None:
         """Handle that a signal was forwarded to ranks; every node reports it, and the user is told once."""
-        if number not in self._passed:
-            self._passed[number] = []
-            self.loop.call_later(_AT_ONCE, lambda: self._tell_passed(number))
-        self._passed[number] += ranks
-
-    def _tell_passed(self, number: int) -> None:
-        ranks = self._passed.pop(number)
-        job = self.plan.job
-        sender = "" if number in self._sent_here or not job.scheduler else f" from {title(job.scheduler)}"
+        last = self._passed.get(number)
+        if last is None or (last.told and link.node in last.nodes):
+            last = self._passed[number] = _Forwarded()
+        last.sent_here = last.sent_here or number in self._sent_here
         self._sent_here.discard(number)
+        if not last.ranks and (ranks or not last.told):
+            self.loop.call_later(_AT_ONCE, lambda: self._tell_passed(number, last))
+        last.nodes.add(link.node)
+        last.ranks += ranks
+
+    def _tell_passed(self, number: int, last: _Forwarded) -> None:
+        ranks, last.ranks, late, last.told = last.ranks, [], last.told, True
+        job = self.plan.job
+        sender = "" if last.sent_here or not job.scheduler else f" from {title(job.scheduler)}"
         names = {int(known): known.name for known in Signals}
         name = names.get(number, f"signal {number}")
         if ranks:
             self.notify(f"received {name}{sender}, forwarded to {named(ranks)}")
-        elif name[3:] not in (get_scheduler(job.scheduler).signals if job.scheduler else SignalRules()).beside:
+        elif (
+            not late
+            and name[3:] not in (get_scheduler(job.scheduler).signals if job.scheduler else SignalRules()).beside
+        ):
             self.notify(f"received {name}{sender}, not forwarded: no rank handles it")
 
     def _on_first_output(self, link: AgentConnection, t: float, payload: bytes, rank: int, attempt: int) -> None:
