@@ -118,7 +118,9 @@ def test_what_hosts_lack(shipped: Shipped) -> None:
     try:
         done = shipped.run()
         assert done.returncode in (2, 3), done.stderr
-        assert re.search(r"--ship-env: .* required, free on n3: |n3: .*No space left", done.stderr), done.stderr
+        assert re.search(r"--ship-env: the environment needs .*, and n3 has |n3: .*No space left", done.stderr), (
+            done.stderr
+        )
     finally:
         shipped.alone.lab.clear()
     assert "" == shipped.on("n2", f"ls {shipped.root} | grep part- || true")

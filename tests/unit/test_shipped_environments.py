@@ -334,7 +334,10 @@ FACTS = {"machine": os.uname().machine, "base": "/usr/bin/python3.12", "absent":
     [
         ({"base": ""}, r"no Python 3\.12 on n2, which /p is based on \(/usr/bin/python3\.12\)"),
         ({"machine": "toaster"}, "n2 has toaster"),
-        ({"failed": "No space left on device: /var/tmp"}, "no place for the environment: n2: No space left"),
+        (
+            {"failed": "No space left on device: /var/tmp"},
+            "cannot write to the directory of environments: n2: No space left",
+        ),
         ({"absent": ("/srv/mine",)}, "mine is installed in place .* is not on n2"),
     ],
 )

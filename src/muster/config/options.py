@@ -126,8 +126,8 @@ class RunOptions(RunDirOptions):
     )
     ship_env = flag(
         ("--ship-env",),
-        "copy the Python environment to the local disk of hosts that lack it, from host to host: the active venv or "
-        "conda environment, or that of --python; see `muster docs environments`",
+        "copy the Python environment to the local disk of hosts that lack it, from host to host: the active virtual "
+        "environment or conda environment, or that of --python; see `muster docs environments`",
         group=WHERE,
     )
     env_dir = optional(
@@ -369,7 +369,7 @@ class RunOptions(RunDirOptions):
     )
     max_parallel = optional(
         ("--max-parallel",),
-        "how many points of a sweep run at the same time",
+        "how many points (the runs of a sweep) run at the same time",
         "N",
         values.positive,
         "1; in a scheduler's queue, no limit",
@@ -400,7 +400,9 @@ class RunOptions(RunDirOptions):
         choices={"failed": "those that did not succeed", "all": "all finished ones"},
         group=SWEEPS,
     )
-    name = optional(("--name",), "name of the run, for use instead of its id", "NAME", values.run_name, group=OUTPUT)
+    name = optional(
+        ("--name",), "name of the run or session, for use instead of its id", "NAME", values.run_name, group=OUTPUT
+    )
     run_dir = optional(("--run-dir",), "directory that contains all runs", "PATH", values.text, _HOME, group=OUTPUT)
     log_dir = optional(
         ("--log-dir",),

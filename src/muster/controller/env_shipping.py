@@ -109,12 +109,15 @@ def _below(path: str, top: str) -> bool:
     return os.path.realpath(path).startswith(os.path.realpath(top).rstrip("/") + "/") or path == top
 
 
+_OTHER = "choose another directory on the hosts with `--env-dir PATH`"
+
+
 def _check(found: Environment, told: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise `InvalidRequest` if the environment cannot work on all hosts."""
     failed = {host: facts["failed"] for host, facts in told.items() if facts["failed"]}
     if failed:
         why = "; ".join(f"{host}: {text}" for host, text in failed.items())
-        raise InvalidRequest(f"--ship-env: no place for the environment: {why}", "choose another with `--env-dir PATH`")
+        raise InvalidRequest(f"--ship-env: cannot write to the directory of environments: {why}", _OTHER)
     machine = os.uname().machine
     other = {host: facts["machine"] for host, facts in told.items() if facts["machine"] != machine}
     if other:
@@ -136,7 +139,7 @@ def _check(found: Environment, told: Mapping[str, Mapping[str, Any]]) -> None:
         if absent:
             raise InvalidRequest(
                 f"--ship-env: {name} is installed in place (editable), and {path} is not on {fold_hostlist(absent)}",
-                "add `--sync` in that directory to copy it, or install the package without --editable",
+                "run with `--sync` in that directory, which copies it, or install the package without `--editable`",
             )
 
 
@@ -149,10 +152,10 @@ def _check_space(found: Environment, size: int, told: Mapping[str, Mapping[str, 
     need = int(size * _ROOM) + (4096 * len(found.entries) >> 2)
     full = {host: facts for host, facts in told.items() if facts["free"] < need}
     if full:
-        where = "; ".join(f"{host}: {size_in_words(facts['free'])} in {facts['root']}" for host, facts in full.items())
+        free = (f"{host} has {size_in_words(facts['free'])} in {facts['root']}" for host, facts in full.items())
         raise InvalidRequest(
-            f"--ship-env: {size_in_words(need)} required, free on {where}",
-            "remove unused ones with `muster clean --environments`, or choose another directory with `--env-dir`",
+            f"--ship-env: the environment needs {size_in_words(need)}, and {', '.join(free)}",
+            f"remove unused environments with `muster clean --environments --hosts …`, or {_OTHER}",
         )
 
 

@@ -25,7 +25,7 @@ class ContainerOptions(Options):
 
     container = optional(
         ("--container",),
-        "run agents and ranks in a container of this image, which has Python 3.9 or later as `python3`",
+        "run agents and ranks in a container of this image, which needs Python 3.9 or later as `python3`",
         "IMAGE",
         values.text,
         group=LAUNCHER,
