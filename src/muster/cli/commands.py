@@ -228,7 +228,7 @@ COMMANDS: Mapping[str, Command] = {
         "muster.cli.runs",
     ),
     "nodes": Command(
-        "show the nodes of a Slurm cluster, free resources and the queue",
+        "show the nodes of the cluster, free resources and the queue",
         ("",),
         ("muster nodes", "muster nodes --json"),
         "docs/slurm.md",

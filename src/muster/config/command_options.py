@@ -442,10 +442,10 @@ class LabUpOptions(LabOptions):
         ("--nodes",), "number of hosts in addition to the head node", "N", values.positive, default="3", group=RANKS
     )
     gpus = defaulted(
-        ("--gpus",), "GPUs per node in the Slurm configuration", "N", values.whole, default="4", group=RANKS
+        ("--gpus",), "GPUs per node in the scheduler's configuration", "N", values.whole, default="4", group=RANKS
     )
     cpus = defaulted(
-        ("--cpus",), "cores per node in the Slurm configuration", "N", values.positive, default="8", group=RANKS
+        ("--cpus",), "cores per node in the scheduler's configuration", "N", values.positive, default="8", group=RANKS
     )
     scheduler = LAB_SCHEDULER
     no_shared_home = flag(

@@ -120,8 +120,8 @@ class RunOptions(RunDirOptions):
     of_schedulers = Included(*(options_of(name).run for name in SCHEDULERS))
     sync = flag(
         ("--sync",),
-        "copy the code (files tracked by git, or the whole directory) to hosts that lack it: over rsync, or with "
-        "--slurm into the run directory",
+        "copy the code (files tracked by git, or the whole directory) to hosts that lack it: over rsync, or in a job "
+        "of a scheduler into the run directory",
         group=WHERE,
     )
     ship_env = flag(
