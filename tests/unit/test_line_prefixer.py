@@ -43,6 +43,16 @@ def test_a_line_is_shown_once_it_is_whole() -> None:
     assert lines.rest() == b""
 
 
+def test_a_line_without_an_end_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of 1 GB took 2.9 GB of memory."""
+    monkeypatch.setattr("muster.ui.terminal.LONGEST_LINE", 10)
+    lines = pipe()
+    shown = [lines.feed(0, "out", b"0123") for _ in range(5)]
+    assert shown == [b"", b"", b"[0] 012301230123\n", b"", b""]
+    assert lines.feed(0, "out", b"4\n5") == b"[0] 012301234\n"
+    assert lines.rest() == b"[0] 5\n"
+
+
 def test_no_bytes_no_line() -> None:
     lines = pipe()
     assert (lines.feed(0, "out", b""), lines.rest()) == (b"", b"")

@@ -30,6 +30,9 @@ _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 QUIET = 0.3
 """Seconds without output after which an incomplete line is shown."""
 
+LONGEST_LINE = 64 << 20
+"""Bytes of a line after which it is shown as several lines: they are in memory until the line ends."""
+
 Where = tuple[str, int, int]
 """(host, local rank, node) of a rank."""
 
@@ -191,7 +194,8 @@ class LinePrefixer:
 
     A line that is redrawn with carriage returns (a progress bar) is updated in place on a terminal; elsewhere only its
     last state is shown, when the line ends. The output of the rank that reads the terminal (`eager`) is shown without
-    waiting for the end of a line: it may be a prompt. The log files keep every byte.
+    waiting for the end of a line: it may be a prompt. A line of more than `LONGEST_LINE` bytes is shown as several.
+    The log files keep every byte.
     """
 
     def __init__(self, prefixes: Mapping[int, Prefix], terminal: bool, eager: int | None = None):
@@ -221,6 +225,9 @@ class LinePrefixer:
         if part:
             begun = self._parts[rank, stream] = self._parts.pop((rank, stream), begun)
         keep_part(begun, part)
+        if len(begun) > LONGEST_LINE:
+            text += self._prefixed(rank, bytes(self._parts.pop((rank, stream))) + b"\n")
+            begun = bytearray()
         if text and self._open:
             text, self._open = b"\n" + text, False
         # nothing may be redrawn in place beside a prompt
