@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -121,8 +122,11 @@ def create_run(store: Store, run_id: str) -> Run:
         if made:  # one that existed before belongs to another run
             _remove(path)
         reason = processes.reason(error)
-        full = error.errno in NO_ROOM
-        hint = ("free some space there, or " if full else "") + "choose another directory with --run-dir or MUSTER_HOME"
+        hint = "choose another directory with --run-dir or MUSTER_HOME"
+        if error.errno == errno.EFBIG:
+            hint = "raise the limit of file sizes, which is also that of each log: `ulimit -f unlimited`"
+        elif error.errno in NO_ROOM:
+            hint = f"free some space there, or {hint}"
         raise InvalidRequest(f"cannot write the run directory {path}: {reason}", hint) from None
     return note_run(store, path)
 
