@@ -285,7 +285,7 @@ def test_down_at_once_after_up_was_killed_is_the_last_word(stage: LabProcess) ->
         down(stage)
         starting.communicate(timeout=30)
         assert not stage.path(HERE).exists()
-        until(lambda: not stage.inhabitants(), "no keeper goes on", timeout=2)
+        until(lambda: not stage.inhabitants(), "no keeper goes on")
 
 
 # ---- in Python -------------------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def test_a_program_that_cannot_be_executed_is_refused_before_anything_starts(mus
 )
 def test_a_program_that_the_kernel_rejects_is_reported(muster: Any, script: Script, head: str, why: str) -> None:
     script(head + "echo ran\n", "tool").chmod(0o755)
-    done = muster("run", "-g", "2", "--", "./tool", timeout=15)
+    done = muster("run", "-g", "2", "--", "./tool")
     refused(done, 125, "cannot start", None)
     assert why in done.stderr
     no_one_left([], newest(muster).name, timeout=0)

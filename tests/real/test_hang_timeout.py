@@ -40,7 +40,7 @@ def test_a_hang_is_reported_and_the_run_goes_on(muster: Any, script: Script, tmp
     with RunProcesses(muster, "run", "-g", "3", "--hang-timeout", "3", str(script(HANGS))) as run:
         run.wrote("ready", range(3))
         (hang,) = until(lambda: run.events("hang"), "the hang is reported")
-        assert 3 <= hang["seconds"] < 20
+        assert 3 <= hang["seconds"]
         assert "rank 1 has not entered all_reduce" in hang["verdict"][0] and "hold" in "".join(hang["verdict"])
         (tmp_path / "go").touch()
         status, _, err = run.end()

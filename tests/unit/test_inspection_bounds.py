@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from muster.agent import inspection
 from muster.agent.rank_server import Subject
 from muster.core.inspection import Inspection
+from muster.linux import procfs
 from muster.linux.eventloop import EventLoop
 
 BUSY = """
@@ -54,6 +57,14 @@ def inspected(pid: int, within: float) -> list[Inspection]:
 def test_with_time_all_threads_and_children_are_seen(busy: int) -> None:
     for one in inspected(busy, 60):
         assert busy == one.threads[0].pid and 6 == len(one.threads) and ["sleep"] == [sub.name for sub in one.children]
+
+
+def test_a_stopped_process_is_not_waited_for(busy: int) -> None:
+    """The time would be up only after the test."""
+    os.kill(busy, signal.SIGSTOP)
+    until(lambda: "T" == getattr(procfs.stat(busy), "state", ""), "it is stopped")
+    for one in inspected(busy, 1e6):
+        assert ("T", "") == (one.threads[0].state, one.stacks)
 
 
 def test_without_time_the_main_thread_of_each_rank_is_seen(busy: int) -> None:
