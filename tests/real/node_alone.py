@@ -11,6 +11,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -113,6 +114,26 @@ def died_before_a_signal(folder: Path) -> None:
     node.start()
     node.ranks.signal(signal.SIGTERM, [0])
     assert signal.SIGTERM == node.hears("rank_exited")["signal"]
+
+
+def warned(folder: Path) -> None:
+    """The processes of the machine are read once for all ranks: that is repeated five times a second."""
+    node = Here(folder, "")
+    shell = ["sh", "-c", "trap : USR1; echo ready; while :; do sleep 0.1; done"]
+    told, tell = os.pipe()
+    node.ranks.pids = {rank: processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2) for rank in range(3)}
+    node.ranks.pids[3] = processes.spawn(["sh", "-c", '"$@" & wait', "sh", *shell], os.environ, "/", 0, tell, 2)
+    assert b"ready" in os.read(told, 100)
+    looks = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal looks
+        looks += event == "call" and frame.f_code is procfs.family.__code__
+
+    sys.setprofile(count)
+    listening = node.ranks.warn(signal.SIGUSR1)
+    sys.setprofile(None)
+    assert ([3], 1) == (listening, looks)
 
 
 HELD = """

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.agent.context import NodeRun
@@ -720,9 +721,9 @@ class RankProcesses:
 
         Each process gets it once, or `again`.
         """
-        listening = []
+        listening, look = [], cache(procfs.family)
         for rank, rank_pid in sorted(self.pids.items()):
-            pids = processes.catchers(rank_pid, number)
+            pids = processes.catchers(rank_pid, number, look)
             listening += [rank] if pids else []
             for pid in pids:
                 if again or (pid, number) not in self.warned:

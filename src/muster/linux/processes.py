@@ -274,9 +274,11 @@ def try_to_write(folder: str) -> None:
             pass
 
 
-def descendants(root: int) -> dict[int, tuple[str, int]]:
-    """Return all live descendants of `root` as {pid: (name, parent)}, without zombies."""
-    every = procfs.family()
+def descendants(
+    root: int, look: Callable[[], Mapping[int, tuple[str, int, bool]]] = procfs.family
+) -> dict[int, tuple[str, int]]:
+    """Return all live descendants of `root` as {pid: (name, parent)}, without zombies; `look` returns all processes."""
+    every = look()
     children: dict[int, list[int]] = {}
     for pid, (_, parent, _) in every.items():
         children.setdefault(parent, []).append(pid)
@@ -333,15 +335,18 @@ def blocks(pid: int, number: int, thread: int) -> bool:
     return True
 
 
-def catchers(pid: int, number: int) -> list[int]:
+def catchers(
+    pid: int, number: int, look: Callable[[], Mapping[int, tuple[str, int, bool]]] = procfs.family
+) -> list[int]:
     """Return the processes with a handler for the signal: this one, or else its nearest descendants.
 
-    A shell or a profiler between them does not forward signals.
+    A shell or a profiler between them does not forward signals. `look` returns all processes: a node has thousands, and
+    who asks for several ranks looks once.
     """
     if has_handler(pid, number):
         return [pid]
     children: dict[int, list[int]] = {}
-    for child, (_, parent) in descendants(pid).items():
+    for child, (_, parent) in descendants(pid, look).items():
         children.setdefault(parent, []).append(child)
     found, waiting = [], children.get(pid, [])
     while waiting:
