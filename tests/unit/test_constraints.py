@@ -16,7 +16,7 @@ PINS = dict(line.split("==") for line in (ROOT / "tools" / "constraints.txt").re
 def test_packages_with_one_version_in_pyproject_have_the_same_here() -> None:
     named = dict(re.findall(r'"([\w.-]+)(?:\[\w+\])?==([^";]+)"', (ROOT / "pyproject.toml").read_text()))
     assert len(named) > 20
-    assert named == {name: PINS.get(name) for name in named}
+    assert named == {name: PINS.get(name) for name in named}, "write tools/constraints.txt again: make lock"
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the versions are those for Python 3.11")
