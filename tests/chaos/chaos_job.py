@@ -33,9 +33,9 @@ def say(words: str = "") -> None:
 def told(name: str, text: object) -> None:
     """Write a file that the test reads; its name is the last that happens."""
     path = f"{folder}/{name}-{rank}-{who}"
-    with open(path + ".part", "w") as file:
+    with open(f"{folder}/part-{name}-{rank}-{who}", "w") as file:
         file.write(str(text))
-    os.replace(path + ".part", path)
+    os.replace(file.name, path)
 
 
 def end(signum: int, frame: object) -> None:

@@ -115,9 +115,8 @@ class Stage:
         """Return what the ranks have told under a name: (process, text) by rank."""
         found: dict[int, list[tuple[str, str]]] = {}
         for path in sorted(self.folder.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime):
-            if not path.name.endswith(".part"):
-                _, rank, who = path.name.split("-", 2)
-                found.setdefault(int(rank), []).append((who, path.read_text()))
+            _, rank, who = path.name.split("-", 2)
+            found.setdefault(int(rank), []).append((who, path.read_text()))
         return found
 
     def reached(self, moment: Moment) -> bool:

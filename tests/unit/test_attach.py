@@ -139,6 +139,14 @@ def test_output_may_be_missing_where_the_connection_broke(terminal: Terminal) ->
     ] == terminal.screen.said
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_output_may_be_missing_where_not_all_was_sent(terminal: Terminal, complete: bool) -> None:
+    """An agent was killed, or somebody did not want to wait for the rest."""
+    over = says("finished", outcome=outcome_as_json(ENDED), complete=complete)
+    assert ENDED == terminal.attach([*GREETED, RUN, over, stays])
+    assert complete != any("output may be missing here" in text for text in terminal.screen.said)
+
+
 def test_what_was_shown_makes_room_for_more(terminal: Terminal) -> None:
     terminal.attach([*GREETED, RUN, piece(0, b"12345", 0, node=1), "credit", OVER, stays])
     assert [(1, 5)] == [(taken["node"], taken["count"]) for taken in terminal.heard("credit")]
@@ -210,3 +218,11 @@ def test_ctrl_c_of_the_owner_and_other_signals_reach_the_run(terminal: Terminal)
     assert [signal.SIGINT] == [stop["number"] for stop in terminal.heard("stop")]
     assert [signal.SIGUSR1] == [passed["number"] for passed in terminal.heard("forward_signal")]
     assert terminal.heard("attach")[0]["owner"]
+
+
+def test_ctrl_c_is_sent_again_after_a_reconnect(terminal: Terminal) -> None:
+    """The controller may have been killed before it had recorded it; a new one counts those that it knows."""
+    first = [*GREETED, RUN, interrupt(signal.SIGINT), "stop", lambda link: link.complain("ssh: timed out\n")]
+    assert ENDED == terminal.attach(first, [arrives, "attach", RUN, OVER, stays], owner=True)
+    assert [None, [signal.SIGINT]] == [attach.get("stops") for attach in terminal.heard("attach")]
+    assert 1 == len(terminal.heard("stop"))

@@ -180,6 +180,27 @@ def test_clients_get_missed_events_and_request_output_from_agents(attached: Cont
     attached.heard("unsubscribe", {"reader": "viewer 1"})
 
 
+def test_a_client_that_has_seen_more_events_than_were_written_gets_the_next_ones(attached: Controller) -> None:
+    """A controller that is killed may have told events that it had not written."""
+    client = attached.client(events=5)
+    client.next("run")
+    attached.records.append('{"event": "three"}')
+    attached.viewers.tell(3, attached.records[-1])
+    assert 6 == client.next("event")["number"]
+
+
+def test_a_request_to_end_the_run_that_a_killed_controller_did_not_record_is_made_again(attached: Controller) -> None:
+    attached.records.append('{"event": "asked", "t": 1.0, "signal": 2, "by": "", "gone_for": null}')
+    attached.records.append('{"event": "asked", "t": 1.0, "signal": 1, "by": "", "gone_for": 30.0}')
+    attached.records.append('{"event": "asked", "t": 1.0, "signal": 0, "by": "ann", "gone_for": null}')
+    attached.client(owner=True, stops=[2])
+    client = attached.client(owner=True, stops=[2, 15])
+    client.next("run")
+    attached.client(stops=[2, 15]).next("run")  # does not own it
+    attached.heard("asked", 15, "")
+    assert 1 == sum(done[0] == "asked" for done in attached.done)
+
+
 def test_a_snapshot_of_all_nodes(attached: Controller) -> None:
     """The second agent has no connection, and is named."""
     client = attached.client()
@@ -351,8 +372,8 @@ def test_at_the_end_all_clients_are_notified_and_waited_for(attached: Controller
 
     client.hear = leave  # type: ignore[method-assign]
     attached.draining = True
-    attached.viewers.close_all(RunResult(RunState.SUCCEEDED, 0, 1.0))
-    assert any(fields["kind"] == "finished" for fields, _ in client.frames)
+    attached.viewers.close_all(RunResult(RunState.SUCCEEDED, 0, 1.0), complete=False)
+    assert [False] == [fields["complete"] for fields, _ in client.frames if fields["kind"] == "finished"]
     assert 1 == len(attached.viewers.sessions) and 9 < attached.now() - began < 12
     stalled.sock.close()
 

@@ -93,10 +93,12 @@ class AttachedClient:
         self.plan: Plan | None = None
         self.outcome: RunResult | None = None
         self.incomplete = False
-        """True if output may be missing: a connection broke, or the agents had exited before this one was made."""
+        """True if output may be missing: a connection broke, or agents had exited before they had sent all of it."""
         self.left = self.gone = False
         """`left`: the user stopped watching. `gone`: there is no controller, and the result is not known."""
         self.interrupts = 0
+        self.stops: list[int] = []
+        """The signals that the user has sent to end the run: a controller that is killed may not have recorded them."""
         self.enough = False
         """Ctrl-C was pressed after the end of the run: stop showing output."""
         self.quiet_at: float | None = None
@@ -207,6 +209,8 @@ class AttachedClient:
             return
         want = True if self.keep is not None or self.view is None else self.view.wants
         seen: dict[str, Any] = {"offsets": self.offsets, "tail": self.tail, "events": self.events}
+        if self.stops:
+            seen["stops"] = self.stops
         assert self.connection is not None
         self.connection.version = version
         self._tell("attach", want=want, owner=self.owner, version=VERSION, **seen)
@@ -304,8 +308,9 @@ class AttachedClient:
         # acknowledge output once it is shown, so that more is sent
         self.pen.writer.then(lambda: self._tell("credit", node=node, count=len(payload)))
 
-    def _on_finished(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
+    def _on_finished(self, payload: bytes, outcome: Mapping[str, Any], complete: bool = True) -> None:
         self.outcome = outcome_from_json(outcome)
+        self.incomplete = self.incomplete or not complete
         if self.scribe is not None and self.keep is not None:
             keep, data = self.keep, outcome_as_json(self.outcome)
             self.scribe.do(lambda: keep.write("outcome.json", data))
@@ -351,6 +356,7 @@ class AttachedClient:
                     self._words(f"cannot reach {self.host}; it terminates the run when the lease expires (--lease)")
                     self.gone = True
                 else:
+                    self.stops.append(number)
                     self._tell("stop", number=number)
             else:
                 self._tell("forward_signal", number=number)

@@ -475,11 +475,12 @@ class DetachedController(Controller):
             self.run_once()
             if self.hurry:
                 break
+        complete = not self.nodes_lost and not any(link.open for link in self.every)
         if self.outputs is not None:
             self.scribe.do(partial(self.outputs.finish, self.run))
         outcome = self._with_gaps(outcome)
         self.scribe.close()  # a client that hears of the end may read the files immediately
-        self.viewers.close_all(outcome)
+        self.viewers.close_all(outcome, complete)
         if why := write_report(self.run, outcome, os.environ):  # no client waits for it
             print(why, file=sys.stderr, flush=True)
 

@@ -91,6 +91,8 @@ class Session:
         """`is_owner`: the run ends with this client. `paused`: it was stopped (Ctrl-Z), and sends no heartbeats."""
         self.want: Any = False
         """The ranks whose output it wants."""
+        self.ahead = 0
+        """How many events it has seen that an earlier controller was killed before it had written."""
         self.heard_at = now
 
 
@@ -102,6 +104,14 @@ class _Question:
         """`missing`: the nodes that have not answered; `awaited`: those of them that still may."""
         self.found: dict[str, Any] = {}
         """Tables by rank."""
+
+
+def _stops_in(records: Sequence[str]) -> int:
+    """Return how many signals of the owner, which are to end the run, are recorded."""
+    asked = (json.loads(line) for line in records if '"asked"' in line)
+    return sum(
+        record["event"] == "asked" and bool(record.get("signal")) and record.get("gone_for") is None for record in asked
+    )
 
 
 class Sessions:
@@ -169,7 +179,7 @@ class Sessions:
         """Send an event, with its line number in events.jsonl, to all watching clients."""
         for viewer in self.sessions:
             if viewer.watches:
-                viewer.peer.send(encode_frame("event", line.encode(), number=number))
+                viewer.peer.send(encode_frame("event", line.encode(), number=number + viewer.ahead))
 
     def output(self, name: str, node: int, data: bytes, place: Mapping[str, Any]) -> None:
         """Send a rank's output to the session that subscribed to it."""
@@ -229,16 +239,21 @@ class Sessions:
         tail: int | None,
         events: int,
         owner: bool,
+        stops: Sequence[int] = (),
         version: int = OLDEST,
     ) -> None:
         world = self.world
         viewer.watches, viewer.is_owner, viewer.want = True, owner, want
+        viewer.ahead = max(0, events - len(world.records))
         phase, plan = world.supervisor.phase, as_json(world.plan)
         viewer.peer.send(encode_frame("run", id=world.run.id, phase=phase, plan=plan, version=VERSION))
         for number, line in enumerate(world.records[events:], events + 1):
             viewer.peer.send(encode_frame("event", line.encode(), number=number))
         for link in world.far:
             world.send_message(link.node, "subscribe", reader=viewer.name, want=want, offsets=offsets, tail=tail)
+        if owner:
+            for number in stops[_stops_in(world.records) :]:
+                world.asked(viewer, number)
 
     def subscribe(self, link: TcpConnection) -> None:
         """Have a host that takes the place of another send its output to those who watch."""
@@ -354,11 +369,11 @@ class Sessions:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
-    def close_all(self, outcome: RunResult) -> None:
-        """Send the result to all clients, and wait for them to disconnect."""
+    def close_all(self, outcome: RunResult, complete: bool) -> None:
+        """Send the result to all clients, and wait for them to disconnect; `complete`: all output was sent."""
         for viewer in list(self.sessions):
             if viewer.watches:
-                viewer.peer.send(encode_frame("finished", outcome=outcome_as_json(outcome)))
+                viewer.peer.send(encode_frame("finished", outcome=outcome_as_json(outcome), complete=complete))
         deadline = self.world.now() + _FAREWELL
         while self.sessions and self.world.now() < deadline:
             for viewer in list(self.sessions):

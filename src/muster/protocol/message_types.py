@@ -95,6 +95,8 @@ PID = Type("process id", lambda value: frames.whole(value) and value > 1, str)
 
 SIGNAL = Type("signal number", lambda value: frames.whole(value) and value in signal.valid_signals(), str)
 
+SIGNALS = Type("list of signal numbers", frames.several(SIGNAL.right), _words)
+
 CELLS = Type("number of rows or columns", lambda value: frames.whole(value) and value < 1 << 16, str)
 
 SECONDS = Type("number of seconds", _number, lambda value: f"{value:.3f}")

@@ -38,6 +38,7 @@ from muster.protocol.message_types import (
     SECONDS,
     SECRET,
     SIGNAL,
+    SIGNALS,
     STACKS,
     STRING,
     STRINGS,
@@ -639,13 +640,14 @@ MESSAGES: tuple[Message, ...] = (
         CONTROLLER,
         {
             "attach": (
-                "Subscribes to output and events; `owner`: the run ends with this client.",
+                "Subscribes to output and events; `owner`: the run ends with this client, which has sent the `stops`.",
                 {
                     "want": WANT,
                     "offsets": OFFSETS,
                     "tail": or_null(COUNT),
                     "events": COUNT,
                     "owner": FLAG,
+                    "stops": maybe(SIGNALS),
                     "version": _VERSION,
                 },
             ),
@@ -702,7 +704,10 @@ MESSAGES: tuple[Message, ...] = (
                 "the bytes of the log from `offset` on",
             ),
             "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
-            "finished": ("The run is over: its outcome.", {"outcome": TABLE}),
+            "finished": (
+                "The run is over: its outcome. `complete`: all agents have sent all output.",
+                {"outcome": TABLE, "complete": maybe(FLAG)},
+            ),
             "answer": (
                 "The answer to the other requests; `missing` are nodes that did not answer.",
                 {
