@@ -87,6 +87,12 @@ def test_the_request_and_its_command_line() -> None:
     [
         (WISH._replace(gpus="8"), {}, "--gpus 8: Flux counts GPUs per node"),
         (WISH._replace(spares=1), {}, "--spare-nodes 1"),
+        (
+            WISH._replace(nodes=None, each=None, ranks=9),
+            {"exclusive": True},
+            "--exclusive requires the number of nodes",
+        ),
+        (WISH, {"gpus_per_node": "a100:4"}, "--gpus-per-node a100:4: muster does not request a type of GPU from Flux"),
         (WISH, {"flux_opt": ("nodes=3",)}, "--flux-opt nodes: muster sets this option of flux batch itself"),
     ],
 )

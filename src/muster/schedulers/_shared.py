@@ -122,8 +122,11 @@ class Size(NamedTuple):
     """Megabytes of each node; 0 for what the scheduler gives."""
 
 
-def size_of(wish: Wish, options: Options, title: str) -> Size:
-    """Return the size of a job by options that several schedulers have. Raises `InvalidRequest`."""
+def size_of(wish: Wish, options: Options, title: str, gpu_type: str) -> Size:
+    """Return the size of a job by options that several schedulers have. Raises `InvalidRequest`.
+
+    `gpu_type`: an example of an option that requests nodes with a type of GPU.
+    """
     refuse_spares(wish, title)
     if wish.gpus is not None:
         raise InvalidRequest(
@@ -134,7 +137,7 @@ def size_of(wish: Wish, options: Options, title: str) -> Size:
     if kind:
         raise InvalidRequest(
             f"--gpus-per-node {kind}:{gpus}: muster does not request a type of GPU from {title}",
-            f"use `--gpus-per-node {gpus}`, and request nodes with this type in the words of {title}",
+            f"use `--gpus-per-node {gpus}`, and request nodes with this type, e.g. with `{gpu_type}`",
         )
     if wish.each in ("auto", "cpu"):
         per_node = (gpus if wish.each == "auto" else "") or str(cores or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from muster.config.record import Options
+from muster.errors import InvalidRequest
 from muster.linux.shell import ONE_LINE, join
 from muster.schedulers import _shared
 from muster.schedulers.flux_options import RUN
@@ -44,7 +45,7 @@ _DEPENDS = {"ok": "afterok", "any": "afterany", "failed": "afternotok"}
 
 def request(wish: Wish, options: Options) -> Request:
     """Return the request for `flux batch`, with one slot for each node. Raises `InvalidRequest`."""
-    size = _shared.size_of(wish, options, "Flux")
+    size = _shared.size_of(wish, options, "Flux", "--constraint a100")
     if size.nodes is not None:
         asked = [("nodes", str(size.nodes)), ("nslots", str(size.nodes)), ("cores-per-slot", str(size.cores))]
         asked += [("gpus-per-slot", str(size.gpus))] if size.gpus else []
@@ -53,7 +54,10 @@ def request(wish: Wish, options: Options) -> Request:
     limit = _shared.time_limit(options)
     asked += [("time-limit", f"{limit}s")] if limit else []
     asked += _shared.values_under({"queue": "queue", "account": "bank", "constraint": "requires"}, options)
-    asked += [("exclusive", "")] if _shared.value_of(options, "exclusive") else []
+    if _shared.value_of(options, "exclusive"):
+        if size.nodes is None:
+            raise InvalidRequest("--exclusive requires the number of nodes", "add `-N NODES`")
+        asked += [("exclusive", "")]
     asked += [("dependency", f"{how}:{job}") for how, job in _shared.ended(wish.after, _DEPENDS)]
     given = _shared.own_options(options.table_of("flux"), options.value(RUN.flux_opt), OURS, "--flux-opt", "flux batch")
     return _shared.request_of(wish, size, (*asked, *given), _output(wish.run_dir))

@@ -37,7 +37,7 @@ def request(wish: Wish, options: Options) -> Request:
 
     A slot is a core in most clusters. So a host gets as many slots as it has cores or ranks, whichever are more.
     """
-    size = _shared.size_of(wish, options, "LSF")
+    size = _shared.size_of(wish, options, "LSF", "--lsf-opt 'R=select[a100]'")
     each = max(size.cores, size.each)
     slots = size.nodes * each if size.nodes is not None else size.ranks
     asked = [("n", str(slots))]

@@ -35,7 +35,7 @@ _DEPENDS = {"ok": "afterok", "any": "afterany", "failed": "afternotok"}
 
 def request(wish: Wish, options: Options) -> Request:
     """Return the request for qsub. Raises `InvalidRequest`."""
-    size = _shared.size_of(wish, options, "PBS")
+    size = _shared.size_of(wish, options, "PBS", "--chunk gpu_model=a100")
     chunk = [f"ncpus={size.cores}", f"mpiprocs={size.each}", *([f"ngpus={size.gpus}"] if size.gpus else [])]
     chunk += [f"mem={size.memory}mb"] if size.memory else []
     chunk += options.value(RUN.chunk)
