@@ -48,5 +48,5 @@ def _fields(text: str) -> dict[str, str]:
 
 def _number(record: dict[str, str], name: str) -> float:
     """Return `3.448s`, or `3.448` as older versions write it; 0 if there is none."""
-    found = re.match(r"\d+(\.\d+)?", record.get(name, ""))
+    found = re.match(r"[0-9]{1,15}(\.[0-9]+)?", record.get(name, ""))
     return float(found[0]) if found else 0.0
