@@ -16,6 +16,8 @@ _LOOK = 0.1
 """Seconds between checks why a scheduler ends the job."""
 _WHY_WITHIN = 2.0
 """Seconds for that reason to be known; then the job counts as cancelled."""
+_ANSWERS_WITHIN = 1 / 3
+"""The part of the time until the scheduler kills the rest for which its answer is awaited: a busy one needs seconds."""
 _MARGIN = 2.0
 """Seconds that this process needs before a scheduler kills the rest of the job."""
 
@@ -98,12 +100,13 @@ class JobEnd:
             return
         self.ending, self._killed_at = True, self.controller.now() + self.batch.kill_wait
         self.batch.ask()
-        self._why(self.controller.now() + _WHY_WITHIN)
+        self._why(self.controller.now())
 
-    def _why(self, until: float) -> None:
-        cause = self.batch.why()
-        if not cause and self.controller.now() < until:
-            self.controller.loop.call_later(_LOOK, lambda: self._why(until))
+    def _why(self, since: float) -> None:
+        cause, waited = self.batch.why(), self.controller.now() - since
+        answers = not self.batch.answered and waited < self.batch.kill_wait * _ANSWERS_WITHIN
+        if not cause and (answers or waited < _WHY_WITHIN):
+            self.controller.loop.call_later(_LOOK, lambda: self._why(since))
             return
         grace = self.batch.grace_left()
         if cause == "preempted" and grace is not None:
