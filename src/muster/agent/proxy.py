@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import stat
 from collections.abc import Mapping
 
 from muster.protocol import local_sockets, paths
@@ -157,7 +158,14 @@ def send_files(run_dir: str, have: Mapping[str, int], sink: int = 1) -> None:
                 continue
             grows = not file.endswith(".json")
             begin = have.get(name, 0) if grows else 0
-            with open(path, "rb") as opened:
+            try:
+                # do not wait for a FIFO
+                opened = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+            except OSError:  # it was removed in the meantime, or nothing is where a link leads to
+                continue
+            with opened:
+                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    continue
                 opened.seek(begin)
                 while True:
                     data = opened.read(1 << 20)
