@@ -83,3 +83,19 @@ def test_as_the_first_process_of_a_container_without_an_init(muster: Muster, tmp
     done = subprocess.run(argv, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["[0] 0", "[1] 1"]
+
+
+def test_a_job_whose_record_cannot_be_written_is_cancelled(muster: Muster, tmp_path: Path) -> None:
+    """No command would know of it, and the job would start without its run directory."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    spoils = 'for run in "$MUSTER_HOME"/runs/*; do mkdir "$run/job.json"; done; echo 77'
+    said = {"sbatch": spoils, "scancel": 'echo "$*" >"$MUSTER_HOME/cancelled"', "srun": "", "squeue": "", "sinfo": ""}
+    for name, text in {**said, "scontrol": ""}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    muster.env["PATH"] = f"{programs}:{muster.env['PATH']}"
+    done = muster("run", "--slurm", "-N", "1", "-g", "1", "--", "true")
+    assert done.returncode == 2 and "cannot write the run directory" in done.stderr, done.stderr
+    assert (muster.home / "cancelled").read_text() == "77\n"
+    assert not list((muster.home / "runs").iterdir())

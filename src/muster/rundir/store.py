@@ -6,8 +6,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,14 +121,26 @@ def create_run(store: Store, run_id: str) -> Run:
     except OSError as error:
         if made:  # one that existed before belongs to another run
             _remove(path)
-        reason = processes.reason(error)
-        hint = "choose another directory with --run-dir or MUSTER_HOME"
-        if error.errno == errno.EFBIG:
-            hint = "raise the limit of file sizes, which is also that of each log: `ulimit -f unlimited`"
-        elif error.errno in NO_ROOM:
-            hint = f"free some space there, or {hint}"
-        raise InvalidRequest(f"cannot write the run directory {path}: {reason}", hint) from None
+        raise _unwritable(path, error) from None
     return note_run(store, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `InvalidRequest` for an OSError: the disk may be full since the run directory was created."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> InvalidRequest:
+    hint = "choose another directory with --run-dir or MUSTER_HOME"
+    if error.errno == errno.EFBIG:
+        hint = "raise the limit of file sizes, which is also that of each log: `ulimit -f unlimited`"
+    elif error.errno in NO_ROOM:
+        hint = f"free some space there, or {hint}"
+    return InvalidRequest(f"cannot write the run directory {path}: {processes.reason(error)}", hint)
 
 
 _TRIES = 30.0

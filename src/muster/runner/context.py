@@ -17,7 +17,7 @@ from muster.errors import InvalidRequest
 from muster.linux import procfs
 from muster.linux.identity import identity
 from muster.rundir.run import FUNCTION, Run
-from muster.rundir.store import Store, create_run, free_id
+from muster.rundir.store import Store, create_run, free_id, remove_run, writing
 from muster.runtimes import BARE
 from muster.schedulers.scheduler import After
 from muster.ui.view import View
@@ -82,8 +82,11 @@ class RunContext(NamedTuple):
         """The maximum size of the code, in bytes."""
         return self.options.code_limit << 20
 
-    def new_directory(self) -> Run:
-        """Create the run directory, deleting old runs per --keep-runs and --keep-size. Raises `InvalidRequest`."""
+    def new_directory(self, marked: bool = False) -> Run:
+        """Create the run directory, deleting old runs per --keep-runs and --keep-size. Raises `InvalidRequest`.
+
+        `marked`: with the file by which other hosts see whether they share it.
+        """
         options, run = self.options, create_run(self.store, self.run_id)
         if options.given(RunOptions.keep_runs, RunOptions.keep_size):
             from muster.client.pruning import limit
@@ -91,8 +94,17 @@ class RunContext(NamedTuple):
             deleted = limit(self.store, options.keep_runs, options.keep_size)
             if deleted:
                 self.progress(deleted)
-        if self.function:
-            run.replace(FUNCTION, self.function)
+        try:
+            with writing(run.path):
+                if marked:
+                    from muster.agent import facts
+
+                    facts.write_marker(str(run.path))
+                if self.function:
+                    run.replace(FUNCTION, self.function)
+        except InvalidRequest:
+            remove_run(self.store, run)
+            raise
         return run
 
     def make_copy(self) -> None:

@@ -29,7 +29,7 @@ from muster.protocol.local_sockets import new_token
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
 from muster.rundir.session import SessionRecord
-from muster.rundir.store import remove_run
+from muster.rundir.store import remove_run, writing
 from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.handle import RunHandle, Views
@@ -93,8 +93,7 @@ def start(context: RunContext) -> RunHandle:
     job = context.asked.job._replace(lease=options.lease, session=held.id)
     nodes = _with_threads(known.nodes, record, context.asked.threads_chosen)
     plan = make_plan(job, nodes, context.run_id)
-    run = context.new_directory()
-    facts.write_marker(str(run.path))
+    run = context.new_directory(marked=True)
     resources: ExitStack[None] = ExitStack()
     with resources:
         loop = resources.enter_context(EventLoop())
@@ -168,9 +167,10 @@ def _order(context: RunContext, run: Run, session: SessionRecord, known: Plan, p
     config, parts = bootstrap.configure(plan, where, meeting, context.began, owned=owned, reads=reads)
     record = _record(context, run, session, config, plan)
     shown = redact(as_json(plan))
-    remote.remember_way(run, remote.way_of(job))
-    run.write("job.json", record)
-    run.write("plan.json", shown)
+    with writing(run.path):
+        remote.remember_way(run, remote.way_of(job))
+        run.write("job.json", record)
+        run.write("plan.json", shown)
     # a local session had its lines of --setup run before: their effects are in its own environment
     # nodes that do not see this run directory
     lacks = [not told.get("shared") for told in session.facts[: len(plan.nodes)]]

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from muster import bundle, code_sync
-from muster.agent import facts
 from muster.agent.facts import file_digest
 from muster.client import remote
 from muster.client.attach import AttachedClient
@@ -34,7 +33,7 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
 from muster.rundir.run import FUNCTION, Run
 from muster.rundir.session import write_session
-from muster.rundir.store import remove_run
+from muster.rundir.store import remove_run, writing
 from muster.runner.attached import PATIENCE, AttachedRun
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
@@ -59,8 +58,7 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
         context = context.with_job(code_sync.real(asked.job))
         asked = context.asked
     here = None if asked.hosts else nodes_here(members_of(context), context.env)
-    run = context.new_directory()
-    facts.write_marker(str(run.path))
+    run = context.new_directory(marked=True)
     resources: ExitStack[None] = ExitStack()
     with resources:
         loop = resources.enter_context(EventLoop())
@@ -225,11 +223,12 @@ def _hand_over(
         **roles_record(plan.roles),
     )
     files = {"job.json": record, "plan.json": redact(as_json(plan)), RECORD: config_as_json(config)}
-    remote.remember_way(run, remote.way_of(job))
-    run.write("job.json", record)
-    run.write("plan.json", files["plan.json"])
-    if job.hold is not None:
-        write_session(run, options_of_session(context.options), config, [link.facts for link in gathering.links])
+    with writing(run.path):
+        remote.remember_way(run, remote.way_of(job))
+        run.write("job.json", record)
+        run.write("plan.json", files["plan.json"])
+        if job.hold is not None:
+            write_session(run, options_of_session(context.options), config, [link.facts for link in gathering.links])
     if context.function:
         own = {link.node: node.run_dir for link, node in zip(gathering.links, config.nodes) if not link.facts["shared"]}
         gathering.bring(FUNCTION, context.function, own)

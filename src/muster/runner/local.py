@@ -17,7 +17,7 @@ from muster.launchers import make_plan
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.rundir.run import Run
-from muster.rundir.store import Store, remove_run
+from muster.rundir.store import Store, remove_run, writing
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.handle import RunHandle, Views
 from muster.runtimes import BARE
@@ -65,10 +65,11 @@ def start(context: RunContext) -> LocalRun:
     view = context.viewer(plan, context.run_id, context.run_id)
     _tell_of_more_nodes(view.say, env, context.store)
     run = context.new_directory()
-    run.write("job.json", run_record(job, plan.world_size, context.run_id, context.argv))
-    run.write("plan.json", redact(as_json(plan)))
     view.operand = run.operand
     try:
+        with writing(run.path):
+            run.write("job.json", run_record(job, plan.world_size, context.run_id, context.argv))
+            run.write("plan.json", redact(as_json(plan)))
         context.make_copy()
         return _start_agent(context, plan, run, Views(view, context.warn))
     except InvalidRequest:

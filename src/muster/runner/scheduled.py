@@ -36,7 +36,7 @@ from muster.linux.eventloop import EventLoop
 from muster.linux.shell import quote
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
-from muster.rundir.store import remove_run
+from muster.rundir.store import remove_run, writing
 from muster.runner.context import RunContext, Say, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
@@ -180,32 +180,31 @@ def start(context: RunContext) -> StepRun | DetachedRun:
     context = context._replace(asked=asked)
     kept = context.new_directory()
     try:
-        facts.write_marker(str(kept.path))
-        context.make_copy()
-        if options.sync and asked.snapshot is not None:
-            copied = asked.snapshot[0]
-            (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
-        (kept.path / ARCHIVE).write_bytes(bundle.kept(store.home))
-        # the scheduler passes its own copy of the environment to the job, so no secret needs to be in a file of the run
-        secrets = secrets_of_roles(asked)
-        terms = of.terms(options)
-        kept.write(REQUEST, request_record(context, allocation, cpus))
-        if allocation is None:
-            wanted = found.complete(request(asked, options, kept.path, after=context.after))
-            found.try_folder(store.root, wanted, env)
-            submit_env = {**env, **secrets}
-            if of.publishes_env:
-                wanted = wanted._replace(env_file=write_environment(kept, of.submit_env(submit_env)))
-            script = write_script(kept, script_of(wanted, asked, options, kept.path))
-            number = found.submit(wanted, script, submit_env)
-        else:
-            number = allocation.job
-        remote.remember_way(kept, remote.way_of(asked.job))
-        inside = allocation is not None
-        kept.write(
-            "job.json",
-            job_record(kept, asked, context.argv, number, inside, terms.requeue, after=() if inside else context.after),
-        )
+        with writing(kept.path), ExitStack() as submitted:
+            facts.write_marker(str(kept.path))
+            context.make_copy()
+            if options.sync and asked.snapshot is not None:
+                copied = asked.snapshot[0]
+                (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
+            (kept.path / ARCHIVE).write_bytes(bundle.kept(store.home))
+            # the scheduler passes its own copy of the environment, so no secret needs to be in a file of the run
+            secrets = secrets_of_roles(asked)
+            terms = of.terms(options)
+            kept.write(REQUEST, request_record(context, allocation, cpus))
+            if allocation is None:
+                wanted = found.complete(request(asked, options, kept.path, after=context.after))
+                found.try_folder(store.root, wanted, env)
+                submit_env = {**env, **secrets}
+                if of.publishes_env:
+                    wanted = wanted._replace(env_file=write_environment(kept, of.submit_env(submit_env)))
+                script = write_script(kept, script_of(wanted, asked, options, kept.path))
+                number = found.submit(wanted, script, submit_env)
+                submitted.enter_context(found.cancels_unless_recorded(number))
+            else:
+                number = allocation.job
+            remote.remember_way(kept, remote.way_of(asked.job))
+            inside, after = allocation is not None, () if allocation is not None else context.after
+            kept.write("job.json", job_record(kept, asked, context.argv, number, inside, terms.requeue, after=after))
     except BaseException:
         remote.forget_way(kept)
         remove_run(store, kept)

@@ -34,7 +34,7 @@ from muster.core.sweep import (
 from muster.errors import InvalidRequest, MusterError
 from muster.launchers import make_plan
 from muster.rundir.run import FUNCTION, Run
-from muster.rundir.store import create_run, remove_run
+from muster.rundir.store import create_run, remove_run, writing
 from muster.rundir.sweeps import next_ids, write_sweep
 from muster.runner import scheduled
 from muster.runner.context import NOTHING, RunContext, refuse_stdin, run_record
@@ -189,7 +189,8 @@ def create(context: SweepContext) -> Run:
     kept = base.new_directory()
     try:
         base.make_copy()
-        write_sweep(kept, context.sweep, redact_argv(list(base.argv[1:])))
+        with writing(kept.path):
+            write_sweep(kept, context.sweep, redact_argv(list(base.argv[1:])))
     except BaseException:
         remove_run(base.store, kept)
         raise
@@ -200,7 +201,8 @@ def write_record(run: Run, context: SweepContext, here: bool = True) -> None:
     """Write job.json of a sweep. `here`: this process starts its points."""
     base = context.base
     more = {} if here else {"pid": 0, "pid_started": ""}
-    run.write("job.json", run_record(base.asked.job, 0, run.id, base.argv, **more))
+    with writing(run.path):
+        run.write("job.json", run_record(base.asked.job, 0, run.id, base.argv, **more))
 
 
 def started_again(context: SweepContext, run: Run, indices: Sequence[int]) -> SweepContext:
@@ -257,15 +259,16 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
     made: list[Run] = []
     sweep_dir = create(context) if run is None else run
     try:
-        if run is None:
-            made.append(sweep_dir)
-            _write_shared(sweep_dir, base)
-        for point in context.points.values():
-            made.append(create_run(point.store, point.run_id))
-            _write_point(made[-1], sweep_dir, point, base)
-        name = f"array-{len(list(sweep_dir.path.glob('array-*.json')))}.json"
-        sweep_dir.write(name, {str(index): point.run_id for index, point in context.points.items()})
-        number = _submit(context, sweep_dir, name)
+        with writing(sweep_dir.path):
+            if run is None:
+                made.append(sweep_dir)
+                _write_shared(sweep_dir, base)
+            for point in context.points.values():
+                made.append(create_run(point.store, point.run_id))
+                _write_point(made[-1], sweep_dir, point, base)
+            name = f"array-{len(list(sweep_dir.path.glob('array-*.json')))}.json"
+            sweep_dir.write(name, {str(index): point.run_id for index, point in context.points.items()})
+            number = _submit(context, sweep_dir, name)
     except BaseException:
         for one in reversed(made):
             remote.forget_way(one)
@@ -359,13 +362,14 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
     text = script_of(wanted, asked, options, sweep_dir.path, (asks.name, name))
     script = write_script(sweep_dir, text)
     number = asks.submit(wanted, script, {**base.env, **secrets_of(asked.job)})
-    for index, point in context.points.items():
-        kept = Run(store.path(point.run_id))
-        remote.remember_way(kept, remote.way_of(point.asked.job))
-        task = arrays.task(number, str(index))
-        kept.write(
-            "job.json",
-            job_record(kept, point.asked, base.argv, task, False, terms.requeue, wanted.name, base.after),
-        )
-    sweep_dir.write("job.json", job_record(sweep_dir, asked, base.argv, number, False, 0, wanted.name, base.after))
+    with asks.cancels_unless_recorded(number):
+        for index, point in context.points.items():
+            kept = Run(store.path(point.run_id))
+            remote.remember_way(kept, remote.way_of(point.asked.job))
+            task = arrays.task(number, str(index))
+            kept.write(
+                "job.json",
+                job_record(kept, point.asked, base.argv, task, False, terms.requeue, wanted.name, base.after),
+            )
+        sweep_dir.write("job.json", job_record(sweep_dir, asked, base.argv, number, False, 0, wanted.name, base.after))
     return number

@@ -8,8 +8,8 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -17,7 +17,7 @@ from typing import NoReturn, TypeVar
 from muster.core.accounting import Granted, Recorded
 from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.suggestions import did_you_mean
-from muster.errors import InvalidRequest, Unreachable
+from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.files import replace_file
 from muster.linux.shell import join, quote
 from muster.rundir.run import Run
@@ -363,6 +363,16 @@ class SchedulerClient:
     def cancel(self, job: str) -> None:
         """Cancel a job. Raises `InvalidRequest`, `Unreachable`."""
         self.call(self.scheduler.cancel(job))
+
+    @contextmanager
+    def cancels_unless_recorded(self, job: str) -> Iterator[None]:
+        """Cancel a job that was submitted if its record cannot be written: no command would know of it."""
+        try:
+            yield
+        except BaseException:
+            with suppress(MusterError):
+                self.cancel(job)
+            raise
 
     def complete(self, request: Request) -> Request:
         """Return the request with what only the cluster can tell. Raises `InvalidRequest`, `Unreachable`."""
