@@ -106,6 +106,13 @@ def test_a_file_that_does_not_exist_yet_is_empty(follower: LogWatcher) -> None:
     assert (out.at(0, 10), out.size()) == (b"", 0)
 
 
+def test_a_deleted_file_is_empty(tmp_path: Path) -> None:
+    """Also if its directory is a file by now. On NFS the error is ESTALE, if another machine has deleted it."""
+    (tmp_path / "attempt_0").write_text("")
+    stream = LogFile(0, "out", rank_file(str(tmp_path / "attempt_0"), 0, "out"))
+    assert (0, b"") == (stream.size(), stream.at(0, 10))
+
+
 def test_nothing_is_lost_in_a_flood(follower: LogWatcher) -> None:
     """More events than the kernel's queue holds: then all files are checked again."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())

@@ -7,6 +7,7 @@ file has grown: idle ranks cost nothing.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import struct
@@ -43,6 +44,9 @@ _TRACEBACK = (
     b"\nTabError: ",
 )
 _LONGEST = max(map(len, _TRACEBACK))
+
+_GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
+"""The errors for a log that somebody has deleted, also on another machine with the same NFS: its rank goes on."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,7 +99,9 @@ class LogFile:
         """Return up to `limit` bytes of the file from `offset`; empty at its current end."""
         try:
             fd = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return b""
         try:
             return os.pread(fd, limit, offset)
@@ -123,7 +129,9 @@ class LogFile:
         """Return the current length of the file."""
         try:
             found = os.stat(self.path)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return 0
         self.written_at = found.st_mtime_ns
         return found.st_size
