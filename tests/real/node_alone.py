@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from waiting import until
 
 from muster.agent import rank_shim
+from muster.agent.agent import Agent
 from muster.agent.bootstrap import hook_sources
 from muster.agent.context import NodeRun
 from muster.agent.links import RankLinks
@@ -248,6 +249,26 @@ def external_reused(folder: Path) -> None:
     if other is not None:
         os.kill(other, signal.SIGSTOP)
         assert os.WIFSTOPPED(os.waitpid(other, os.WUNTRACED)[1])
+
+
+def crashed(folder: Path) -> None:
+    """An agent that fails ends its ranks, although its controller is stopped and takes in nothing."""
+    ours, theirs = socket.socketpair()
+    agent = os.fork()
+    if agent == 0:
+        theirs.setblocking(False)
+        failing = Agent(EventLoop(), {})
+        processes.become_subreaper()
+        failing.wire.connect(theirs.fileno(), os.dup(theirs.fileno()))
+        processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
+        try:
+            failing.emit("output", bytes(10 << 20))
+            raise RuntimeError("a fault")
+        except RuntimeError:
+            failing.fail()
+    assert 1 == os.waitstatus_to_exitcode(os.waitpid(agent, 0)[1])
+    assert "sleep" not in [name for name, _ in processes.descendants(os.getpid()).values()]
+    ours.close()
 
 
 def with_pid(wanted: int) -> int | None:

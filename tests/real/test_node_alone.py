@@ -13,7 +13,7 @@ NODE = Path(__file__).parent / "node_alone.py"
 
 SCENARIOS = (
     *("died", "died_before_a_signal", "signalled_early", "interrupted"),
-    *("reused", "shim_of_reused", "external_reused", "warned"),
+    *("reused", "shim_of_reused", "external_reused", "warned", "crashed"),
 )
 
 

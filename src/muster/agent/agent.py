@@ -61,6 +61,9 @@ _INSPECTED_WITHIN = 0.8
 _BEFORE_SIGNAL = 0.4
 """The same before they are terminated: nobody waits longer for the end."""
 
+_TELLS_WITHIN = 5.0
+"""Seconds for the controller to take in why this agent fails: it may be stopped, and the ranks must end."""
+
 _LISTENS = 0.2
 """Seconds between checks whether a newly started rank handles a signal."""
 
@@ -768,8 +771,7 @@ class Agent:
         sys.stderr.flush()
         text = self.tell_crash()
         if self.wire.connected:
-            os.set_blocking(self.wire.writing, True)
-            self.wire.flush()
+            self.wire.flush_within(_TELLS_WITHIN)
         spared = self.ranks.persistent_pids() if self.prepared and self.controller is not None else ()
         _, left = processes.kill_descendants(os.getpid(), spared)
         if self.prepared:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -86,6 +88,14 @@ class Channel:
             self.out.clear()
             return False
         return True
+
+    def flush_within(self, seconds: float) -> None:
+        """Write what is left, waiting at most so long for the connection to accept it."""
+        ready = select.poll()
+        ready.register(self.writing, select.POLLOUT)
+        deadline = time.monotonic() + seconds
+        while self.flush() and self.out and (left := deadline - time.monotonic()) > 0:
+            ready.poll(left * 1000)
 
     def pump(self, loop: EventLoop, again: Callable[[], object]) -> None:
         """Write what the connection accepts now; if data is left, the loop calls `again` when it accepts more.
