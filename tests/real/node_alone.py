@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pids import with_pid
 from waiting import until
 
 from muster.agent import rank_shim
@@ -269,21 +270,6 @@ def crashed(folder: Path) -> None:
     assert 1 == os.waitstatus_to_exitcode(os.waitpid(agent, 0)[1])
     assert "sleep" not in [name for name, _ in processes.descendants(os.getpid()).values()]
     ours.close()
-
-
-def with_pid(wanted: int) -> int | None:
-    """Return `wanted` if a process could be started with it, in a group of its own; that takes a privilege."""
-    for _ in range(200):
-        try:
-            Path("/proc/sys/kernel/ns_last_pid").write_text(str(wanted - 1))
-        except OSError:
-            return None
-        pid = processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
-        if pid == wanted:
-            return pid
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    return None
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ class ProcessConnection(AgentConnection):
 
     def kill(self) -> None:
         """Kill the child process and its process group: a ProxyCommand outlives its ssh."""
+        if self.process.returncode is not None and procfs.stat(self.process.pid) is not None:
+            return  # it was collected, and nothing was left of its group: another process has got its pid
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
