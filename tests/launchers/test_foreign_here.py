@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from canaries import Canaries
 from waiting import until
 
 from muster.launchers import LAUNCHERS
@@ -78,7 +79,7 @@ def test_output_of_a_launcher_is_shown_while_its_ranks_are_awaited(muster: Any, 
 
 # real Ray is tested by the guide from-ray
 @pytest.mark.parametrize("launcher", some(HERE, *(name for name in HERE if name != "ray")))
-def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -> None:
+def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str, canaries: Canaries) -> None:
     # deepspeed's own log files, and its options after the script, as in tutorials
     config = str(EXAMPLE.with_name("ds_config.json"))
     more = ["--launcher-args", "--enable_each_rank_log logs"] if launcher == "deepspeed" else []
