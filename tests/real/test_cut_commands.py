@@ -26,7 +26,7 @@ def cut(muster: Muster, words: list[str], at: int = -1, how: How = How.BEFORE) -
     shown.unlink(missing_ok=True)
 
     def start() -> None:
-        for number, path in enumerate((os.devnull, shown, shown)):
+        for number, path in enumerate((os.devnull, str(shown), str(shown))):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
         os.execve(sys.executable, muster.argv(*words), muster.env)
 
