@@ -49,6 +49,8 @@ def scenario_of(seed: int, places: tuple[Place, ...]) -> Scenario:
     fault = FAULTS[found.fault]
     if fault.launchers and found.launcher not in fault.launchers:
         found = found._replace(launcher=fault.launchers[0])
+    if found.fault == "host crash":
+        found = found._replace(rank=1)  # the controller is on the other host
     # once the guard is gone too, nothing tells whose a process without its environment is
     return found._replace(job="plain") if fault.clean and found.job == "family" else found
 
@@ -163,6 +165,8 @@ def _clear(stage: Stage) -> None:
             process.kill()
         process.wait()
     _wait(lambda: not stage.ours(), 20)
+    if stage.there.home.parent != stage.folder:
+        shutil.rmtree(stage.there.home, ignore_errors=True)
     living = stage.living()
     for host, path in everything(living).files - stage.before.files:
         target = f"/proc/{living[host]}/root{path}"

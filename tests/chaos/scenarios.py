@@ -100,7 +100,9 @@ def draw(seed: int, places: tuple[Place, ...], faults: dict[Place, tuple[str, ..
     place = chance.choice(places)
     fault = chance.choice(faults[place])
     moment = chance.choice((Moment.BEFORE, Moment.WHILE, Moment.WHILE, Moment.AFTER, Moment.END))
-    endings = (Ending.KILL,) if place.detached else (Ending.KILL, Ending.INTERRUPT, Ending.INTERRUPT)
+    # Ctrl-C detaches from a run that does not belong to the terminal
+    own = not place.detached and place is not Place.SLURM
+    endings = (Ending.KILL, Ending.INTERRUPT, Ending.INTERRUPT) if own else (Ending.KILL,)
     ending = chance.choice(endings) if moment is Moment.END else Ending.WORK
     return Scenario(
         seed=seed,

@@ -27,6 +27,9 @@ class Stage:
 
     def __init__(self, there: LabCluster, scenario: Scenario):
         self.there, self.scenario = there, scenario
+        if scenario.fault == "stalled disk":  # the file system that stalls is that of the run directory
+            there.home = Path(there.lab.folder.shared, str(scenario.seed))  # as seen from outside
+            there.env["MUSTER_HOME"] = f"{there.lab.folder.share}/{scenario.seed}"
         self.before: Things = everything(there.lab.status()["hosts"])
         self.folder = there.folder
         self.go = there.folder / "go"
@@ -150,6 +153,11 @@ class Stage:
         found = getattr(self, "_" + role.replace(" ", "_"))(self.ours())
         return sorted(found, key=lambda one: int(one.started))
 
+    @property
+    def host(self) -> str:
+        """The host of the struck rank, or one of those on which it may be."""
+        return self._host_of_rank() or "n1"
+
     def _host_of_rank(self) -> str:
         """The host of the struck rank; empty if only the scheduler knows it."""
         if self.scenario.place.here:
@@ -223,6 +231,22 @@ class Stage:
         old, host = self.before.processes, self._host_of_rank()
         here = [one for one in processes(self.living()) if one.host == host and (one.pid, one.started) not in old]
         return [one for one in here if one.program.startswith("sshd")]
+
+    def _slurmd(self, _: list[Process]) -> list[Process]:
+        return self._daemons("slurmd")
+
+    def _slurmctld(self, _: list[Process]) -> list[Process]:
+        return [one for one in processes(self.living()) if one.program.startswith("slurmctld")]
+
+    def _slurmstepd(self, _: list[Process]) -> list[Process]:
+        return self._daemons("slurmstepd")
+
+    def _daemons(self, program: str) -> list[Process]:
+        everybody = processes(self.living())
+        return [one for one in everybody if one.host == self.host and one.program.startswith(program)]
+
+    def _srun(self, ours: list[Process]) -> list[Process]:
+        return [one for one in ours if one.program == "srun"]
 
     # ---- after it
 

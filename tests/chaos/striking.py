@@ -105,6 +105,46 @@ def _agent_and_guard(stage: Stage) -> str:
     return f"SIGKILL to the guard and the agent {found}" if found else ""
 
 
+def _on_lab(name: str, of_host: bool = True, passes: bool = True) -> Callable[[Stage], str]:
+    """A fault of the lab, which is undone after the length of the scenario if it passes."""
+
+    def strike(stage: Stage) -> str:
+        host = stage.host if of_host else ""
+        sleep(stage.scenario.delay)
+        stage.there.lab.fault(name, host)
+        if passes:
+            sleep(stage.scenario.length)
+            stage.there.lab.clear(name, host)
+        return f"{name} of {host or 'the lab'} for {stage.scenario.length:g}s"
+
+    return strike
+
+
+def _loss(stage: Stage) -> str:
+    """A fifth of all packets of the host is lost, in both directions. (This kernel has no `tc netem`.)"""
+    host, lab = stage.host, stage.there.lab
+    rules = "add table inet chaos;"
+    for hook, side in (("input", "iifname"), ("output", "oifname")):
+        rules += f" add chain inet chaos {hook} {{ type filter hook {hook} priority 0; }};"
+        rules += f' add rule inet chaos {hook} {side} "eth0" numgen random mod 100 < 20 drop;'
+    if lab.run(host, ["nft", rules]).returncode:
+        return ""
+    sleep(stage.scenario.length)
+    lab.run(host, ["nft", "delete", "table", "inet", "chaos"], check=True)
+    return f"packet loss of {host} for {stage.scenario.length:g}s"
+
+
+def _slow_link(stage: Stage) -> str:
+    """Packets to the network leave the host at 100 KB/s, delayed by up to 0.4 s; what exceeds that is dropped."""
+    host, lab = stage.host, stage.there.lab
+    limit = ["rate", "800kbit", "burst", "2kb", "latency", "400ms"]
+    if lab.run(host, ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *limit]).returncode:
+        return ""
+    sleep(stage.scenario.length)
+    lab.run(host, ["tc", "qdisc", "del", "dev", "eth0", "root"], check=True)
+    return f"slow link of {host} for {stage.scenario.length:g}s"
+
+
 def _nothing(stage: Stage) -> str:
     return "nothing"
 
@@ -170,6 +210,35 @@ def _launcher_lost(scenario: Scenario) -> tuple[End, ...]:
     return (End("error", 125), End("failed", None))
 
 
+def _cut_off(scenario: Scenario) -> tuple[End, ...]:
+    """A host that is cut off for less than the lease changes nothing, once the run has started."""
+    ends: tuple[End, ...] = ()
+    if scenario.moment is Moment.BEFORE:
+        ends += (End("refused", 3, "error: "), End("error", 125, "n[12]"))
+    if scenario.length >= LEASE - 2 or scenario.moment is not Moment.WHILE:
+        ends += (End("error", 125, "n[123]"), End("failed", None, "no rank failed by itself|n[123]"))
+        ends += (End("interrupted", 129, "terminal that started the run was gone"), End("unknown", None))
+    return ends
+
+
+def _disk_full(scenario: Scenario) -> tuple[End, ...]:
+    # only temporary directories are full: what is to start needs them
+    return (
+        () if scenario.moment is Moment.WHILE else (End("error", 125, "space|full"), End("refused", None, "space|full"))
+    )
+
+
+def _crashed(scenario: Scenario) -> tuple[End, ...]:
+    return (End("error", 125, "lost n[123]|n[123]"), End("unknown", 3), End("lost", 125), End("refused", 3, "error: "))
+
+
+def _of_slurm(scenario: Scenario) -> tuple[End, ...]:
+    return (End("error", 125), End("failed", None), End("killed", 137), End("lost", 125), End("unknown", 3))
+
+
+NETWORK = (*OVER_SSH, Place.SLURM)
+IN_SLURM = (Place.SLURM,)
+
 FAULTS: Mapping[str, Fault] = {
     "nothing": Fault(_nothing),
     "rank killed": Fault(_kill("rank"), leads=_rank_killed, certain=True),
@@ -192,6 +261,21 @@ FAULTS: Mapping[str, Fault] = {
     "ssh killed": Fault(_kill("ssh", all_of_them=True), (Place.SSH,), leads=_connection_lost),
     "sshd session killed": Fault(_kill("session", all_of_them=True), OVER_SSH, leads=_connection_lost),
     "launcher killed": Fault(_kill("launcher"), leads=_launcher_lost, launchers=("torchrun", "srun")),
+    "partition": Fault(_on_lab("partition"), NETWORK, leads=_cut_off),
+    "packet loss": Fault(_loss, NETWORK, leads=_cut_off),
+    "slow link": Fault(_slow_link, NETWORK, leads=_cut_off),
+    "frozen host": Fault(_on_lab("freeze"), NETWORK, leads=_cut_off),
+    "sshd down": Fault(_on_lab("drop-ssh"), OVER_SSH, leads=_cut_off),
+    "slow names": Fault(_on_lab("slow-dns"), EVERYWHERE),
+    "full disk": Fault(_on_lab("full-disk"), EVERYWHERE, leads=_disk_full),
+    "stalled disk": Fault(_on_lab("stall"), EVERYWHERE),
+    "host crash": Fault(_on_lab("crash", passes=False), OVER_SSH, leads=_crashed, certain=True),
+    "slurmctld down": Fault(_on_lab("slurmctld-down", of_host=False), IN_SLURM, leads=_of_slurm),
+    "slurmd stopped": Fault(_stop("slurmd"), IN_SLURM, leads=_of_slurm),
+    "slurmctld stopped": Fault(_stop("slurmctld"), IN_SLURM, leads=_of_slurm),
+    "slurmstepd killed": Fault(_kill("slurmstepd"), IN_SLURM, leads=_of_slurm),
+    "srun killed": Fault(_kill("srun"), IN_SLURM, leads=_of_slurm),
+    "batch script killed": Fault(_kill("controller"), IN_SLURM, leads=_of_slurm),
 }
 
 
