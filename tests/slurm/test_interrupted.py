@@ -265,3 +265,18 @@ def test_ranks_have_the_whole_time_of_the_job(there: LabCluster) -> None:
     assert "timed out" in there.muster("ps").stdout
     ends = [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
     assert all(end["t"] > 57 for end in ends if end["event"] == "ended")
+
+
+def test_a_job_whose_submission_was_killed_before_it_was_recorded_is_found(there: LabCluster) -> None:
+    """As if `muster run` was killed between sbatch and job.json: the job writes it when it starts."""
+    done = there.muster("run", "-d", "--slurm", "-N", "1", "-g", "1", "--slurm-opt=--hold", "--", "echo", "here")
+    assert 0 == done.returncode, done.stderr
+    run = there.run
+    record = run / "job.json"
+    job = json.loads(record.read_text())["scheduler"]["job"]
+    record.unlink()
+    assert 0 == there.lab.run("head", ["scontrol", "release", job], timeout=60).returncode
+    until((run / "outcome.json").exists, "the job has ended")
+    assert job == json.loads(record.read_text())["scheduler"]["job"]
+    shown = there.muster("show", "last")
+    assert 0 == shown.returncode and "succeeded" in shown.stdout and "echo here" in shown.stdout, shown.stderr

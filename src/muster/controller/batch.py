@@ -444,6 +444,18 @@ def _run_of_task(sweep: Run, scheduler: str, name: str) -> Run:
     return Run(sweep.path.parent / str((sweep.read(name) or {})[arrays.number(os.environ)]))
 
 
+RECORD_OF_JOB = "record"
+"""The key of the request with the contents of job.json, without the id of the job."""
+
+
+def _keep_record(run: Run, asked: Mapping[str, Any], job: str) -> None:
+    """Write job.json if the command that submitted the job was killed before it did: no command would find the run."""
+    os.listdir(run.path)  # over NFS, this fetches what another node has written
+    record = asked.get(RECORD_OF_JOB)
+    if record and not os.path.lexists(run.path / "job.json"):
+        run.write("job.json", {**record, "scheduler": {**record["scheduler"], "job": job}})
+
+
 CANCELLED = 137
 """The exit code of a part of a chain that does not start, because one before it failed."""
 
@@ -478,6 +490,7 @@ def run_batch(words: list[str]) -> int:
     spares = asked["job"].get("spare_nodes", 0)
     count = asked["nodes"] and asked["nodes"] + spares
     allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[:count]))
+    _keep_record(run, asked, allocation.job)
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())
     signals.start()  # never stopped: the job may be ended at any time, and the exit code must be that of the run

@@ -19,7 +19,7 @@ from muster.client.attach import AttachedClient
 from muster.config.options import RunOptions
 from muster.config.resolve import JobRequest
 from muster.config.sessions import options_of_session
-from muster.controller.batch import REQUEST
+from muster.controller.batch import RECORD_OF_JOB, REQUEST
 from muster.controller.connections import captured_signals
 from muster.controller.node_claims import Claims
 from muster.controller.unsent_output import show_rest
@@ -190,7 +190,13 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             # the scheduler passes its own copy of the environment, so no secret needs to be in a file of the run
             secrets = secrets_of_roles(asked)
             terms = of.terms(options)
-            kept.write(REQUEST, request_record(context, allocation, cpus))
+            request_of_job = request_record(context, allocation, cpus)
+            if allocation is None:
+                # if this process is killed before it writes job.json, the job does
+                request_of_job[RECORD_OF_JOB] = job_record(
+                    kept, asked, context.argv, "", False, terms.requeue, after=context.after
+                )
+            kept.write(REQUEST, request_of_job)
             if allocation is None:
                 wanted = found.complete(request(asked, options, kept.path, after=context.after))
                 found.try_folder(store.root, wanted, env)
