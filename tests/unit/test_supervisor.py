@@ -51,7 +51,7 @@ from muster.core.results import (
     Replaced,
 )
 from muster.core.root_cause import status_of
-from muster.core.supervisor import OTHERS_WAIT, ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
+from muster.core.supervisor import JOB_END_WAIT, OTHERS_WAIT, ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
 from muster.ui.reason_text import notice_in_words, reason_in_words
 
 
@@ -1301,6 +1301,29 @@ SCHEDULED = [
             (CleanedUp(9.2, 0), []),
         ],
         {"state": "killed", "code": 137, "root_cause": None},
+    ),
+    History(
+        "A scheduler that ends a job ends ranks of its own launcher at once, before the cause is known here.",
+        ranks(2, foreign=True, in_job=True),
+        [
+            *BEGUN,
+            (RankExited(9.0, 0, 0, signal=15, asked_by_launcher=8.9), []),
+            (RankExited(9.1, 1, 0, signal=15, asked_by_launcher=9.0), []),
+            (JobEnding(9.3, "cancelled", 27.0), [CleanUp(0.0)]),
+            (CleanedUp(9.4, 0), []),
+        ],
+        {"state": "killed", "code": 137, "root_cause": None},
+    ),
+    History(
+        "A launcher that terminates all ranks without a reason of the scheduler is a failure after a while.",
+        ranks(1, foreign=True, in_job=True),
+        [
+            *BEGUN,
+            (RankExited(9.0, 0, 0, signal=15, asked_by_launcher=8.9), []),
+            (Tick(9.0 + JOB_END_WAIT), [CleanUp(0.0)]),
+            (CleanedUp(13.1, 0), []),
+        ],
+        {"state": "failed", "code": 143},
     ),
     History(
         "Ranks that were warned leave one after another, each with the time that it needs; then the others are ended.",

@@ -113,6 +113,7 @@ def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ..
         replaced=replaced,
         on_hang=OnHang(job.on_hang),
         foreign=plan.rank_command is not None,
+        in_job=job.transport == "step",
         first_attempt=first_attempt,
         stores=plan.stores,
         roles=roles.ranks_of(plan),

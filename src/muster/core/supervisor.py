@@ -72,6 +72,9 @@ ROOT_CAUSE_WAIT = 10.0
 OTHERS_WAIT = 1.0
 """Seconds to wait for further failures if it is known which peer was missed."""
 
+JOB_END_WAIT = 4.0
+"""Seconds to wait for the news that the scheduler ends the job, after its own launcher has terminated all ranks."""
+
 SERVERS_DRAIN = 0.3
 """Seconds for processes to exit that terminated ranks of other roles than the main one have left behind."""
 
@@ -128,6 +131,8 @@ class SupervisorConfig:
     """Hosts that were replaced before the run started."""
     foreign: bool = False
     """True if an external launcher starts the ranks, which terminates the others when one has failed."""
+    in_job: bool = False
+    """True if the ranks run in a job of a scheduler, which may end all processes of the job at once."""
     on_hang: OnHang = OnHang.WARN
     first_attempt: int = 0
     """The number of the first attempt; earlier ones belong to a controller that ended with its job."""
@@ -393,7 +398,12 @@ class Supervisor:
         if self.phase in (Phase.STARTING, Phase.CLEANUP, Phase.FINISHED) or self._living:
             return
         if self._termination is None:
-            failed = any(not end.ok for end in self._exits.values())
+            bad = [end for end in self._exits.values() if not end.ok]
+            if self.settings.in_job and bad and all(end.by_launcher for end in bad):
+                # nobody failed: srun passes on that the job ends, perhaps before its cause is known here
+                self.phase, self._next_step = Phase.ATTRIBUTING, t + JOB_END_WAIT
+                return
+            failed = bool(bad)
             state = RunState.FAILED if failed else RunState.SUCCEEDED
             self._termination = _Termination(state, 0, drain=0.0 if failed else self.settings.grace)
         self._clean_up(t, actions)
@@ -657,7 +667,7 @@ class Supervisor:
         end = self._termination
         ends = tuple(self._exits[rank] for rank in sorted(self._exits))
         first = self._root_cause()
-        if first is not None and first.late and end.state is not RunState.FAILED:
+        if first is not None and (first.late or first.by_launcher) and end.state is not RunState.FAILED:
             first = None  # what happened to it during termination is not the reason for that
         by_a_rank = end.state is RunState.FAILED and end.reason is None
         code = status_of(first, ends) if by_a_rank and first is not None else end.code
