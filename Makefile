@@ -49,7 +49,7 @@ fuzz: .venv/dev
 	$(PY) tools/fuzz.py
 
 chaos: .venv/dev
-	$(PY) tests/chaos/run.py --count $(or $(COUNT),$(if $(SEED),1,500)) $(if $(SEED),--seed $(SEED))
+	$(PY) tests/chaos/chaos_run.py --count $(or $(COUNT),$(if $(SEED),1,500)) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/dev
 	$(PY) bench/run.py --all --write

@@ -43,7 +43,7 @@ def _arguments() -> argparse.Namespace:
 
 def _replay(played: Played, places: str) -> str:
     return (
-        f'    replay: .venv/bin/python tests/chaos/run.py --places "{places}" --seed {played.seen.scenario.seed} --keep'
+        f'    replay: .venv/bin/python tests/chaos/chaos_run.py --places "{places}" --seed {played.seen.scenario.seed} --keep'
     )
 
 
