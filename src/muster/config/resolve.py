@@ -263,17 +263,12 @@ def _check_environment(options: RunOptions, named: bool, image: bool) -> None:
         return
     if options.on is not None:
         raise InvalidRequest("--ship-env cannot be combined with --on", "a session has its interpreters already")
-    if options.scheduled:
-        raise InvalidRequest(
-            f"--ship-env cannot be combined with {title(options.scheduled)}: it sends environments over ssh",
-            "put the environment on a file system that the nodes share",
-        )
     if image:
         raise InvalidRequest(
             "--ship-env cannot be combined with a container, which has its own", "leave out one of them"
         )
-    if not named:
-        raise InvalidRequest("--ship-env requires hosts", "name hosts with --hosts or --hostfile")
+    if not named and not options.scheduled:
+        raise InvalidRequest("--ship-env requires hosts", "name hosts with --hosts, or choose a scheduler")
 
 
 def _spare_nodes(options: RunOptions, launcher: str) -> int:

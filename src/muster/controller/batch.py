@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -473,8 +474,9 @@ def run_batch(words: list[str]) -> int:
     run = Run(Path(words[0]))
     if len(words) > 1:
         run = _run_of_task(run, *words[1:])
-    asked = run.read(REQUEST)
-    assert asked is not None
+    request = run.read(REQUEST)
+    assert request is not None
+    asked: Mapping[str, Any] = request
     if previous := asked.get("previous"):
         state = _state_of(Run(run.path.parent / previous))
         if not goes_on(state):
@@ -495,12 +497,20 @@ def run_batch(words: list[str]) -> int:
     signals = CapturedSignals(loop, not_ignored())
     signals.start()  # never stopped: the job may be ended at any time, and the exit code must be that of the run
     processes.hear_signals()
-    groups = groups_of(asked, allocation, os.environ)
-    job = job_from_json(asked["job"])
-    steps = AgentSteps(signals, run, asks, allocation, os.environ, job, apart=bool(spares), groups=groups)
-    here = BatchRun(loop, signals, run, asked, allocation, steps)
+    steps, told = None, list[str]()
     try:
+        if asked.get("ship_env") is None:
+            groups = groups_of(asked, allocation, os.environ)
+        else:
+            from muster.controller.batch_shipping import with_environment  # imported late: few jobs need it
+
+            ends = partial(is_stopped, signals, asks)
+            asked, groups = with_environment(loop, run, asked, asks, allocation, os.environ, ends, told.append)
+        job = job_from_json(asked["job"])
+        steps = AgentSteps(signals, run, asks, allocation, os.environ, job, apart=bool(spares), groups=groups)
+        here = BatchRun(loop, signals, run, asked, allocation, steps)
         here.bring_agents()
+        here.warnings = [*told, *here.warnings]
         return here.serve()
     except MusterError as error:
         _complain(str(error))
@@ -508,5 +518,6 @@ def run_batch(words: list[str]) -> int:
             notification = notify(run, RunState.ERROR, None, error.sentence)
             if notification is not None:
                 notification.wait()
-        steps.terminate()
+        if steps is not None:
+            steps.terminate()
         return error.exit_code

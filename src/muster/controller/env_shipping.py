@@ -15,6 +15,7 @@ from muster import environments
 from muster.controller.connections import ProcessConnection
 from muster.controller.started_agents import WAY, StartedAgents
 from muster.core.hostlist import fold_hostlist
+from muster.core.model import Job
 from muster.core.plurals import plural
 from muster.environments import ENV, Environment
 from muster.errors import InvalidRequest, Unreachable
@@ -37,6 +38,10 @@ _SLOW = 4 << 20
 """Bytes that wait for a connection from which on it counts as slower than this machine."""
 _FASTER = 1.3
 """How many times faster than the connection this machine has to compress, for that to be worth its CPU time."""
+
+
+_OF_ENVIRONMENT = ("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH")
+"""Environment variables of ranks that may contain the path of an environment."""
 
 
 class Shipment(NamedTuple):
@@ -103,6 +108,30 @@ def ship(
     environments.remember(found, records)
     agents.say(f"sent the environment in {seconds(time.monotonic() - began)}")
     return Shipment(paths, files, size)
+
+
+def job_there(job: Job, found: Environment, pythons: Mapping[str, str]) -> Job:
+    """Return the job with the interpreter that the first host has in its copy of an environment."""
+    return job._replace(
+        python=next(iter(pythons.values())),
+        python_source=f"{found.in_words}, sent to the hosts",
+        python_named=True,
+        env=moved(job.env, found.prefix, pythons),
+    )
+
+
+def moved(env: Mapping[str, str], prefix: str, pythons: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables for the copies of an environment; if these are at different paths, without those
+    that contain its path."""
+    found = dict(env)
+    paths = {os.path.dirname(os.path.dirname(path)) for path in pythons.values()}
+    for name in _OF_ENVIRONMENT:
+        if prefix in found.get(name, ""):
+            if len(paths) == 1:
+                found[name] = found[name].replace(prefix, next(iter(paths)))
+            else:
+                del found[name]
+    return found
 
 
 def _below(path: str, top: str) -> bool:

@@ -333,6 +333,7 @@ def request_record(
         "exported": {name: value for name, value in exported.items() if not is_secret(name, value)},
         "cpus": cpus,
         "sync": _sync(asked, options),
+        "ship_env": (options.env_dir or "") if options.ship_env else None,
         "check_code": not options.no_code_check,
         "previous": context.previous,
         "roles": _roles_in_request(asked),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from muster import environments
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from muster.config.options import RunOptions
     from muster.runner.context import RunContext
 
-_OF_ENVIRONMENT = ("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH")
-"""Environment variables of ranks that may contain the path of an environment."""
-
 
 def records(context: RunContext) -> str:
     """Return the directory for what is known of environments."""
@@ -37,7 +33,7 @@ def with_environment(context: RunContext, loop: EventLoop, signals: CapturedSign
     Raises `MusterError`; the agents that receive it have ended then, and also after success.
     """
     from muster.code_sync import tree_root
-    from muster.controller.env_shipping import ship
+    from muster.controller.env_shipping import job_there, ship
     from muster.controller.started_agents import StartedAgents
 
     options, asked, job = context.options, context.asked, context.asked.job
@@ -59,14 +55,8 @@ def with_environment(context: RunContext, loop: EventLoop, signals: CapturedSign
     finally:
         agents.abort()
     pythons = dict(sent.pythons)
-    common = next(iter(pythons.values()))
-    job = job._replace(
-        python=common,
-        python_source=f"{found.in_words}, sent to the hosts",
-        python_named=True,
-        env=_moved(job.env, found.prefix, pythons),
-    )
-    other = {host: path for host, path in pythons.items() if path != common}
+    job = job_there(job, found, pythons)
+    other = {host: path for host, path in pythons.items() if path != job.python}
     return context._replace(asked=asked._replace(job=job, pythons=other))
 
 
@@ -77,20 +67,6 @@ def usual_python(found: environments.Environment) -> str:
     """
     names = join([*([found.base] if found.base else []), f"python{found.version}"])
     return f'for each in {names}; do command -v "$each" >/dev/null && python=$each && break; done; :'
-
-
-def _moved(env: Mapping[str, str], prefix: str, pythons: Mapping[str, str]) -> dict[str, str]:
-    """Return environment variables for the copies of an environment; if these are at different paths, without those
-    that contain its path."""
-    found = dict(env)
-    paths = {os.path.dirname(os.path.dirname(path)) for path in pythons.values()}
-    for name in _OF_ENVIRONMENT:
-        if prefix in found.get(name, ""):
-            if len(paths) == 1:
-                found[name] = found[name].replace(prefix, next(iter(paths)))
-            else:
-                del found[name]
-    return found
 
 
 def planned(job: Job, options: RunOptions, store: str) -> tuple[Job, str]:
