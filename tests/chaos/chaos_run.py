@@ -43,7 +43,8 @@ def _arguments() -> argparse.Namespace:
 
 def _replay(played: Played, places: str) -> str:
     return (
-        f'    replay: .venv/bin/python tests/chaos/chaos_run.py --places "{places}" --seed {played.seen.scenario.seed} --keep'
+        f'    replay: .venv/bin/python tests/chaos/chaos_run.py --places "{places}" '
+        f"--seed {played.seen.scenario.seed} --keep"
     )
 
 
