@@ -278,3 +278,15 @@ def test_a_run_that_is_being_deleted_is_there_or_gone(tmp_path: Path) -> None:
         run_cut(partial(remove_run, store, run), str(home), at, how)
         found = look_for_runs(store).runs
         assert not found or (found[0].outcome is not None and (run.path / "attempt_0/rank_00000.out").exists())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root deletes runs of others")
+def test_root_moves_nothing_where_another_user_says(tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    run = Run(Store(home).path(ID))
+    make_private(str(run.path))
+    elsewhere.mkdir()
+    (run.path.parent / ".deleted").symlink_to(elsewhere)
+    os.chown(run.path.parent, 65533, -1)
+    remove_run(Store(home, (home,)), run)
+    assert not run.path.exists() and not list(elsewhere.iterdir())

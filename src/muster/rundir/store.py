@@ -180,9 +180,10 @@ def remove_run(store: Store, run: Run) -> None:
         if run.uid == os.getuid():
             unlink_all(str(run.path))
     kept = run.path.parent / _DELETED / run.path.name
-    try:
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
-        run.path.rename(kept)
-    except OSError:  # another process deletes it, or this user may not rename it
-        _remove(run.path)
-    _remove(kept.parent)  # with what a process left that was killed while it did this
+    with suppress(OSError):  # another process deletes it at the same time
+        # in a directory that others can write to, this name may be a link to anywhere
+        if os.stat(run.path.parent).st_uid == os.geteuid() and not processes.why_shared(str(run.path.parent)):
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            run.path.rename(kept)
+            _remove(kept.parent)  # with what a process left that was killed while it did this
+    _remove(run.path)
