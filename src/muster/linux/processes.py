@@ -359,11 +359,16 @@ def catchers(
 
 
 def send_signal(pid: int, number: int, group: bool = False) -> bool:
-    """Send a signal to a process, or to its process group; return False if it is gone."""
+    """Send a signal to a process, or to its process group; return False if it is gone.
+
+    One of another user stays, and gets nothing: `sudo` and other programs become root.
+    """
     try:
         (os.killpg if group else os.kill)(pid, number)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        pass
     return True
 
 
