@@ -261,10 +261,11 @@ def context_of(
     `viewer` creates the view, if not as the options say; `brought` is the source of one of muster's own scripts.
     `run_id`: the id of an existing sweep, whose points are started again. `roles`: see `read_roles`.
     """
-    from muster.ui.terminal import prefixes
+    if options.prefix is not None:
+        from muster.ui.terminal import prefixes
 
-    some = [RoleRanks(options.role, 0, 1)] if roles else []
-    prefixes({0: ("host", 0, 0)}, options.prefix, False, "", some)  # raises for one that cannot be filled in
+        some = [RoleRanks(options.role, 0, 1)] if roles else []
+        prefixes({0: ("host", 0, 0)}, options.prefix, False, "", some)  # raises for one that cannot be filled in
     for name, near in misspelled(env):
         print(f"warning: unknown environment variable: {name}; did you mean {near}?", file=sys.stderr)
     store = store_of(options, env)

@@ -27,7 +27,6 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS
 from muster.schedulers import SCHEDULERS, choosing, named, options_of, takers, title, typed
-from muster.ui.terminal import size_here
 
 if TYPE_CHECKING:
     from muster.code_sync import Tree
@@ -306,14 +305,20 @@ def _terminal(options: RunOptions, env: Mapping[str, str]) -> TerminalSize | Non
     """Return the pseudo-terminal requested by `--tty`; None without it. Raises `InvalidRequest` with `--no-tty`."""
     if options.tty and options.no_tty:
         raise InvalidRequest("--tty cannot be combined with --no-tty", "leave out one of them")
-    return size_here(env) if options.tty else None
+    return _size_here(env) if options.tty else None
+
+
+def _size_here(env: Mapping[str, str]) -> TerminalSize | None:
+    from muster.ui.terminal import size_here  # with all that shows a run, which `muster plan` does not
+
+    return size_here(env)
 
 
 def job_on_a_terminal(job: Job, ranks: int, options: RunOptions, env: Mapping[str, str]) -> Job:
     """Return the job of an attached local run: a single rank shown on a terminal gets a pseudo-terminal."""
     shown = not (options.no_tty or options.json or options.quiet)
     if job.terminal is None and ranks == 1 and shown and os.isatty(1) and os.isatty(2):
-        return job._replace(terminal=size_here(env))
+        return job._replace(terminal=_size_here(env))
     return job
 
 

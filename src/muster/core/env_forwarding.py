@@ -6,7 +6,6 @@ afternoon; so variables that concern training are forwarded by default, and othe
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -127,7 +126,9 @@ def stored(name: str, value: str) -> str:
         return value
     if is_secret(name, value):
         return REDACTED
-    return f"(hidden, sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]})"
+    from hashlib import sha256  # loads OpenSSL, which most commands do not need
+
+    return f"(hidden, sha256 {sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]})"
 
 
 def is_hidden(text: str) -> bool:

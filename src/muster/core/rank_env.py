@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from muster.core.model import ROLE, Job, Late, Node, NodeEnvironment, Plan, Rank, Text, Variables
 from muster.schedulers import get_scheduler
-from muster.schedulers.scheduler import TaskVariables
+
+if TYPE_CHECKING:
+    from muster.schedulers.scheduler import TaskVariables
 
 _GPUS = "CUDA_VISIBLE_DEVICES"
 

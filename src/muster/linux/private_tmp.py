@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import stat
@@ -76,7 +75,9 @@ def claim(base: str, token: str, run_id: str, shim: bytes = b"") -> tuple[str, i
     directory is used if it belongs to this user and is private: agents of a run that share a base directory share
     it, with the same `shim`. Raises OSError.
     """
-    path = os.path.join(base, "muster-" + hashlib.sha256(f"temporary {token}".encode()).hexdigest()[:8])
+    from hashlib import sha256  # loads OpenSSL, which most commands do not need
+
+    path = os.path.join(base, "muster-" + sha256(f"temporary {token}".encode()).hexdigest()[:8])
     for _ in range(_TRIES):
         try:
             os.mkdir(path, 0o700)

@@ -9,7 +9,6 @@ from muster.core.json_checks import Malformed, checked, flag, number, optional, 
 from muster.core.json_records import job_from_json, program_from_json
 from muster.core.model import as_json
 from muster.schedulers import SCHEDULERS
-from muster.schedulers.scheduler import JOB_ID
 
 
 class Scheduled(NamedTuple):
@@ -37,6 +36,8 @@ def _scheduler(value: Any) -> str:
 
 def _number_of_job(value: Any) -> str:
     """Check a job id, which is passed on the command line that cancels the job."""
+    from muster.schedulers.scheduler import JOB_ID  # only runs of a scheduler need its many records
+
     if not JOB_ID.fullmatch(text(value)):
         raise Malformed(f"not a job id: {value!r}")
     return str(value)

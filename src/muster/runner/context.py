@@ -19,11 +19,11 @@ from muster.linux.identity import identity
 from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import Store, create_run, free_id, remove_run, writing
 from muster.runtimes import BARE
-from muster.schedulers.scheduler import After
 from muster.ui.view import View
 
 if TYPE_CHECKING:
     from muster.rundir.session import SessionRecord
+    from muster.schedulers.scheduler import After
 
 Viewer = Callable[[Plan, str, str], View]
 """Makes the `View` of a plan, given the run id and the run's name in displayed commands (`operand`).
