@@ -49,5 +49,24 @@ def test_nodes_of_a_job_get_the_environment(there: LabCluster) -> None:
         assert sorted(done.stdout.splitlines()) == sorted(again.stdout.splitlines())
         there.nothing_left()
     finally:
-        for host in ("n1", "n2"):
+        for host in there.lab.nodes:
+            there.lab.run(host, ["rm", "-rf", root], cwd="/")
+
+
+def test_a_session_in_a_job_has_the_environment(there: LabCluster) -> None:
+    venv, script = make_venv(there.folder / "my_venv"), there.script(SCRIPT)
+    root = f"{there.lab.folder.scratch}/envs-{there.folder.name}"
+    words = ("--ship-env", "--env-dir", root, "--python", f"{venv}/bin/python", "-N", "2", "-g", "1")
+    try:
+        held = there.muster("hold", "--slurm", *words, "--name", "dev")
+        assert 0 == held.returncode, held.stderr
+        done = there.muster("run", "--on", "dev", "--launcher", "exec", "--prefix", "", script)
+        assert 0 == done.returncode, done.stderr
+        found = [told.split() for told in done.stdout.splitlines()]
+        assert 2 == len({one[0] for one in found})
+        assert all(one[1].startswith(f"{root}/") and one[2] == "one" for one in found), found
+        assert 0 == there.muster("release", "dev").returncode
+        there.nothing_left()
+    finally:
+        for host in there.lab.nodes:
             there.lab.run(host, ["rm", "-rf", root], cwd="/")

@@ -125,3 +125,16 @@ def test_what_hosts_lack(shipped: Shipped) -> None:
         shipped.alone.lab.clear()
     assert "" == shipped.on("n2", f"ls {shipped.root} | grep part- || true")
     shipped.alone.nothing_left()
+
+
+def test_a_session_has_the_environment(shipped: Shipped) -> None:
+    alone, work = shipped.alone, str(shipped.work)
+    words = ("--ship-env", "--env-dir", shipped.root, "--python", f"{shipped.venv}/bin/python", "--cwd", "/")
+    held = alone.muster("hold", *words, "-H", "n[1-2]", "-g", "1", "--name", "dev", cwd=work)
+    assert 0 == held.returncode, held.stderr
+    done = alone.muster("run", "--on", "dev", "--sync", "--launcher", "exec", "--prefix", "", "main.py", cwd=work)
+    assert 0 == done.returncode, done.stderr
+    assert all(line.split()[1].startswith(f"{shipped.root}/") for line in done.stdout.splitlines()), done.stdout
+    assert 2 == len(done.stdout.splitlines())
+    assert 0 == alone.muster("release", "dev").returncode
+    alone.nothing_left()

@@ -293,6 +293,7 @@ _HELD: tuple[Option[Any], ...] = (
     *(HoldOptions.idle, RunOptions.name),
     *(RunOptions.hosts, RunOptions.hostfile, RunOptions.nnodes, RunOptions.nproc_per_node, RunOptions.gpus),
     *(RunOptions.python, RunOptions.setup, RunOptions.preload, RunOptions.cwd, RunOptions.ssh),
+    *(RunOptions.ship_env, RunOptions.env_dir),
     *(RunOptions.lease, RunOptions.run_dir, RunOptions.profile, HELP),
 )
 _HELD_IN_JOBS = (

@@ -258,7 +258,7 @@ def _check_environment(options: RunOptions, named: bool, image: bool) -> None:
                 f"--env-dir {options.env_dir}: not an absolute path",
                 "write the absolute path on the hosts, e.g. `--env-dir /scratch/envs`",
             )
-    if not options.ship_env:
+    if not options.ship_env or (options.on is not None and not options.typed(RunOptions.ship_env)):
         return
     if options.on is not None:
         raise InvalidRequest("--ship-env cannot be combined with --on", "a session has its interpreters already")

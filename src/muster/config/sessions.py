@@ -108,8 +108,6 @@ NOT_HELD: Mapping[Option[object], str] = {
     RunOptions.wrap: "each run on the session has its own",
     RunOptions.sync: "each run on the session has its own",
     RunOptions.snapshot: "each run on the session has its own",
-    RunOptions.ship_env: "send it with a run before, and name the interpreter there with --python",
-    RunOptions.env_dir: "it sends no environment",
     RunOptions.max_restarts: "each run on the session has its own",
     RunOptions.timeout: "use --idle",
     RunOptions.spare_nodes: "a session that loses a host ends",
