@@ -13,8 +13,8 @@ DAEMONS = ("sshd", "slurmd", "slurmctld", "slurmstepd", "munged", "unix_chkpwd")
 
 _PLACES = ("tmp", "var/tmp", "dev/shm")
 
-_OF_OTHERS = re.compile(r"/tmp/torchelastic_")
-"""What other programs leave by themselves: torchrun its directory for logs, also without muster."""
+_OF_OTHERS = re.compile(r"/tmp/(torchelastic|torchinductor)_")
+"""What torchrun and torch leave by themselves, also without muster: directories for logs and for compiled code."""
 
 
 class Process(NamedTuple):
