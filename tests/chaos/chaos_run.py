@@ -22,6 +22,7 @@ from playing import Played, play, scenario_of
 from scenarios import Place, Scenario
 from striking import FAULTS
 
+from muster.errors import MusterError
 from muster.lab import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -66,11 +67,22 @@ def main() -> int:
     base = Path(tempfile.mkdtemp(prefix="chaos-", dir="/var/lib"))
     struck: Counter[str] = Counter()
     failed: list[Played] = []
-    with Lab(nodes=3, shared=[base, ROOT]) as lab:
+    unable = 0
+    lab = Lab(nodes=3, shared=[base, ROOT])
+    lab.up(owned=True)
+    try:
         for number, scenario in enumerate(chosen, 1):
             if time.monotonic() > end:
                 break
-            played = play(lab, base / str(scenario.seed), scenario)
+            try:
+                played = play(lab, base / str(scenario.seed), scenario)
+            except MusterError as error:  # the lab itself, which is not what is tried here
+                print(f"{number}/{len(chosen)} {scenario}\n    the lab failed, another is started: {error}", flush=True)
+                unable += 1
+                lab.down()
+                lab = Lab(nodes=3, shared=[base, ROOT])
+                lab.up(owned=True)
+                continue
             print(f"{number}/{len(chosen)} {played}", flush=True)
             struck[scenario.fault] += bool(played.seen.struck)
             if played.violations:
@@ -80,9 +92,11 @@ def main() -> int:
                     break
             elif not asked.keep:
                 shutil.rmtree(base / str(scenario.seed))
+    finally:
+        lab.down()
     if not any(base.iterdir()):
         base.rmdir()
-    print(f"{struck.total()} faults injected, {len(failed)} runs with a violation")
+    print(f"{struck.total()} faults injected, {len(failed)} runs with a violation, {unable} without a result")
     print("  " + ", ".join(f"{name} {number}" for name, number in sorted(struck.items())))
     for played in failed:
         print(played, _replay(played, asked.places), sep="\n")
