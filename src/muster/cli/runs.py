@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.cli.common import (
     find_operand_run,
@@ -18,16 +18,12 @@ from muster.cli.common import (
     started_in_words,
 )
 from muster.cli.confirm import agreed
-from muster.client import pruning, usage
-from muster.client.accounting import used
+from muster.client import pruning
 from muster.client.client import ANSWERS_WITHIN, Client
-from muster.client.queue import job_facts
 from muster.client.reconcile import last_answer, reconcile, statuses
 from muster.client.status import RunStatus
 from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
 from muster.config.options import FindOptions
-from muster.core.accounting import RunUse
-from muster.core.job_facts import JobFacts
 from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
@@ -42,12 +38,15 @@ from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import has_begun
 from muster.rundir.store import Store
 from muster.rundir.sweeps import folded, is_sweep, runs_by_point
-from muster.schedulers import title
 from muster.ui.accounting_text import advice_in_words, stats_in_words, use_in_words
 from muster.ui.formatting import fitted, seconds, size_in_words, table
-from muster.ui.job_text import job_in_words, ranks_in_words
 from muster.ui.summary import facts_of
 from muster.ui.text import command_of_role, how_it_was_started, outcome_as_json, program_in_words, show_in_words
+
+if TYPE_CHECKING:
+    from muster.client import usage
+    from muster.core.accounting import RunUse
+    from muster.core.job_facts import JobFacts
 
 _NEWEST = 20
 """How many runs `ps` lists by default."""
@@ -273,6 +272,10 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         return show_sweep(run, options.json, options.metric)
     if options.metric is not None:
         raise InvalidRequest(f"--metric is for sweeps, and {run.id} is a single run", "leave it out")
+    from muster.client import usage  # `ps` does not need these
+    from muster.client.accounting import used
+    from muster.client.queue import job_facts
+
     with Client(run) as client:
         status = reconcile(run, client=client)
         if options.slow:
@@ -338,6 +341,9 @@ def _use(run: Run, outcome: RunResult | None) -> RunUse | None:
 
 def _where_in_words(run: Run, state: RunState, facts: JobFacts | None) -> list[str]:
     """Return the lines about the job of a run, and about its hosts while it runs."""
+    from muster.schedulers import title
+    from muster.ui.job_text import job_in_words, ranks_in_words
+
     lines = job_in_words(facts, time.time()) if facts is not None else []
     if facts is None and (scheduled := run.scheduled) is not None:
         lines.append(safe(f"job      {title(scheduled.name)} job {scheduled.job}"))

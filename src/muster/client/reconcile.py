@@ -19,11 +19,11 @@ from muster.linux.identity import identity
 from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.sweeps import STOP, is_sweep, runs_by_point, sweep_of, why_not_started
-from muster.schedulers.scheduler import Final, program_of
 from muster.ui.text import outcome_as_json
 
 if TYPE_CHECKING:
     from muster.schedulers.client import SchedulerClient
+    from muster.schedulers.scheduler import Final
 
 _TO_GIVE_UP = 1.0
 """Seconds to terminate an ssh that did not connect."""
@@ -124,6 +124,8 @@ class _Sight:
         return ""
 
     def _final(self) -> Final:
+        from muster.schedulers.scheduler import Final
+
         scheduled, found = self.run.scheduled, _client_of(self.run)
         return Final() if scheduled is None or found is None else found.final(scheduled.job)
 
@@ -221,6 +223,8 @@ def may_still_run(run: Run, state: RunState) -> bool:
 
 def cancel(run: Run) -> None:
     """Cancel the scheduler job of a run, or the job array of a sweep. Raises `InvalidRequest`, `Unreachable`."""
+    from muster.schedulers.scheduler import program_of
+
     scheduled, found = run.scheduled, _client_of(run)
     assert scheduled is not None and found is not None
     if is_anothers(run):
@@ -234,10 +238,11 @@ def cancel(run: Run) -> None:
 
 def _client_of(run: Run) -> SchedulerClient | None:
     """Return the client of a run's scheduler; None if it has none."""
+    if run.scheduled is None:
+        return None
     from muster.schedulers.client import client  # imported late: most runs do not need it
 
-    scheduled = run.scheduled
-    return None if scheduled is None else client(scheduled.name)
+    return client(run.scheduled.name)
 
 
 _ANSWERED, _ANSWERED_EVERY = "answered", 30.0

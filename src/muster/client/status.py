@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from muster.core.controller_config import RECORD
 from muster.core.progress import Progress
@@ -13,7 +13,9 @@ from muster.core.sweep import possible_ids
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run, Unreadable
 from muster.schedulers import get_scheduler
-from muster.schedulers.scheduler import JobEnd, Phase
+
+if TYPE_CHECKING:
+    from muster.schedulers.scheduler import JobEnd, Phase
 
 _HAND_OVER = 10.0
 """Seconds after the record of a run in which its controller may not listen yet, and nothing else tells that it runs."""
@@ -112,6 +114,8 @@ def _comes_again(run: Run, outcome: RunResult, sight: Sight) -> bool:
 
 
 def _goes_on(phase: Phase) -> bool:
+    from muster.schedulers.scheduler import Phase
+
     return phase is Phase.PENDING or phase.lives
 
 
@@ -133,6 +137,8 @@ def _of_another_user(run: Run, sight: Sight) -> RunStatus:
 
 def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
     """Return the status of a run that only its scheduler knows about."""
+    from muster.schedulers.scheduler import Phase  # imported late: most runs have no scheduler
+
     of, state = get_scheduler(scheduled.name), sight.queued()
     if state is None:
         return RunStatus(RunState.UNKNOWN, f"no answer from {of.title}")
