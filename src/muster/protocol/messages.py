@@ -705,7 +705,7 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
             "finished": (
-                "The run is over: its outcome. `complete`: all agents have sent all output.",
+                "The run is over: its outcome; `complete`: all agents have sent all output.",
                 {"outcome": TABLE, "complete": maybe(FLAG)},
             ),
             "answer": (
