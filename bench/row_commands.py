@@ -109,7 +109,11 @@ ROWS = (
                 for other in ("torchrun --help", "accelerate --help", "import submitit")
             ),
         ),
-        floor="What is above the start of Python is the import of muster's own modules.",
+        floor=(
+            "What is above the start of Python is the import of muster's own modules. Where no bytecode can be "
+            "written, compiling them takes as long again. With bytecode, a part is the creation of records: "
+            "`NamedTuple` compiles each annotation of a class when the class is made."
+        ),
     ),
     Row(
         "ps",
