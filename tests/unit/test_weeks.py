@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from manual_loop import ManualLoop
 from test_detached_controller import Controller
 
 from muster.controller.held import HeldRuns
@@ -25,9 +24,14 @@ def controller(tmp_path: Path) -> Iterator[Controller]:
 
 def sizes(controller: Controller) -> tuple[int, int, int]:
     """Return how many events are in memory and in the file, and how many timers are set."""
-    written = (controller.run.path / "events.jsonl").read_bytes().count(b"\n")
-    loop: ManualLoop = controller.loop
-    return len(controller.served.records), written, len(loop._timers)
+    path, loop = controller.run.path / "events.jsonl", controller.loop
+    records = len(controller.served.records)
+
+    def written() -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    loop.until(lambda: written() >= records, "a thread has written all events")
+    return records, written(), len(loop._timers)
 
 
 def passes(controller: Controller, seconds: float) -> None:

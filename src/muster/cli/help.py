@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.cli.commands import COMMANDS, LAB, Command
-from muster.config.record import SHARED
 from muster.core.printable import Styled
-from muster.schedulers import SCHEDULERS, described, title
 from muster.ui.color import use_color
 
 if TYPE_CHECKING:
@@ -130,6 +128,9 @@ def print_command(name: str, command: Command, options: Sequence[Option[Any]], e
 
 def add_options(page: Page, options: Sequence[Option[Any]]) -> None:
     """The options, by group; all under one heading if there are few."""
+    from muster.config.record import SHARED  # imported late: the list of commands has no options
+    from muster.schedulers import SCHEDULERS, described, title
+
     shown = [option for option in options if option.group]
     keys = {option.key for option in shown}
     schedulers = [name for name in SCHEDULERS if name in keys]

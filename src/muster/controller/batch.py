@@ -63,6 +63,8 @@ REQUEST = "request.json"
 
 _END = 120.0
 _STEPS_END = 3.0
+_STEPS_END_WELL = 60.0
+"""Seconds for the job steps to exit after the run: if a node was lost, and otherwise."""
 
 
 class AgentSteps:
@@ -162,11 +164,11 @@ class AgentSteps:
             step.terminate()
             step.wait()
 
-    def see_end(self, within: float | None) -> None:
+    def see_end(self, within: float) -> None:
         """Wait for the steps to exit, and kill them after `within` seconds.
 
         A step may wait for a crashed node until the scheduler notices it, which can take minutes, and the job would
-        keep its nodes.
+        keep its nodes; or for ever, if the scheduler's own process on a node was killed.
         """
         for step, most in (*((step, within) for step in self.steps), *((step, _STEPS_END) for step in self.left_out)):
             try:
@@ -396,7 +398,7 @@ class BatchRun:
             comes_again = self.terms.requeue > 0  # perhaps: who looks at the run when the scheduler has decided, knows
         if not comes_again:
             tell_of_end(self.run, outcome)
-        self.steps.see_end(_STEPS_END if world.nodes_lost else None)
+        self.steps.see_end(_STEPS_END if world.nodes_lost else _STEPS_END_WELL)
         return outcome.code
 
     def _note_granted(self) -> None:
