@@ -151,6 +151,12 @@ def test_what_the_request_tells(fields: dict[str, Any], found: set[tuple[str, st
     assert found == told(BEFORE._replace(**fields))
 
 
+def test_what_muster_notes_for_a_point_or_a_session_is_no_difference() -> None:
+    noted = {**BEFORE.options, "session": "20261121-120000-aaaa-hold"}
+    noted["env"] = {**noted["env"], "MUSTER_POINT": "1", "LR": "1"}
+    assert {("options", "--env LR", "", "1")} == told(BEFORE._replace(options=noted))
+
+
 def test_a_negative_number_is_a_value() -> None:
     runs = [BEFORE._replace(program=Program("script", ("t.py", "--min", number))) for number in ("-1", "-2.5")]
     assert {("arguments", "--min", "-1", "-2.5")} == told(runs[1], runs[0])

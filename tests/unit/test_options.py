@@ -393,6 +393,9 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
     [
         ("-p gpu", "unknown option: -p", "with --slurm this is --partition"),
         ("--ntasks 4", "unknown option: --ntasks", "with --slurm this is --np"),
+        ("--nprocs 4", "unknown option: --nprocs", "ranks per node: -g N"),
+        ("--num_machines 4", "unknown option: --num_machines", "nodes: -N N, or -H HOSTS"),
+        ("--dry-run", "unknown option: --dry-run", "`muster plan …` shows what `muster run …` would do"),
         ("-t 4:00:00", "-t is a time limit only with --slurm", None),
         ("--partition gpu --mem 4G", "--partition, --mem require --slurm", "add `--slurm`"),
         ("--hosts n1 --time 10", "--time requires a scheduler", "`--flux`; to limit the duration of a run without a"),

@@ -392,6 +392,15 @@ def section(title: str, texts: dict[str, str]) -> str:
     return "\n".join(parts)
 
 
+def test_a_rank_that_met_the_same_error_while_it_was_asked_to_exit_has_failed_alike() -> None:
+    asked = PLACED._replace(rank=0, by_muster=True)
+    assert (asked, PLACED) == alike(PLACED, (asked, PLACED))
+    assert PLACED.failure is not None
+    other = asked._replace(failure=PLACED.failure._replace(summary="TrainerError: interrupted"))
+    killed = asked._replace(code=None, signal=15)
+    assert (PLACED,) == alike(PLACED, (other, killed, PLACED))
+
+
 def test_every_message(golden: Callable[..., None]) -> None:
     """All messages of muster on one page."""
     sections = [

@@ -12,7 +12,7 @@ from muster.cli.common import store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.config import toml_files
 from muster.config.options import RUN, RunOptions
-from muster.config.parse import ParsedArgs, cut, from_environment, hint_of_scheduler, names_in, names_of
+from muster.config.parse import ParsedArgs, cut, from_environment, hint_for_unknown, names_in, names_of
 from muster.config.record import Source
 from muster.config.roles import OF_ROLE, check_lines, check_part, check_program, in_job, split
 from muster.config.toml_files import RoleTable
@@ -134,7 +134,7 @@ def _read_line(
             _refuse_what_its_program_reads_otherwise(words, parsed, options)
             return parsed, options
     # all tables split options from operands at the same word, unless an option exists in only one of them
-    parsed = line.read(usual, command, lambda name: hint_of_scheduler(name, record.table))
+    parsed = line.read(usual, command, lambda name: hint_for_unknown(name, record.table))
     if parsed.options.get("help"):
         return parsed, record(("argv", parsed.options))
     if configured is None:

@@ -18,6 +18,7 @@ from muster.diagnostics.hangs import verdict
 from muster.errors import ControlError, InvalidRequest
 from muster.rundir.run import Run
 from muster.rundir.snapshots import last_snapshot
+from muster.ui.reason_text import reason_in_words
 
 _AGAIN, _PATIENCE = 0.8, 1.0
 """Seconds until a second look, if the first one cannot tell a wait from a hang and took no longer than `_PATIENCE`."""
@@ -55,8 +56,10 @@ def look_at(run: Run, old: bool = False) -> Look:
         )
     snapshot_ = last_snapshot(run)
     if snapshot_ is None:
+        outcome = found.outcome
+        how = reason_in_words(outcome.stopped) if outcome is not None else ""
         raise InvalidRequest(
-            f"{run.id} has no running ranks, and no record of what they did",
+            f"{run.id} has no running ranks, and no record of what they did" + (f": {how}" if how else ""),
             f"see how it ended: muster show {run.operand}",
         )
     return _judged(run, snapshot_, live=False)

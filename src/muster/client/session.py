@@ -88,9 +88,9 @@ def _no_such_session(store: Store, name: str) -> InvalidRequest:
 
     found = [run for run in list_runs(store) if run.job.get("job", {}).get("hold") is not None and _has_no_result(run)]
     known = ", ".join(name_of_session(run) for run in found[::-1][:3])
-    sessions = f"sessions: {known}; hold" if known else "hold"
+    sessions = f"sessions: {known}; hold another" if known else "no session is held; hold one"
     hint = did_you_mean(name, [name_of_session(run) for run in found])
-    return InvalidRequest(f"session not found: `{name}`", hint or f"{sessions} one: muster hold --name {quote(name)}")
+    return InvalidRequest(f"session not found: `{name}`", hint or f"{sessions}: muster hold --name {quote(name)}")
 
 
 def _how(outcome: RunResult) -> str:

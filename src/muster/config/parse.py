@@ -85,8 +85,19 @@ def names_in(scheduler: str, options: Table) -> Names:
     return {**names_of(options), **{name: by_key[key] for key, names in own.items() for name in names}, **taken}
 
 
-def hint_of_scheduler(name: str, options: Table) -> str | None:
-    """Hint for an option name of a scheduler's own program when no scheduler was chosen; None for other names."""
+_OTHERS = {
+    **dict.fromkeys(("--dry-run", "--dryrun"), "`muster plan …` shows what `muster run …` would do"),
+    **dict.fromkeys(("--nprocs", "--nproc", "--num-gpus", "--num_gpus", "--gpus-per-host"), "ranks per node: -g N"),
+    **dict.fromkeys(("--num-processes", "--num_processes", "--world-size", "--world_size"), "ranks in all: -n N"),
+    **dict.fromkeys(("--num-machines", "--num_machines", "--num-nodes", "--num_nodes"), "nodes: -N N, or -H HOSTS"),
+}
+"""Hints for options of other programs that no option here resembles."""
+
+
+def hint_for_unknown(name: str, options: Table) -> str | None:
+    """Hint for an option that other launchers have, or a scheduler that was not chosen; None for other names."""
+    if name in _OTHERS:
+        return _OTHERS[name]
     for scheduler in SCHEDULERS:
         if name in names_in(scheduler, options).keys() - names_of(options).keys():
             return f"with {typed(scheduler)} this is {names_in(scheduler, options)[name].long_name}"

@@ -195,7 +195,7 @@ _NO_OPTIONS = frozenset(
     (
         *("program", "cwd", "python", "python_source", "python_named", "allocation", "signals_to_handle", "passes"),
         *("ssh", "lease", "script_spawns", "terminal", "stdin", "role", "transport", "name", "runs"),
-        *("hang_from_start", "on_end", "last_imports"),
+        *("hang_from_start", "on_end", "last_imports", "session"),
     )
 )
 """Fields of a job that are shown elsewhere, or that say nothing about how ranks run."""
@@ -206,7 +206,9 @@ def options_in_words(facts: RunFacts) -> dict[str, str]:
     found = {}
     for name, value in facts.options.items():
         if name == "env" and isinstance(value, Mapping):
-            found.update({f"--env {variable}": str(text) for variable, text in value.items()})
+            # those of a sweep are the arguments of its points in other words
+            own = {variable: text for variable, text in value.items() if not variable.startswith("MUSTER_")}
+            found.update({f"--env {variable}": str(text) for variable, text in own.items()})
         elif name not in _NO_OPTIONS and value not in (None, "", [], (), False):
             found[f"--{name.replace('_', '-')}"] = _value_in_words(value)
     if facts.ranks:

@@ -82,11 +82,16 @@ def alike(cause: RankExit, ends: Iterable[RankExit]) -> tuple[RankExit, ...]:
         for end in ends
         if end.failure is not None
         and not end.ok
-        and is_own_failure(end)
+        and (is_own_failure(end) or _failed_anyway(end, cause.failure))
         and (end.failure.kind, end.failure.place) == (cause.failure.kind, cause.failure.place)
         and _name(end.failure.summary) == _name(cause.failure.summary)
         and abs(end.failure.when - cause.failure.when) <= ALIKE
     )
+
+
+def _failed_anyway(end: RankExit, like: Failure) -> bool:
+    """Return whether a rank that was asked to exit met the very same error instead, which no handler raises."""
+    return end.by_muster and end.signal is None and end.failure is not None and end.failure.summary == like.summary
 
 
 def _name(summary: str) -> str:

@@ -68,6 +68,10 @@ class Executor(futures.Executor):
         self._left_by: BaseException | None = None
         """The exception that has left the block: it ends the runs."""
 
+    def __repr__(self) -> str:
+        options = "".join(f" {name}={value!r}" for name, value in self._options.items())
+        return f"<muster.Executor{options}>"
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Start a run that calls the function with these arguments on each rank; return the future of its result."""
         future: futures.Future[T] = futures.Future()
