@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from muster.core.events import CleanedUp, Configured, StartFailed, StopRequested
 from muster.core.model import Plan
 from muster.core.plurals import plural
 from muster.core.results import Problem, ProblemKind, RunResult
-from muster.linux import processes
+from muster.linux import processes, procfs
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
@@ -39,6 +40,9 @@ from muster.ui.view import View
 
 _LOOK = 0.02
 """Seconds between checks whether the `--on-end` command has exited."""
+_DYING = 2.0
+"""Seconds for ranks to be killed by the kernel after their agent was."""
+_PAUSE = 0.005
 
 
 class ForegroundController(Controller):
@@ -79,6 +83,7 @@ class ForegroundController(Controller):
         """How much of each log was shown."""
         self.incomplete = False
         """True if an agent was lost, which may not have sent all output."""
+        self._rank_pids: dict[str, int] = {}
         self.enough = False
         """Ctrl-C was pressed after the end of the run: stop showing output."""
         self.scribe = RunWriter(Writer(loop), run, self.notify, "events.jsonl")
@@ -107,7 +112,7 @@ class ForegroundController(Controller):
             if self.keyboard is not None:
                 self.keyboard.leave()
         if self.incomplete and not self.hurry:
-            show_rest(self.run, self.view, self.offsets)
+            self._show_unsent()
         self.view.finish(self.outcome)
         if why := write_report(
             self.run, self.outcome, {**os.environ, **self.plan.job.env}
@@ -119,8 +124,21 @@ class ForegroundController(Controller):
 
     # ---- views ------------------------------------------------------------------------------------------------------
 
+    def _show_unsent(self) -> None:
+        """Show what ranks have written and their agent did not send: it was killed.
+
+        The kernel kills them as well, but a moment after this process sees the end of the agent: what they write until
+        then is in their logs.
+        """
+        deadline = time.monotonic() + _DYING
+        while any(map(procfs.lives, self._rank_pids.values())) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+        show_rest(self.run, self.view, self.offsets)
+
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Write an event to events.jsonl, and pass it to the view."""
+        if kind == "pids":
+            self._rank_pids.update(fields["pids"])
         record = {"event": kind, **fields}
         self.view.event(record)
         self.scribe.append("events.jsonl", json.dumps(record) + "\n")
