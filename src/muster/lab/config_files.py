@@ -55,6 +55,8 @@ def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str
         "PreemptMode": "REQUEUE",
         "MpiDefault": "none",
         "KillWait": "5",
+        # a step cannot end while slurmctld is down, as in a fault here, and its node would be drained after a minute
+        "UnkillableStepTimeout": "600",
         "SlurmdTimeout": "15",
         "JobAcctGatherType": "jobacct_gather/none",
         "AccountingStorageType": "accounting_storage/none",
