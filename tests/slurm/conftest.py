@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from job_queue import queue
+from job_queue import nodes_are_free, queue
 from lab_cluster import LabCluster, there
 from waiting import until
 
@@ -17,7 +17,7 @@ __all__ = ["there"]
 @pytest.fixture(autouse=True)
 def quiet(there: LabCluster) -> Iterator[None]:
     """Begin with all nodes free, which other tests may just have used, and leave no job of this test in the queue."""
-    until(lambda: not queue(there), "the jobs of other tests have ended", SETTLING)
+    until(lambda: not queue(there) and nodes_are_free(there), "the jobs of other tests have ended", SETTLING)
     yield
     there.lab.clear()
     there.lab.run("head", ["scancel", "--user=root"])
