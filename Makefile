@@ -15,8 +15,8 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
-# twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
-WORKERS ?= 4
+# one more than the cores of the machine that this is tuned for: the tests of ssh and Slurm wait for a part of their time
+WORKERS ?= 3
 
 .PHONY: demo test lab-test check fast security fuzz chaos bench gpu-check sbom audit lock docs clean
 
