@@ -81,9 +81,9 @@ def test_a_live_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
             killed.stdout,
         )
         stacks = muster("stacks", run.id[:30])
-        assert (0, True) == (stacks.returncode, "is not a Python process that muster prepared" in stacks.stdout), (
-            stacks.stderr
-        )
+        # "no stack": the shell is looked at while it starts a program, and waits in the kernel (vfork)
+        assert re.search("is not a Python process that muster prepared|no stack: ", stacks.stdout), stacks.stdout
+        assert 0 == stacks.returncode, stacks.stderr
         assert "muster.toml" in stacks.stderr and "warning: cannot read" in stacks.stderr
         again = muster.start("run", "--name", "long", "--", "true", cwd="/")
         assert f"{run.id} has the same name, long, and has not ended" in again.communicate(timeout=60)[1]
