@@ -63,7 +63,7 @@ REQUEST = "request.json"
 
 _END = 120.0
 _STEPS_END = 3.0
-_STEPS_END_WELL = 60.0
+_STEPS_END_WELL = 20.0
 """Seconds for the job steps to exit after the run: if a node was lost, and otherwise."""
 
 
