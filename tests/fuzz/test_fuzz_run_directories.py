@@ -214,12 +214,14 @@ def test_any_log_gives_numbers(data: bytes) -> None:
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """Let files grow to this many bytes only: a write beyond is cut short, and the next one fails (EFBIG)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # Python would keep what was cut short, of modules that are imported late
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = bytecode
 
 
 def test_a_document_is_the_old_or_the_new_one_wherever_its_writer_is_cut(tmp_path: Path) -> None:
