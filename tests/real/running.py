@@ -124,10 +124,9 @@ def shared(pids: Iterable[int]) -> list[str]:
     return [name for name in os.listdir("/dev/shm") if name.startswith(beginnings)]
 
 
-def temporary(run_id: str, *more: Path) -> list[str]:
-    """Return the temporary directories of this run on this machine; `more` are other places to look in."""
-    bases = [Path(base) for base in ("/tmp", "/var/tmp", "/dev/shm")]
-    files = [file for base in (*bases, *more) for file in base.glob("muster-*/run")]
+def temporary(run_id: str) -> list[str]:
+    """Return the temporary directories of this run on this machine."""
+    files = [file for base in ("/tmp", "/var/tmp", "/dev/shm") for file in Path(base).glob("muster-*/run")]
     found = []
     for file in files:
         try:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from peak_memory import measured, peak_of
 from program import Muster
-
-PEAK = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
-sys.exit(code)
-"""
-"""COMMAND ARGUMENT…: the peak of its memory in KiB, in the last line of stderr."""
 
 _SANDBOX = ["unshare", "--mount", "--propagation", "private"]
 
@@ -34,20 +26,18 @@ mounts = pytest.mark.skipif(not _can_mount(), reason="needs the right to mount, 
 def test_a_line_of_200_mb_and_nuls_take_bounded_memory(muster: Muster, tmp_path: Path) -> None:
     """The peak of the whole line was three times its length."""
     shown = tmp_path / "shown"
-    # a small process in between: the peak of a child includes that of the process that it was forked from
-    line = [sys.executable, "-I", "-S", "-c", PEAK, *muster.argv("run", "-g", "1", "--", "head", "-c", "200000000")]
+    line = measured(muster.argv("run", "-g", "1", "--", "head", "-c", "200000000", "/dev/zero"))
     with open(shown, "wb") as file:
-        done = subprocess.run(
-            [*line, "/dev/zero"], env=muster.env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE
-        )
+        done = subprocess.run(line, env=muster.env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE)
     assert done.returncode == 0, (done.stderr, shown.read_bytes()[-500:])
-    assert int(done.stderr.split()[-1]) < 330 << 10, "in KiB"
+    assert peak_of(done.stderr.decode()) < 330 << 10, "in KiB"
     assert (muster.newest() / "attempt_0/rank_00000.out").stat().st_size == 200_000_000
     assert shown.stat().st_size > 200_000_000, "all of it is shown, in several lines"
 
 
 def test_a_limit_of_file_sizes_that_is_too_small_is_named(muster: Muster) -> None:
     limit = (4096, 4096)
+    muster.env["PYTHONDONTWRITEBYTECODE"] = "1"  # Python would keep what was cut short, in the cache of all tests
     done = muster("run", "-g", "1", "--", "true", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert done.returncode == 2
     assert "File too large" in done.stderr and "ulimit -f unlimited" in done.stderr, done.stderr

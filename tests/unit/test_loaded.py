@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from peak_memory import measured, peak_of
 
 MEGABYTES = 60
-
-MEASURE = """
-# Run a command line as a small parent of its own: a child's peak counts what its parent was at the fork.
-import json, resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-print(json.dumps({"status": done.returncode, "out": done.stdout, "err": done.stderr, "megabytes": peak}))
-"""
 
 
 class Seen(NamedTuple):
@@ -32,12 +24,10 @@ class Seen(NamedTuple):
 def start(words: list[str], env: dict[str, str], cwd: Path) -> Seen:
     """Start it, and record its imports (`-X importtime`)."""
     argv = [sys.executable, "-X", "importtime", "-m", "muster", *words]
-    small = [sys.executable, "-I", "-S", "-c", MEASURE, *argv]
-    done = subprocess.run(small, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=True)
-    found = json.loads(done.stdout)
-    assert found["status"] == 0, found["err"]
-    lines = [line for line in found["err"].splitlines() if line.startswith("import time:")]
-    return Seen(found["out"], {line.rpartition("|")[2].strip() for line in lines}, found["megabytes"])
+    done = subprocess.run(measured(argv), env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return Seen(done.stdout, {line.rpartition("|")[2].strip() for line in lines}, peak_of(done.stderr) // 1024)
 
 
 @pytest.mark.parametrize(

@@ -535,7 +535,7 @@ class Agent:
         self.store_relay().relayed(attempt, node, number, offset, payload, last)
 
     def on_relay_taken(self, payload: bytes, attempt: int, node: int, number: int, upto: int) -> None:
-        """Handle that another node has passed on so many bytes of such a connection."""
+        """Handle an acknowledgement: another node has written the first `upto` bytes of such a connection."""
         self.store_relay().taken(attempt, node, number, upto)
 
     def on_relay_end(self, payload: bytes, attempt: int, node: int, number: int) -> None:

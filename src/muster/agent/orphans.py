@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -64,9 +63,7 @@ def clean(dry: bool, environments: Sequence[str] | None = None) -> None:
         for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _PATIENCE)):
             for pid in pids:
                 processes.send_signal(pid, number)
-            deadline = time.monotonic() + patience
-            while any(procfs.lives(pid) for pid in pids) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            processes.wait_for_exits(pids, patience)
     left = [processes.describe_process(pid, "?") for pid in pids if procfs.lives(pid)] if not dry else []
     told = {run: [described[pid] for pid in numbers] for run, numbers in runs.items()}
     folders: dict[str, list[str]] = {}

@@ -246,7 +246,7 @@ class StoreRelay:
             self._write(crossing)
 
     def taken(self, attempt: int, node: int, number: int, upto: int) -> None:
-        """Record that the other end has passed on so many bytes."""
+        """Handle an acknowledgement: the other end has written the first `upto` bytes to its socket."""
         crossing = self._known.get((node, number))
         if attempt != self._attempt or crossing is None:
             return

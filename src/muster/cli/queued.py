@@ -29,6 +29,7 @@ from muster.schedulers import get_scheduler, title
 from muster.schedulers.client import client
 from muster.schedulers.scheduler import Phase
 from muster.ui.reason_text import reason_in_words
+from muster.ui.view import View
 
 _LOOK = 2.0
 """Seconds between checks of the queue."""
@@ -57,11 +58,8 @@ def follow(run: Run, viewer: Viewer, quiet: bool = False, attached: bool = False
     if watch is not None and watch.outcome is not None:
         return watch.outcome.code
     # it ended before anyone could watch, or watch again; or its controller was killed
-    outcome, plan = run.outcome, run.read("plan.json")
-    view = watch.view if watch is not None and watch.view is not None else None
-    if plan is not None:
-        view = view or viewer(plan_from_json(plan), run.id, run.operand)
-        show_rest(run, view, watch.offsets if watch is not None else {}, watch.tail if watch is not None else None)
+    outcome = run.outcome
+    view, _ = _show_files(run, run.read("plan.json"), viewer, watch)
     if outcome is None or view is None:
         return _ended_unseen(run)
     view.finish(outcome)
@@ -113,12 +111,10 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
                     hint = f"remove it from the queue with `muster kill {run.operand}`; `muster nodes` lists the nodes"
                     print(f"hint: {hint}", file=sys.stderr, flush=True)
         record = run.read(RECORD)
-        if record is not None and record != watched and run.read("plan.json") is not None:
+        if record is not None and record != watched and (plan := run.read("plan.json")) is not None:
+            # a new controller sends no output of earlier attempts, which may have ended unwatched
             restarted = watch is not None or bool(requeues and run.attempts() and asks.restarts(number))
-            view, offsets = (watch.view, watch.offsets) if watch is not None else (None, {})
-            if restarted:  # the new controller sends no output of earlier attempts, which may have ended unwatched
-                view = view or viewer(plan_from_json(run.read("plan.json")), run.id, run.operand)
-                show_rest(run, view, offsets)
+            view, offsets = _show_files(run, plan if restarted else None, viewer, watch)
             watched, waits = record, False
             with EventLoop() as watching, captured_signals(watching) as captured:
                 watch = AttachedClient(
@@ -142,6 +138,20 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
             next_look = 0.0
         loop.run_once(_TICK)
     return watch
+
+
+def _show_files(
+    run: Run, plan: Any, viewer: Viewer, watch: AttachedClient | None
+) -> tuple[View | None, dict[str, int]]:
+    """Show what is in the logs and was not sent to the last client; nothing without a plan.
+
+    Returns the view, and how much of each log was shown.
+    """
+    view, offsets = (watch.view, watch.offsets) if watch is not None else (None, {})
+    if plan is not None:
+        view = view or viewer(plan_from_json(plan), run.id, run.operand)
+        show_rest(run, view, offsets)
+    return view, offsets
 
 
 def _job_of(run: Run) -> Scheduled:

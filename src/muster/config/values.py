@@ -96,7 +96,7 @@ def some_seconds(value: str) -> float:
 
 
 UNLIMITED = ("UNLIMITED", "INFINITE", "-1")
-"""The words of sbatch for no time limit, in capital letters."""
+"""What sbatch accepts for no time limit, in upper case."""
 
 
 def limit_of(text: str) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from muster.core.events import CleanedUp, Configured, StartFailed, StopRequested
 from muster.core.model import Plan
 from muster.core.plurals import plural
 from muster.core.results import Problem, ProblemKind, RunResult
-from muster.linux import processes, procfs
+from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
@@ -42,7 +41,6 @@ _LOOK = 0.02
 """Seconds between checks whether the `--on-end` command has exited."""
 _DYING = 2.0
 """Seconds for ranks to be killed by the kernel after their agent was."""
-_PAUSE = 0.005
 
 
 class ForegroundController(Controller):
@@ -130,9 +128,7 @@ class ForegroundController(Controller):
         The kernel kills them as well, but a moment after this process sees the end of the agent: what they write until
         then is in their logs.
         """
-        deadline = time.monotonic() + _DYING
-        while any(map(procfs.lives, self._rank_pids.values())) and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
+        processes.wait_for_exits(self._rank_pids.values(), _DYING)
         show_rest(self.run, self.view, self.offsets)
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:

@@ -206,9 +206,9 @@ def options_in_words(facts: RunFacts) -> dict[str, str]:
     found = {}
     for name, value in facts.options.items():
         if name == "env" and isinstance(value, Mapping):
-            # those of a sweep are the arguments of its points in other words
-            own = {variable: text for variable, text in value.items() if not variable.startswith("MUSTER_")}
-            found.update({f"--env {variable}": str(text) for variable, text in own.items()})
+            # muster's own repeat the arguments of the point of a sweep
+            own = (item for item in value.items() if not item[0].startswith("MUSTER_"))
+            found.update({f"--env {variable}": str(text) for variable, text in own})
         elif name not in _NO_OPTIONS and value not in (None, "", [], (), False):
             found[f"--{name.replace('_', '-')}"] = _value_in_words(value)
     if facts.ranks:

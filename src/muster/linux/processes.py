@@ -358,6 +358,20 @@ def catchers(
     return sorted(found)
 
 
+def wait_for_exits(pids: Collection[int], seconds: float) -> bool:
+    """Wait until these processes, which need not be children, have exited; return False if one has not in time."""
+    deadline = time.monotonic() + seconds
+    while any(map(procfs.lives, pids)):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_EXITS)
+    return True
+
+
+_EXITS = 0.01
+"""Seconds between looks at processes that are to exit."""
+
+
 def send_signal(pid: int, number: int, group: bool = False) -> bool:
     """Send a signal to a process, or to its process group; return False if it is gone.
 

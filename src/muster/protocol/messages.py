@@ -191,7 +191,10 @@ _RELAY: Mapping[str, tuple[Any, ...]] = {
         {**_CROSSING, "offset": COUNT, "last": FLAG},
         "the bytes from `offset` on",
     ),
-    "relay_taken": ("So many bytes of such a connection have reached their socket.", {**_CROSSING, "upto": COUNT}),
+    "relay_taken": (
+        "Acknowledges the first `upto` bytes of such a connection: the socket has them.",
+        {**_CROSSING, "upto": COUNT},
+    ),
     "relay_end": ("Such a connection is gone.", _CROSSING),
 }
 """What agents send each other by way of the controller (`agent/store_relay.py`)."""

@@ -60,7 +60,7 @@ class Stream:
         return Piece(self._taken, bytes(self._kept), self._read_all)
 
     def taken(self, upto: int) -> None:
-        """Record that the other end has passed on so many bytes. Raises `Refused` if they were never sent."""
+        """Handle an acknowledgement of the first `upto` bytes. Raises `Refused` if they were never sent."""
         if upto > self._taken + len(self._kept):
             raise Refused("acknowledged bytes of a stream that were never sent")
         count = max(0, upto - self._taken)
@@ -80,7 +80,7 @@ class Stream:
         self._last_received = self._last_received or piece.last
 
     def passed_on(self, count: int) -> None:
-        """Record that this end has written so many bytes of `out` to its socket."""
+        """Record that this end has written the first `count` bytes of `out` to its socket."""
         del self.out[:count]
 
     @property

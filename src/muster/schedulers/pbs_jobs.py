@@ -58,12 +58,12 @@ def records(out: str) -> dict[str, dict[str, str]]:
     return found
 
 
-MINE = (
-    'jobs=$(qselect -u "$(id -un)") || exit 1; [ -n "$jobs" ] || exit 0; '
-    "qstat -f -w $jobs; code=$?; case $code in 35|153) ;; *) exit $code ;; esac"
-)
-"""Shell lines that list the jobs of this user. 35 and 153: one has ended meanwhile, and the server keeps a history of
-it (PBSE_HISTJOBID), or knows it no longer (PBSE_UNKJOBID); qstat shows all others."""
+_UNLESS_ENDED = "code=$?; case $code in 35|153) ;; *) exit $code ;; esac"
+"""Shell lines after qstat: that a job has ended is an answer, and qstat shows all others. 35: the server keeps a
+history of it (PBSE_HISTJOBID); 153: it knows it no longer (PBSE_UNKJOBID)."""
+
+MINE = f'jobs=$(qselect -u "$(id -un)") || exit 1; [ -n "$jobs" ] || exit 0; qstat -f -w $jobs; {_UNLESS_ENDED}'
+"""Shell lines that list the jobs of this user."""
 
 
 def mine() -> tuple[str, ...]:
@@ -105,8 +105,8 @@ def one(job: str) -> tuple[str, ...]:
     return ("sh", "-c", _ONE, "qstat", job)
 
 
-_ONE = 'qstat -x -f -w "$1"; code=$?; case $code in 35|153) ;; *) exit $code ;; esac'
-"""Shell lines that show a job: one that the server does not know is an answer."""
+_ONE = f'qstat -x -f -w "$1"; {_UNLESS_ENDED}'
+"""Shell lines that show a job."""
 
 
 def _time(text: str | None) -> float | None:

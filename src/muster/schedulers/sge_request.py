@@ -79,7 +79,8 @@ def _options(options: Options) -> Iterable[tuple[str, str]]:
             yield name, str(options.value(option))
     for resource in options.value(RUN.resource):
         yield "l", resource
-    if time_limit(options) is not None and (limit := _shared.time_limit(options)) is not None:
+    time_limit(options)  # raises if there are two
+    if (limit := _shared.time_limit(options)) is not None:
         yield "l", f"h_rt={clock_of(limit)}"
     if not any(name == "w" for name, _ in given):
         yield "w", "e"
