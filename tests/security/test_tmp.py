@@ -109,7 +109,7 @@ def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
 def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
     """The name cannot be predicted; and even if it were, nothing of muster's gets into a planted directory."""
     path = Path(claimed(shared))
-    private_tmp.remove(str(path))
+    assert private_tmp.remove_dead(str(path))
     make: dict[str, Callable[[], Any]] = {
         "folder": path.mkdir,
         "file": path.touch,
@@ -182,6 +182,16 @@ def test_agents_of_one_run_share_it(shared: Path) -> None:
     with pytest.raises(BlockingIOError), open(f"{path}/rank.pyz") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(kept[1])
+
+
+def test_the_last_agent_of_a_run_removes_what_all_share(shared: Path) -> None:
+    (path, first), (_, second) = (private_tmp.claim(str(shared), "a token", "run", b"text") for _ in range(2))
+    private_tmp.release(path, first)
+    assert {"run", "boot", "rank.pyz"} == set(os.listdir(path)), "ranks of the other one are still to be started"
+    private_tmp.release(path, second)
+    assert not os.path.exists(path)
+    private_tmp.release(path, private_tmp.claim(str(shared), "a token", "run", b"text")[1])
+    assert [] == os.listdir(shared)
 
 
 def test_which_is_chosen() -> None:

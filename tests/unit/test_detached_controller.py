@@ -20,6 +20,7 @@ from muster.agent.dialer import Met
 from muster.agent.log_streaming import KEEP
 from muster.controller.detached import DetachedController
 from muster.core.controller_config import ControllerConfig, NodeRecord
+from muster.core.events import StopRequested
 from muster.core.layout import layout
 from muster.core.model import AUTHENTICATED, OPEN, Host, Job, Program
 from muster.core.results import RunResult, RunState
@@ -272,6 +273,24 @@ def test_a_restarted_controller_sends_each_agent_what_it_missed(tmp_path: Path) 
     controller.loop.until(lambda: 2 == len(controller.events("state")), "both are heard")
     controller.hears()
     assert [["start_ranks"], []] == [[kind for kind, _ in agent.said] for agent in controller.agents]
+    controller.close()
+
+
+def test_a_signal_that_reached_no_agent_before_the_controller_was_killed_is_sent_again(tmp_path: Path) -> None:
+    """The rank got SIGKILL after the grace time, without the SIGTERM on which it would have saved a checkpoint."""
+    before = Controller(tmp_path)
+    before.running()
+    before.agents[1].part()
+    before.served.handle(StopRequested(before.served.now(), signal.SIGTERM))
+    before.hears((0, "signal_ranks", {"number": signal.SIGTERM, "ranks": [0]}))
+    before.close()
+    controller = Controller(tmp_path)
+    for node, signals in ((0, 1), (1, 0)):
+        controller.connect(node).say("agent_state", started=0, listened=0, signals=signals)
+    controller.hears((1, "signal_ranks", {"number": signal.SIGTERM, "ranks": [1]}))
+    controller.loop.until(lambda: 2 == len(controller.events("state")), "both are heard")
+    controller.hears()
+    assert [] == controller.agents[0].said, "it has had the signal"
     controller.close()
 
 

@@ -350,6 +350,7 @@ UNABLE: dict[str, tuple[ProblemKind, dict[str, Any]]] = {
     ),
     "the warm interpreter was killed": (ProblemKind.FORK_SERVER, {"code": None, "signal": 9}),
     "the fork server exited": (ProblemKind.FORK_SERVER, {"code": 3, "signal": None}),
+    "no port for the store": (ProblemKind.PORT, {"text": "Too many open files"}),
     "a program cannot be started": (ProblemKind.RANK, {"rank": 3, "text": "[Errno 8] Exec format error: './train'"}),
 }
 

@@ -149,6 +149,8 @@ class Agent:
         """The last frame of each kind in `_NEWS`, for a new controller."""
         self.listened = -1
         """The last attempt for which a port was opened."""
+        self.signals = 0
+        """Number of requests of this attempt to signal ranks."""
         self.introduction: dict[str, Any] = {}
         """The facts that this agent collected by itself, for the controller; see `join.py`."""
         self.scheduled = False
@@ -174,6 +176,8 @@ class Agent:
         """What the agent of a session shares with this one, which is that of a run there."""
         self.inherited: Mapping[str, str] = os.environ
         """The environment that ranks inherit."""
+        self._warnings: dict[int, Timer] = {}
+        """By signal: the next look for ranks that handle it since they were warned."""
         self.visitors: LocalRequests | None = None
         self.relay: StoreRelay | None = None
         """Relays connections to the store, if its port must not be reachable from other machines."""
@@ -284,7 +288,7 @@ class Agent:
                 started = self.ranks.attempt if self.prepared and self.ranks.folder else -1
                 if self.held is not None:
                     self.held.tell_run()
-                self.emit("agent_state", started=started, listened=self.listened)
+                self.emit("agent_state", started=started, listened=self.listened, signals=self.signals)
             else:
                 self.emit("facts", **self.introduction)
             for frame in self.replay.values():
@@ -512,7 +516,11 @@ class Agent:
     def on_open_store(self, payload: bytes, attempt: int, host: str, free: bool = False, relays: bool = False) -> None:
         """Open the port of this attempt's store. `free`: find another port, for the programs of a role. `relays`: ranks
         of other nodes connect to it through the agents."""
-        port = self.ranks.listen(host)
+        try:
+            port = self.ranks.listen(host)
+        except OSError as error:
+            self.emit("start_failed", what="port", text=processes.reason(error))
+            return
         self.listened = attempt
         if relays:
             self.store_relay().serve(attempt, port)
@@ -546,7 +554,11 @@ class Agent:
         """Start all ranks of this node. `late`: values by name that were not known to the plan. `store_node`: the node
         of the store, to which this one relays the connections of its ranks."""
         if store_node is not None:
-            port = self.store_relay().listen(attempt, store_node, int(word({"late": "MASTER_PORT"}, late)))
+            try:
+                port = self.store_relay().listen(attempt, store_node, int(word({"late": "MASTER_PORT"}, late)))
+            except OSError as error:
+                self.emit("start_failed", what="port", text=processes.reason(error))
+                return
             late = {**late, "MASTER_PORT": str(port)}
         for name in [name for name in self.replay if name != "ready" and name != "store_opened"]:
             del self.replay[name]
@@ -555,6 +567,7 @@ class Agent:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         except OSError as error:
             self.complain(f"{folder}: {error.strerror}")  # ranks run without it; see `log_overflow.py`
+        self.signals = 0
         self.logs.follow(attempt, folder, self.ranks.ranks)
         self.links.begin(attempt, folder)
         self.ranks.start(attempt, folder, late)
@@ -571,6 +584,7 @@ class Agent:
 
         `inspect`: first report what all ranks are doing, in answer to the request of this number.
         """
+        self.signals += 1
         before, self.signal_before = self.signal_before, None
         if before is not None:
             before()
@@ -623,7 +637,10 @@ class Agent:
         """
         if self.held is not None:
             self.held.tell(text)
-        self._warn(signal.Signals[f"SIG{name}"], None, cause)
+        number = signal.Signals[f"SIG{name}"]
+        if number in self._warnings:
+            self._warnings[number].cancel()  # one that continues is enough
+        self._warn(number, None, cause)
 
     def _warn(self, number: int, before: set[int] | None, cause: str) -> None:
         if self.leaving:
@@ -634,7 +651,8 @@ class Agent:
             listening = set(self.ranks.warn(number)) if self.prepared else set()
         if before is None or listening - before:
             self.emit("preemption_handlers", ranks=sorted(listening))
-        self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set()), cause))
+        again = partial(self._warn, number, listening | (before or set()), cause)
+        self._warnings[number] = self.loop.call_later(_LISTENS, again)
 
     def on_clean_up(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End what is left of the attempt; processes that ranks left behind have `patience` seconds to exit by

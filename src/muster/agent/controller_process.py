@@ -70,17 +70,23 @@ class ControllerProcess:
                 return
             ours.close()
             ours, theirs = socket.socketpair()
-        told, tell = os.pipe()
-        os.write(tell, self.secret.encode())
-        os.close(tell)
-        log = os.open(os.path.join(run_dir, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
-        argv = [sys.executable, "-I", "-S", self._archive, "serve", run_dir, *map(str, doors)]
+        opened = []
         try:
+            told, tell = os.pipe()
+            opened.append(told)
+            os.write(tell, self.secret.encode())
+            os.close(tell)
+            log = os.open(os.path.join(run_dir, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            opened.append(log)
+            doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
+            argv = [sys.executable, "-I", "-S", self._archive, "serve", run_dir, *map(str, doors)]
             env = {**os.environ, "MUSTER_TRACE": "1"} if self.trace else os.environ
             pid = processes.spawn(argv, env, "/", told, log, log, keep=doors, tied=False)
+        except OSError:
+            ours.close()
+            raise
         finally:
-            for fd in (told, log):
+            for fd in opened:
                 os.close(fd)
             theirs.close()
         self._started(pid)
@@ -92,13 +98,26 @@ class ControllerProcess:
 
     def again(self) -> None:
         """Restart the controller after its death."""
+        if not self._too_often(self._last_words()):
+            self.loop.call_later(_PAUSE, self._restart)
+
+    def _restart(self) -> None:
+        """Start the controller; if that is impossible now, try again as after its death."""
+        try:
+            self.start()
+        except OSError as error:
+            why = f"cannot be started: {processes.reason_at(error)}"
+            if not self._too_often(why):
+                self.loop.call_later(_PAUSE * 4 ** len(self.deaths), self._restart)
+
+    def _too_often(self, said: str) -> bool:
+        """Count an end of the controller, and give it up after too many of them."""
         now = time.monotonic()
         self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
-        if len(self.deaths) >= _TOO_OFTEN:
-            said = self._last_words()
-            self._lost(f"the controller exited {_TOO_OFTEN} times{f' ({said})' if said else ''}; see controller.log")
-        else:
-            self.loop.call_later(_PAUSE, self.start)
+        if len(self.deaths) < _TOO_OFTEN:
+            return False
+        self._lost(f"the controller exited {_TOO_OFTEN} times{f' ({said})' if said else ''}; see controller.log")
+        return True
 
     def _last_words(self) -> str:
         """Return the last line that the controller wrote; empty if unknown."""

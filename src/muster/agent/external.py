@@ -156,8 +156,7 @@ class ExternalRanks:
     def close(self) -> None:
         """Remove the shim, and what launchers left."""
         if self.shim_lock >= 0:
-            os.close(self.shim_lock)
-            private_tmp.remove(self.workdir)
+            private_tmp.release(self.workdir, self.shim_lock)
             self.shim_lock = -1
 
     # ---- launchers --------------------------------------------------------------------------------------------------

@@ -94,8 +94,7 @@ class RankSockets:
         from muster.linux import private_tmp
 
         if self._lock is not None and self._lock >= 0:
-            os.close(self._lock)
-            private_tmp.remove(self._folder)
+            private_tmp.release(self._folder, self._lock)
             self._lock = None
 
 

@@ -493,6 +493,7 @@ class RankProcesses:
         """Start all ranks of this node."""
         self.attempt, self.folder, self.ends = attempt, folder, {}
         self.sent, self.killing = {}, False
+        self.warned.clear()  # a new process may have the pid of a former one
         if self.pending_start is None:  # otherwise this is the same attempt, with another fork server
             self.owed = {}
         self.pending_start = None

@@ -7,7 +7,7 @@ This is the common part of the controller in the terminal that started the run (
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from signal import Signals
 from typing import Any
@@ -271,23 +271,10 @@ class Controller:
             self.pace.begin()
             for link in self.links:
                 self.start(link, action)
-        elif isinstance(action, SignalRanks) and self.plan.rank_command is not None:
-            # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
-            # signalled too
-            launchers = action.number == SIGKILL or len(self.registrations.registered) < self.world_size
-            inspect = self.snapshots.before(action)
-            self.broadcast(
-                "signal_ranks",
-                number=action.number,
-                ranks=list(action.ranks),
-                launchers=launchers,
-                inspect=inspect,
-            )
         elif isinstance(action, SignalRanks):
-            signalled, inspect = set(action.ranks), self.snapshots.before(action)
+            ranks, inspect = set(action.ranks), self.snapshots.before(action)
             for node in self.plan.nodes:
-                here = [rank.rank for rank in node.ranks if rank.rank in signalled]
-                self.send_message(node.number, "signal_ranks", number=action.number, ranks=here, inspect=inspect)
+                self.signal(node.number, action.number, ranks, inspect)
         elif isinstance(action, CleanUp):
             for link in self.links:
                 if not self.swept(link):
@@ -299,6 +286,17 @@ class Controller:
         else:
             self.snapshots.finish()
             self.outcome = action.outcome
+
+    def signal(self, node: int, number: int, ranks: Set[int], inspect: int | None = None) -> None:
+        """Have a node signal its ranks; an agent counts these requests, also those for no rank of its node."""
+        if self.plan.rank_command is not None:
+            # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
+            # signalled too
+            launchers = number == SIGKILL or len(self.registrations.registered) < self.world_size
+            here, more = sorted(ranks), {"launchers": launchers}
+        else:
+            here, more = [rank.rank for rank in self.plan.nodes[node].ranks if rank.rank in ranks], {}
+        self.send_message(node, "signal_ranks", number=number, ranks=here, inspect=inspect, **more)
 
     def listen(self, action: OpenStore) -> None:
         """Have node 0, or the first node of each role, open the port of an attempt's store."""

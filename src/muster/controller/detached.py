@@ -38,6 +38,7 @@ from muster.core.events import (
     JobEnding,
     PreemptionWarned,
     Replace,
+    SignalRanks,
     SpareLost,
     StartRanks,
     StopRequested,
@@ -119,6 +120,8 @@ class DetachedController(Controller):
         self.job_end: JobEnd | None = None
         """The end of the scheduler's job in which this runs."""
         self.nodes_lost = False
+        self._former_signals: list[SignalRanks] = []
+        """The signals of this attempt that were decided before this controller started."""
         if config.again:
             self._go_on()
         else:
@@ -165,6 +168,10 @@ class DetachedController(Controller):
                 for action in self.supervisor.handle(event_from_json(record)):
                     if isinstance(action, Replace):
                         self._take_place(action)
+                    elif isinstance(action, StartRanks):
+                        self._former_signals.clear()
+                    elif isinstance(action, SignalRanks):
+                        self._former_signals.append(action)
             elif record["event"] == "begin":
                 self.begun = True
             elif record["event"] == "warm" and record["node"] == 0:
@@ -340,7 +347,9 @@ class DetachedController(Controller):
             how = f"unreachable for {self.now() - since:.0f}s" if silent else exited
             self.lost(link, f"lost {link.host}: {how}")
 
-    def _on_agent_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:
+    def _on_agent_state(
+        self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int, signals: int | None = None
+    ) -> None:
         """Handle an agent's first contact with this controller, and send it the commands that it missed."""
         now = self.supervisor
         self.record("state", {"t": t, "node": link.node, "started": started, "listened": listened})
@@ -359,6 +368,9 @@ class DetachedController(Controller):
         under_way = now.phase in (Phase.RUNNING, Phase.ATTRIBUTING, Phase.TERMINATING)
         if under_way and started < now.attempt and now.port is not None:
             self.start(link, StartRanks(now.attempt, now.port))
+        if under_way and signals is not None:
+            for action in self._former_signals[signals if started == now.attempt else 0 :]:
+                self.signal(link.node, action.number, set(action.ranks))
         if now.waits_for(link.node):
             self.send_message(link.node, "clean_up", patience=now.patience, well=now.ends_well)
 

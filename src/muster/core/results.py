@@ -269,6 +269,8 @@ class ProblemKind(TextEnum):
     """The fork server exited."""
     LAUNCHER = "launcher"
     RANK = "start"
+    PORT = "port"
+    """A port of the rendezvous cannot be opened."""
     PROTOCOL = "protocol"
     """The agent has another protocol version."""
     VERSIONS = "versions"

@@ -174,8 +174,12 @@ def listen(address: str = "") -> socket.socket:
         except OSError:
             pass  # this machine has no IPv6 address
     listener = tcp_socket(address)
-    listener.bind((address, 0))
-    listener.listen(4096)
+    try:
+        listener.bind((address, 0))
+        listener.listen(4096)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

@@ -129,12 +129,10 @@ def _remove_tree(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
 
 
-def remove(path: str) -> None:
-    """Remove the directory of a run with its contents, if it belongs to this user."""
-    folder = _open_own(path)
-    if folder is not None:
-        os.close(folder)
-        _remove_tree(path)
+def release(path: str, lock: int) -> None:
+    """Give up a directory that was claimed, and remove it with its contents if no other agent of the run has it."""
+    os.close(lock)
+    remove_dead(path)
 
 
 def remove_dead(path: str) -> bool:
@@ -254,16 +252,24 @@ def _lock_exclusively(folder: int) -> int | None:
 
     It is -1 if there is no shim.
     """
-    try:
-        file = os.open(SHIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return -1
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        return None
-    return file
+    # NFS locks only a file that is open for writing; while it is that, the kernel does not execute it
+    for access in (os.O_RDONLY, os.O_RDWR):
+        try:
+            file = os.open(SHIM, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        except FileNotFoundError:
+            return -1
+        except OSError:
+            return -1 if access == os.O_RDONLY else None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except OSError:
+            os.close(file)
+            continue
+        return file
+    return None
 
 
 def _is_linked(folder: int, shim: int) -> bool:

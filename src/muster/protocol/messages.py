@@ -609,8 +609,8 @@ MESSAGES: tuple[Message, ...] = (
                 {"what": WORD, "by": TEXT, "cause": maybe(STRING), "within": maybe(SECONDS)},
             ),
             "agent_state": (
-                "The last attempts that were started and listened for, to a controller that is new to the agent.",
-                {"started": LAST, "listened": LAST},
+                "The last attempts started and listened for, and the `signals` in it so far, to a new controller.",
+                {"started": LAST, "listened": LAST, "signals": maybe(COUNT)},
             ),
             "agent_crashed": (
                 "The agent has failed, and ends; `limit`: its user may have no more processes.",

@@ -246,6 +246,8 @@ def problem_in_words(problem: Problem) -> str:
         return f"{on}cannot start {safe(problem.name)}: {text}"
     if kind is ProblemKind.RANK:
         return f"{on}cannot start rank {problem.rank}: {text}"
+    if kind is ProblemKind.PORT:
+        return f"{on}cannot open a port for the rendezvous: {text}"
     if kind is ProblemKind.PROTOCOL:
         return f"the agent on {hosts} has protocol version {problem.version}, muster {problem.needed}"
     if kind is ProblemKind.VERSIONS:
@@ -275,6 +277,7 @@ _HINTS: Mapping[ProblemKind, str] = {
     ProblemKind.FORK: "use fewer ranks",
     ProblemKind.FORK_SERVER: "see warm.log in the run directory, or use --launcher exec",
     ProblemKind.LAUNCHER: "see launcher.log in the run directory",
+    ProblemKind.PORT: "check `ulimit -n`, and the addresses of that host with `ip addr`",
     ProblemKind.RANK: "run it by hand, on that host and in the working directory",
 }
 
