@@ -86,7 +86,7 @@ class AnyRun(RuleBasedStateMachine):
         always=st.booleans(),
         timeout=st.sampled_from((None, 5.0, 50.0)),
         grace=st.sampled_from((0.0, 1.0, 10.0)),
-        foreign=st.booleans(),
+        foreign=st.frozensets(st.integers(0, 3)),
         on_hang=st.sampled_from(OnHang),
     )
     def begin(self, node_of: list[int], spares: int, restarts: int, always: bool, **more: Any) -> None:

@@ -7,7 +7,7 @@ from muster.core.registrations import Registrations
 
 def test_ranks_are_counted_once_and_by_node() -> None:
     """Where a launcher puts which rank is its affair; how many a node has is in the plan."""
-    found = Registrations((0, 1, 2), (2, 1), launchers=2)
+    found = Registrations((0, 1, 2), {0: 2, 1: 1}, launchers=2)
     assert [True, True, True] == [found.awaits(), found.awaits(0), found.awaits(1)]
     for rank, node in ((2, 0), (2, 0), (0, 1)):
         found.register(rank, node)
@@ -17,7 +17,7 @@ def test_ranks_are_counted_once_and_by_node() -> None:
 
 
 def test_the_missing_are_given_up_once() -> None:
-    found = Registrations((0, 1, 2), (3,), launchers=1)
+    found = Registrations((0, 1, 2), {0: 3}, launchers=1)
     found.register(1, 0)
     assert ([0, 2], [], False) == (found.give_up(), found.give_up(), found.awaits())
     found.register(0, 0)
@@ -27,7 +27,7 @@ def test_the_missing_are_given_up_once() -> None:
 
 
 def test_how_launchers_exited_is_said_once_for_all() -> None:
-    found = Registrations((0, 1), (1, 1), launchers=2)
+    found = Registrations((0, 1), {0: 1, 1: 1}, launchers=2)
     found.launcher_exited(1, "exit status 1", ["no such option"])
     assert not found.all_launchers_exited
     found.launcher_exited(0, "exit status 1", ["killed"])

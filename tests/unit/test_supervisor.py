@@ -292,7 +292,7 @@ ENDS = [
     ),
     History(
         "A launcher ends the others as soon as one rank has failed, of whatever: that one failed first.",
-        ranks(3, foreign=True),
+        ranks(3, foreign=frozenset(range(3))),
         [
             *BEGUN,
             (RankExited(5.0, 1, 0, 1, failure=lost_peer(4.9)), []),
@@ -313,7 +313,7 @@ ENDS = [
     ),
     History(
         "Where a launcher ends a rank though no other has failed, that is the cause.",
-        ranks(2, foreign=True),
+        ranks(2, foreign=frozenset(range(2))),
         [
             *BEGUN,
             (RankExited(5.1, 0, 0, signal=9, asked_by_launcher=5.1), []),
@@ -579,7 +579,7 @@ CAUSES = [
     ),
     History(
         "The exit code is that of a rank that complained, also if a launcher has terminated the one that was missed.",
-        ranks(2, foreign=True),
+        ranks(2, foreign=frozenset(range(2))),
         [
             *BEGUN,
             (RankExited(5.0, 0, 0, 1, failure=missed(4.9)), []),
@@ -1304,7 +1304,7 @@ SCHEDULED = [
     ),
     History(
         "A scheduler that ends a job ends ranks of its own launcher at once, before the cause is known here.",
-        ranks(2, foreign=True, in_job=True),
+        ranks(2, foreign=frozenset(range(2)), in_job=True),
         [
             *BEGUN,
             (RankExited(9.0, 0, 0, signal=15, asked_by_launcher=8.9), []),
@@ -1316,7 +1316,7 @@ SCHEDULED = [
     ),
     History(
         "A launcher that terminates all ranks without a reason of the scheduler is a failure after a while.",
-        ranks(1, foreign=True, in_job=True),
+        ranks(1, foreign=frozenset(range(1)), in_job=True),
         [
             *BEGUN,
             (RankExited(9.0, 0, 0, signal=15, asked_by_launcher=8.9), []),

@@ -25,7 +25,7 @@ from muster.core import rendezvous
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist, fold_values
-from muster.core.model import Host, Job, Node, Plan, as_json
+from muster.core.model import Host, Job, Node, Plan, Role, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.rank_env import first_on_path
@@ -243,12 +243,16 @@ class Bootstrap:
             again=again,
             replaced=replaced,
         )
-        rank_command = _rank_command(plan, run, [link.facts for link in links])
+        program = {node: part for part in plan.parts for node in part.own_nodes}
+        external = {
+            part.first_node: _rank_command(plan, part, run, [links[node].facts for node in part.own_nodes])
+            for part in plan.parts
+        }
 
         def part(link: AgentConnection, number: int, plan: Plan) -> dict[str, Any]:
-            record = nodes[link.node]
+            record, of = nodes[link.node], program[number]
             return {
-                **_part(plan, run, number, rank_command),
+                **_part(plan, of, run, number, external[of.first_node]),
                 "host": node_name(plan, link.node, link.host),
                 "run_dir": record.run_dir,
                 "own_run_dir": not record.shared,
@@ -292,19 +296,18 @@ def clock_of(offset: float) -> float:
     return time.time() - time.monotonic() - offset
 
 
-def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any] | None) -> dict[str, Any]:
+def _part(plan: Plan, part: Role, run: RunPlace, number: int, rank_command: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the fields of the message `configure` that the plan determines for one node."""
-    job = plan.job_of(number)
-    # an external launcher may start any rank on any node
-    nodes = plan.nodes if rank_command is not None else plan.nodes[number : number + 1]
+    job = part.job
+    # an external launcher may start any rank on any node of its program
     own = {
         str(rank.rank): variables
-        for node in nodes
-        for rank, variables in zip(node.ranks, plan.environments[node.number].ranks)
+        for node in (part.own_nodes if rank_command is not None else (number,))
+        for rank, variables in zip(plan.nodes[node].ranks, plan.environments[node].ranks)
     }
     return {
         "rank_command": rank_command,
-        "external_rendezvous": plan.external_rendezvous,
+        "external_rendezvous": part.external_rendezvous,
         "node": number,
         "run_id": run.run_id,
         "token": run.token,
@@ -325,31 +328,34 @@ def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any
     }
 
 
-def _rank_command(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
-    """Return what an agent needs to run ranks started by an external launcher; None without one."""
-    if plan.rank_command is None:
+def _rank_command(plan: Plan, part: Role, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
+    """Return what agents need to run the ranks of a program that an external launcher starts; None without one.
+
+    `facts`: of its nodes.
+    """
+    if part.rank_command is None:
         return None
     from muster.bundle import build_shim  # imported late: only external launchers need it
 
     return {
-        **as_json(plan.rank_command),
+        **as_json(part.rank_command),
         "run_id": run.run_id,
-        "places": {str(rank.rank): as_json(rank) for node in plan.nodes for rank in node.ranks},
-        "cwd": plan.job.cwd,
-        "grace": plan.job.grace,
+        "places": {str(rank.rank): as_json(rank) for node in part.own_nodes for rank in plan.nodes[node].ranks},
+        "cwd": part.job.cwd,
+        "grace": part.job.grace,
         "shim": build_shim(run.token).hex(),
         "token": run.token,
-        "base": _temporary_base(plan, facts),
-        "short": plan.job.launcher == "ray",
+        "base": _temporary_base(part.job, facts),
+        "short": part.job.launcher == "ray",
     }
 
 
-def _temporary_base(plan: Plan, facts: Sequence[Facts]) -> str:
-    """Return the directory for temporary files on all nodes; empty if each node may choose."""
+def _temporary_base(job: Job, facts: Sequence[Facts]) -> str:
+    """Return the directory for temporary files on these nodes; empty if each node may choose."""
     if len(facts) < 2:
         return ""
     told = [list(fact["temporary"]) for fact in facts]
-    return private_tmp.agree(told, plan.job.launcher == "ray") or private_tmp.USUAL[0]
+    return private_tmp.agree(told, job.launcher == "ray") or private_tmp.USUAL[0]
 
 
 # ---- a single host: this machine -------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ from muster.core.json_records import (
     usage_from_json,
 )
 from muster.core.layout import named
-from muster.core.model import AUTHENTICATED, Late, Plan, as_json
+from muster.core.model import AUTHENTICATED, Late, Plan, Role, as_json
 from muster.core.pace import Pace
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
@@ -112,14 +112,12 @@ def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ..
         hosts=(*plan.hosts, *(host.name for host in plan.spares)),
         replaced=replaced,
         on_hang=OnHang(job.on_hang),
-        foreign=plan.rank_command is not None,
+        foreign=frozenset(rank for part in plan.parts if part.rank_command for rank in part.own_ranks),
         in_job=job.transport == "step",
         first_attempt=first_attempt,
         stores=plan.stores,
         roles=roles.ranks_of(plan),
-        main=frozenset(
-            rank for role in plan.roles if role.main for rank in range(role.first_rank, role.first_rank + role.ranks)
-        ),
+        main=frozenset(rank for role in plan.roles if role.main for rank in role.own_ranks),
     )
 
 
@@ -161,12 +159,17 @@ class Controller:
         """True once ranks are about to start for the first time."""
         self.facts: dict[str, Any] = {}
         self.world_size = plan.world_size
-        self.registrations = Registrations(
-            self.supervisor.settings.ranks,
-            [len(node.ranks) for node in plan.nodes],
-            launchers=len({command.node for command in plan.commands}),
-        )
-        """The ranks that external launchers have started."""
+        self._parts = {node: part for part in plan.parts for node in part.own_nodes}
+        """The program of each node."""
+        self.registrations = {
+            part.first_node: Registrations(
+                part.own_ranks,
+                {number: len(plan.nodes[number].ranks) for number in part.own_nodes},
+                launchers=len({command.node for command in plan.commands} & set(part.own_nodes)),
+            )
+            for part in plan.parts
+        }
+        """By the first node of a program: its ranks that an external launcher has started."""
         self._passed: dict[int, _Forwarded] = {}
         """By signal: the last one that was forwarded."""
         self._sent_here: set[int] = set()
@@ -263,7 +266,8 @@ class Controller:
         if isinstance(action, OpenStore):
             self.listen(action)
         elif isinstance(action, StartRanks):
-            self.registrations.begin()
+            for registrations in self.registrations.values():
+                registrations.begin()
             self.hangs.begin()
             if not self.begun:
                 self.begun = True
@@ -289,13 +293,14 @@ class Controller:
 
     def signal(self, node: int, number: int, ranks: Set[int], inspect: int | None = None) -> None:
         """Have a node signal its ranks; an agent counts these requests, also those for no rank of its node."""
-        if self.plan.rank_command is not None:
+        part, more = self._parts[node], {}
+        here = [rank.rank for rank in self.plan.nodes[node].ranks if rank.rank in ranks]
+        if part.rank_command is not None:
             # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
             # signalled too
-            launchers = number == SIGKILL or len(self.registrations.registered) < self.world_size
-            here, more = sorted(ranks), {"launchers": launchers}
-        else:
-            here, more = [rank.rank for rank in self.plan.nodes[node].ranks if rank.rank in ranks], {}
+            registered = self.registrations[part.first_node].registered
+            here = [rank for rank in part.own_ranks if rank in ranks]
+            more = {"launchers": number == SIGKILL or len(registered) < part.ranks}
         self.send_message(node, "signal_ranks", number=number, ranks=here, inspect=inspect, **more)
 
     def listen(self, action: OpenStore) -> None:
@@ -468,10 +473,11 @@ class Controller:
         if attempt != self.supervisor.attempt:
             return
         self.record("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
-        self.registrations.register(rank, link.node)
-        if world_size is not None and world_size != self.world_size:
-            asked = plural(self.world_size, "rank")
-            self._fail_missing(f"{self.plan.job.launcher} started a world of {world_size}, requested: {asked}", [])
+        part = self._parts[link.node]
+        self.registrations[part.first_node].register(rank, link.node)
+        if world_size is not None and world_size != part.ranks:
+            asked = plural(part.ranks, "rank")
+            self._fail_missing(part, f"{part.job.launcher} started a world of {world_size}, requested: {asked}", [])
 
     def _on_rank_pids(
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
@@ -494,30 +500,34 @@ class Controller:
             return
         how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
         self.record("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
-        self.registrations.launcher_exited(link.node, f"{name} on {link.host}: {how}", words)
-        if self.registrations.all_launchers_exited:
+        part = self._parts[link.node]
+        registrations = self.registrations[part.first_node]
+        registrations.launcher_exited(link.node, f"{name} on {link.host}: {how}", words)
+        if registrations.all_launchers_exited:
             # messages of ranks on other nodes may still be in flight
-            self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(attempt))
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(part, attempt))
         elif code != 0:
-            self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(attempt, link.node))
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(part, attempt, link.node))
 
-    def _count_registered(self, attempt: int, node: int | None = None) -> None:
+    def _count_registered(self, part: Role, attempt: int, node: int | None = None) -> None:
         """Treat missing ranks as a failure, whatever the launcher's exit code is.
 
         `node`: only its launcher has exited yet, and the ranks of that node are counted.
         """
         over = self.supervisor.phase in (Phase.CLEANUP, Phase.FINISHED)
-        if attempt == self.supervisor.attempt and not over and self.registrations.awaits(node):
-            self._fail_missing(*self.registrations.how_launchers_exited())
+        registrations = self.registrations[part.first_node]
+        if attempt == self.supervisor.attempt and not over and registrations.awaits(node):
+            self._fail_missing(part, *registrations.how_launchers_exited())
 
-    def _fail_missing(self, why: str, words: Sequence[str]) -> None:
-        """Report the missing ranks as failed."""
-        missing = [rank for rank in self.registrations.give_up() if self.supervisor.lives(rank)]
+    def _fail_missing(self, part: Role, why: str, words: Sequence[str]) -> None:
+        """Report the missing ranks of a program as failed."""
+        registrations = self.registrations[part.first_node]
+        missing = [rank for rank in registrations.give_up() if self.supervisor.lives(rank)]
         first = self.supervisor.phase is Phase.RUNNING
-        package = LAUNCHERS[self.plan.job.launcher].package
+        package = LAUNCHERS[part.job.launcher].package
         if package and any("No module named" in line for line in words):
-            words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
-        registered = f"{len(self.registrations.registered)} of {plural(self.world_size, 'rank')} did"
+            words = [*words, f"hint: {part.job.python} -m pip install '{package}', on each node"]
+        registered = f"{len(registrations.registered)} of {plural(part.ranks, 'rank')} did"
         text = f"never registered ({registered}): {why}"
         for rank in missing:
             failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
@@ -535,16 +545,17 @@ class Controller:
         env: Mapping[str, str],
     ) -> None:
         """Handle a launcher's request to run a command on another node."""
-        label = host.partition(".")[0]
+        label, part = host.partition(".")[0], self._parts[link.node]
+        own = [other for other in self.links if other.node in part.own_nodes]
         # some launchers truncate hostnames at the first dot
-        there = [other for other in self.links if other.host == host] or [
-            other for other in self.links if other.host.partition(".")[0] == label
+        there = [other for other in own if other.host == host] or [
+            other for other in own if other.host.partition(".")[0] == label
         ]
         if len(there) == 1:
             self.send_message(there[0].node, "exec", number=number, words=words, env=env, by=link.node)
         else:
             self.notify(
-                f"warning: {self.plan.job.launcher} tried to start a process on {safe(host)}, not a host of this run"
+                f"warning: {part.job.launcher} tried to start a process on {safe(host)}, not a host of this run"
             )
             self.send_message(link.node, "exec_result", number=number, code=255)
 

@@ -184,11 +184,21 @@ _ENVIRONMENT = {
     "restored_pattern": text,
 }
 
+
+def _rank_command(data: Any) -> RankCommand | None:
+    found: RankCommand | None = optional(
+        lambda data: record(RankCommand, _RANK_COMMAND, data, ("argv", "python_index", "args_index"))
+    )(data)
+    return found
+
+
 _ROLE = {
     "name": text,
     "job": lambda data: job_from_json(data),
     **dict.fromkeys(("first_node", "nodes", "first_rank", "ranks"), whole),
     "main": flag,
+    "rank_command": _rank_command,
+    "external_rendezvous": flag,
 }
 
 _PLAN = {
@@ -196,12 +206,10 @@ _PLAN = {
     "nodes": several(lambda data: record(Node, _NODE, data, Node._fields)),
     "commands": several(lambda data: record(Command, _COMMAND, data, ("node", "argv", "ranks", "cwd"))),
     "environments": several(lambda data: record(NodeEnvironment, _ENVIRONMENT, data, ("env", "env_defaults", "ranks"))),
-    "rank_command": optional(
-        lambda data: record(RankCommand, _RANK_COMMAND, data, ("argv", "python_index", "args_index"))
-    ),
+    "rank_command": _rank_command,
     "external_rendezvous": flag,
     "spares": several(lambda data: record(Host, _HOST, data, ("name",))),
-    "roles": several(lambda data: record(Role, _ROLE, data, Role._fields[:-1])),
+    "roles": several(lambda data: record(Role, _ROLE, data, Role._fields[:6])),
 }
 
 

@@ -376,7 +376,7 @@ class RankCommand(NamedTuple):
 
 
 class Role(NamedTuple):
-    """One of the programs of a run that has several, and the nodes and ranks that are its own."""
+    """One of the programs of a run, how its ranks are started, and the nodes and ranks that are its own."""
 
     name: str
     job: Job
@@ -388,6 +388,20 @@ class Role(NamedTuple):
     """The number of its ranks, which are numbered on from those of the role before."""
     main: bool = False
     """True if the run ends once all ranks of such roles have succeeded."""
+    rank_command: RankCommand | None = None
+    """What its ranks run if an external launcher starts them."""
+    external_rendezvous: bool = False
+    """True if the rendezvous of its ranks does not use muster's store, and only needs a port."""
+
+    @property
+    def own_nodes(self) -> range:
+        """The numbers of its nodes."""
+        return range(self.first_node, self.first_node + self.nodes)
+
+    @property
+    def own_ranks(self) -> range:
+        """The numbers of its ranks in the run."""
+        return range(self.first_rank, self.first_rank + self.ranks)
 
 
 class Plan(NamedTuple):
@@ -399,9 +413,9 @@ class Plan(NamedTuple):
     environments: tuple[NodeEnvironment, ...] = ()
     """Environments of the ranks, by node."""
     rank_command: RankCommand | None = None
-    """What ranks run that are started by an external launcher."""
+    """As in `Role`, for one program; with roles, each has its own."""
     external_rendezvous: bool = False
-    """True if the rendezvous of the ranks does not use muster's store, and only needs a port."""
+    """As in `Role`, for one program."""
     spares: tuple[Host, ...] = ()
     """Hosts that take the place of lost ones."""
     roles: tuple[Role, ...] = ()
@@ -409,7 +423,15 @@ class Plan(NamedTuple):
 
     def role_of(self, node: int) -> Role | None:
         """Return the role of a node; None without roles."""
-        return next((role for role in self.roles if 0 <= node - role.first_node < role.nodes), None)
+        return next((role for role in self.roles if node in role.own_nodes), None)
+
+    @property
+    def parts(self) -> tuple[Role, ...]:
+        """The programs of the run: its roles, or one that is the whole run."""
+        if self.roles:
+            return self.roles
+        whole = Role(self.job.role, self.job, 0, len(self.nodes), 0, self.world_size)
+        return (whole._replace(rank_command=self.rank_command, external_rendezvous=self.external_rendezvous),)
 
     def job_of(self, node: int) -> Job:
         """Return what the ranks of a node run."""
@@ -418,8 +440,8 @@ class Plan(NamedTuple):
 
     @property
     def stores(self) -> tuple[int, ...]:
-        """The nodes that hold a store: the first node of each role."""
-        return tuple(role.first_node for role in self.roles) or (0,)
+        """The nodes that hold a store: the first node of each program."""
+        return tuple(part.first_node for part in self.parts)
 
     @property
     def world_size(self) -> int:

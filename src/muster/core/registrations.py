@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class Registrations:
-    """The registrations of one attempt."""
+    """The registrations of the ranks of one program, in one attempt."""
 
-    def __init__(self, ranks: Sequence[int], ranks_per_node: Sequence[int], launchers: int) -> None:
-        """`launchers`: how many of them there are."""
+    def __init__(self, ranks: Sequence[int], ranks_per_node: Mapping[int, int], launchers: int) -> None:
+        """`ranks_per_node`: by the number of the node. `launchers`: how many of them there are."""
         self._ranks, self._ranks_per_node, self._launchers = ranks, ranks_per_node, launchers
         self.begin()
 

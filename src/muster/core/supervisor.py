@@ -129,8 +129,8 @@ class SupervisorConfig:
     """The names of the nodes, by number, and after them those of the spare hosts."""
     replaced: tuple[Replaced, ...] = ()
     """Hosts that were replaced before the run started."""
-    foreign: bool = False
-    """True if an external launcher starts the ranks, which terminates the others when one has failed."""
+    foreign: frozenset[int] = frozenset()
+    """The ranks that an external launcher starts, which terminates the others when one has failed."""
     in_job: bool = False
     """True if the ranks run in a job of a scheduler, which may end all processes of the job at once."""
     on_hang: OnHang = OnHang.WARN
@@ -379,7 +379,9 @@ class Supervisor:
         if event.failure is not None and raised and event.failure.when < asked:
             # it had raised and was exiting; the signal only cut its exit short
             return end if event.signal is None else end._replace(code=1, signal=None)
-        explained = self._signals_sent.get(event.rank, set()) | (_ASKS if self.settings.foreign else set())
+        explained = self._signals_sent.get(event.rank, set()) | (
+            _ASKS if event.rank in self.settings.foreign else set()
+        )
         if event.signal is not None and event.signal not in explained:
             return end._replace(late=True)
         return end._replace(by_muster=by_muster, by_launcher=not by_muster)

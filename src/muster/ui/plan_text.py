@@ -46,7 +46,8 @@ def plan_in_words(
         lines += ["", "each agent, and its ranks with it, starts in a container by", *_indented(entered)]
     for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
-    lines += _rank_command_in_words(plan, show_env) if plan.rank_command is not None else []
+    for part in plan.parts:
+        lines += _rank_command_in_words(plan, part, show_env) if part.rank_command is not None else []
     return "\n".join([*lines, "", *_late_in_words(plan)])
 
 
@@ -101,17 +102,16 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     return lines
 
 
-def _rank_command_in_words(plan: Plan, show_env: bool) -> list[str]:
+def _rank_command_in_words(plan: Plan, part: Role, show_env: bool) -> list[str]:
     """Return what ranks run under an external launcher, where they are expected, and their environment."""
-    assert plan.rank_command is not None
-    lines = [
-        "",
-        f"each rank, after $MUSTER_RANK registered: {' '.join(map(shell_word, plan.rank_command.argv))}",
-    ]
-    env = _shared([of.env for of in plan.environments])
-    defaults = _shared([of.env_defaults for of in plan.environments])
+    assert part.rank_command is not None
+    who = f"each rank of {part.name}" if plan.roles else "each rank"
+    lines = ["", f"{who}, after $MUSTER_RANK registered: {' '.join(map(shell_word, part.rank_command.argv))}"]
+    found = [(plan.nodes[node], plan.environments[node]) for node in part.own_nodes]
+    env = _shared([of.env for _, of in found])
+    defaults = _shared([of.env_defaults for _, of in found])
     lines += ["  with", *_set(plan, env, defaults, show_env)]
-    for node, of in zip(plan.nodes, plan.environments):
+    for node, of in found:
         lines.append(f"  {named(rank.rank for rank in node.ranks)} expected on {node.host.name}, with")
         lines += _set(plan, _without(of.env, env), _without(of.env_defaults, defaults), show_env)
         lines += _ranks_in_words(plan, node.number, node.ranks)
