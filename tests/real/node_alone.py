@@ -232,6 +232,7 @@ def external_reused(folder: Path) -> None:
         "token": "",
         "run_id": "run",
         "places": {"0": place},
+        "first_rank": 0,
         "argv": ["true"],
         "python_index": None,
         "args_index": None,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from running import outcome
 
 Script = Callable[..., Path]
@@ -59,9 +60,12 @@ time.sleep(1000)
 """
 
 
-def test_two_programs_find_each_other_and_end_with_the_main_one(muster: Any, script: Script) -> None:
-    first = ["--role", "trainer", "--main", "-g", "2", "--env", "MINE=1", str(script(TRAINER, "train.py"))]
-    second = ["--role", "rollout", "-g", "3", "--env", "THEIRS=2", str(script(ROLLOUT, "serve.py"))]
+@pytest.mark.parametrize("launcher", ["fork", "torchrun"])
+def test_two_programs_find_each_other_and_end_with_the_main_one(muster: Any, script: Script, launcher: str) -> None:
+    """Also if each role has a torchrun, which both number their ranks from 0, on this one machine."""
+    how = ["--launcher", launcher]
+    first = ["--role", "trainer", "--main", "-g", "2", "--env", "MINE=1", *how, str(script(TRAINER, "train.py"))]
+    second = ["--role", "rollout", "-g", "3", "--env", "THEIRS=2", *how, str(script(ROLLOUT, "serve.py"))]
     done = muster("run", *first, ":", *second)
     assert done.returncode == 0, done.stderr
     assert "role trainer succeeded in" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from lab_cluster import LabCluster
 from waiting import until
 
@@ -37,9 +38,12 @@ dist.destroy_process_group()
 """
 
 
-def test_hosts_are_divided_between_roles(there: LabCluster) -> None:
+@pytest.mark.parametrize("launcher", ["fork", "torchrun"])
+def test_hosts_are_divided_between_roles(there: LabCluster, launcher: str) -> None:
+    """The launcher of one role has its two hosts, and knows nothing of the third."""
     script = there.script(MEETS)
-    first = ("-H", "n1,n2,n3", "--role", "trainer", "-N", "2", "-g", "1", "--env", "MINE=1", script)
+    how = ("--env", "MINE=1", "--launcher", launcher)
+    first = ("-H", "n1,n2,n3", "--role", "trainer", "-N", "2", "-g", "1", *how, script)
     done = there.muster("run", *first, ":", "--role", "rollout", "-N", "1", "-g", "2", script)
     assert 0 == done.returncode, done.stderr
     found = [json.loads(there.log(rank)) for rank in range(4)]

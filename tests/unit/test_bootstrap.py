@@ -35,6 +35,7 @@ from muster.core.layout import layout
 from muster.core.model import Host, Job, Plan, Program
 from muster.errors import InvalidRequest, Unreachable
 from muster.launchers import make_plan
+from muster.launchers.roles import joined
 from muster.linux.eventloop import EventLoop
 from muster.protocol.channel import Channel
 from muster.protocol.frames import encode_frame
@@ -201,6 +202,24 @@ def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
         assert (launcher == "mpirun") == (part["rank_command"] is not None)
     if launcher == "mpirun":
         assert [["0", "1"]] * 2 == [list(part["rank_command"]["places"]) for part in parts]
+
+
+def test_the_ranks_of_a_role_find_their_agent_and_keep_their_numbers() -> None:
+    """Two roles with launchers on one host: each has a token, and so a socket and a directory, of its own."""
+    plans = [plan_of("n1", launcher="torchrun", role=role) for role in ("trainer", "rollout")]
+    plan = joined([(plan, False) for plan in plans])
+    where = RunPlace(RUN_ID, "/runs/a", "t")
+    _, parts = Bootstrap(Hosts(), Need("/")).configure(
+        plan, where, rendezvous.Rendezvous("10.0.0.1", 1, ({}, {})), 7.0, True, True
+    )
+    first, second = (part["rank_command"] for part in parts)
+    assert len({first["token"], second["token"], "t"}) == 3
+    assert first["shim"] != second["shim"]
+    assert [of["first_rank"] for of in (first, second)] == [0, 1]
+    assert first["places"] == second["places"]
+    assert [(place["rank"], place["node"]) for place in second["places"].values()] == [(0, 0)]
+    assert [list(part["environment"]["ranks"]) for part in parts] == [["0"], ["1"]]
+    assert [part["external_rendezvous"] for part in parts] == [True, True]
 
 
 @pytest.mark.parametrize("reads", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from muster.config.parse import ParsedArgs
 from muster.config.resolve import JobRequest, RoleRequest
 from muster.config.roles import _hosts_of, make_roles, shared, split
 from muster.controller.batch_roles import groups_of, plan_of_roles, roles_in_job
+from muster.controller.controller import settings_of
 from muster.core.events import (
     AgentReady,
     CleanedUp,
@@ -37,7 +39,7 @@ from muster.core.results import SIGINT, SIGKILL, SIGTERM, Failure, FailureKind, 
 from muster.core.roles import label, late_values, named_in_roles, ranks_of, secret_of_role, snapshot_in, with_run_ranks
 from muster.core.supervisor import Supervisor, SupervisorConfig
 from muster.errors import InvalidRequest
-from muster.launchers import make_plan
+from muster.launchers import LAUNCHERS, make_plan
 from muster.launchers.roles import joined
 from muster.schedulers.scheduler import Allocation
 from muster.ui.plan_text import plan_in_words
@@ -92,16 +94,49 @@ def test_roles_on_several_hosts_reach_each_other(hosts: tuple[str, str], interfa
         assert ("NCCL_SOCKET_IFNAME" in of.env_defaults) == (hosts == ("a", "b"))
 
 
-def test_a_launcher_of_its_own_is_refused() -> None:
+FOREIGN = [name for name, row in LAUNCHERS.items() if row.foreign and name not in ("srun", "submitit")]
+
+
+@pytest.mark.parametrize("launcher", FOREIGN)
+def test_a_launcher_of_one_role_starts_its_ranks_alone(launcher: str) -> None:
+    """It is told the nodes and ranks of its own role, as if there were no other one."""
+    alone = make_plan(job("rollout", launcher), layout([(Host("b"), 2), (Host("c"), 2)]), "run")
     first = make_plan(job("trainer"), layout([(Host("a"), 2)]), "run")
-    second = make_plan(job("rollout", "torchrun"), layout([(Host("b"), 2)]), "run")
-    with pytest.raises(InvalidRequest, match="--launcher torchrun cannot be combined with roles"):
-        joined([(first, False), (second, False)])
+    plan = joined([(first, False), (alone, True)])
+    trainer, rollout = plan.roles
+    assert (trainer.rank_command, trainer.external_rendezvous) == (None, False)
+    assert (rollout.rank_command, rollout.external_rendezvous) == (alone.rank_command, alone.external_rendezvous)
+    assert (rollout.own_nodes, rollout.own_ranks) == (range(1, 3), range(2, 6))
+    own = [command for command in plan.commands if command.node in rollout.own_nodes]
+    assert [command._replace(node=command.node - 1) for command in own] == list(alone.commands)
+    found = [of.env for of in of_each_rank(plan) if of.node in rollout.own_nodes]
+    assert [(env["RANK"], env["WORLD_SIZE"]) for env in found] == [(str(rank), "4") for rank in range(4)]
+    assert all(env["MUSTER_ROLES"] is Late.ROLES for env in found)
+    settings = settings_of(plan)
+    assert settings.foreign == frozenset(rollout.own_ranks)
+    assert (settings.stores, settings.main) == ((0, 1), frozenset(rollout.own_ranks))
 
 
-def test_a_plan_with_roles_survives_json() -> None:
-    plan = of_two()
+def test_two_ray_clusters_do_not_share_a_host() -> None:
+    ray = make_plan(job("a", "ray"), layout([(Host("n1"), 1), (Host("n2"), 1)]), "run")
+    other = make_plan(job("b", "ray"), layout([(Host("n2"), 1)]), "run")
+    with pytest.raises(InvalidRequest, match="roles a and b both start Ray on n2"):
+        joined([(ray, False), (other, False)])
+    apart = make_plan(job("b", "ray"), layout([(Host("n3"), 1)]), "run")
+    assert joined([(ray, False), (apart, False)]).hosts == ("n1", "n2", "n3")
+
+
+@pytest.mark.parametrize("launcher", ["fork", "torchrun"])
+def test_a_plan_with_roles_survives_json(launcher: str) -> None:
+    plan = of_two(launcher=launcher)
     assert plan_from_json(json.loads(json.dumps(as_json(plan)))).roles == plan.roles
+
+
+def test_the_launcher_of_a_role_and_its_ranks_are_in_the_plan() -> None:
+    made = plan_in_words(of_two(launcher="torchrun"), "run", "/runs")
+    assert "each rank of rollout, after $MUSTER_RANK registered: python rollout.py" in made
+    assert "ranks 2-4 expected on b" in made
+    assert "(the first node of each role binds a free port)" in made
 
 
 def test_ranks_know_the_hosts_of_all_roles() -> None:
@@ -148,12 +183,22 @@ def result(found: Supervisor, t: float) -> RunResult:
     return next(action.outcome for action in actions if isinstance(action, Finish))
 
 
+def test_only_a_launcher_explains_signals_of_its_own_ranks() -> None:
+    """torchrun ends the other ranks of its role if one fails; those of a role that muster starts get no such signal."""
+    found = started()
+    found.settings = replace(found.settings, foreign=frozenset((2, 3, 4)))
+    found.handle(RankExited(2.0, 2, 0, signal=SIGTERM, asked_by_launcher=1.95))
+    found.handle(RankExited(2.0, 0, 0, signal=SIGTERM, asked_by_launcher=1.95))
+    by_launcher = {end.rank: end.by_launcher for end in found.exits}
+    assert by_launcher == {0: False, 2: True}
+
+
 def test_the_first_failure_of_any_role_ends_the_run() -> None:
     found = started()
     failure = Failure(FailureKind.EXCEPTION, 2.0, "ValueError: bad")
     actions = found.handle(RankExited(2.0, 3, 0, 7, failure=failure))
     assert actions == [SignalRanks(SIGTERM, (0, 1, 2, 4))]
-    found.settings = found.settings.__class__(**{**vars(found.settings), "max_restarts": 0})
+    found.settings = replace(found.settings, max_restarts=0)
     for rank in (0, 1, 2, 4):
         found.handle(RankExited(2.5, rank, 0, None, SIGTERM))
     ended = result(found, 2.6)
@@ -326,11 +371,15 @@ def test_main_requires_roles(scripts: Path, line: str) -> None:
 
 
 def test_options_of_the_run_hold_for_all_roles_and_others_for_one(scripts: Path) -> None:
-    found = request("--role a --grace 3s --env X=1 -g 2 x.py : --role b --env Y=2 --launcher exec y.py --flag")
+    found = request(
+        "--role a --grace 3s --env X=1 -g 2 --launcher torchrun --launcher-args --tee=3 x.py "
+        ": --role b --env Y=2 --launcher exec y.py --flag"
+    )
     first, second = (role.asked for role in found.roles)
+    assert (first.job.launcher_args, second.job.launcher_args) == (("--tee=3",), ())
     assert (first.job.grace, second.job.grace) == (3.0, 3.0)
     assert (dict(first.job.env), dict(second.job.env)) == ({"X": "1"}, {"Y": "2"})
-    assert (first.job.launcher, second.job.launcher) == ("fork", "exec")
+    assert (first.job.launcher, second.job.launcher) == ("torchrun", "exec")
     assert (first.ranks_per_node, second.ranks_per_node) == ("2", None)
     assert second.job.program.argv == ("y.py", "--flag")
 

@@ -20,7 +20,7 @@ from muster.agent.cleanup import Cleanup
 from muster.agent.context import NodeRun
 from muster.agent.external import free_port
 from muster.agent.links import RankLinks, put_files_there
-from muster.agent.local_requests import LocalRequests, open_socket
+from muster.agent.local_requests import LocalRequests, open_sockets
 from muster.agent.log_streaming import LogStreamer
 from muster.agent.rank_environment import Late, word
 from muster.agent.ranks import RankProcesses
@@ -440,7 +440,7 @@ class Agent:
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
         self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
         local_sockets.keep(run_dir, token)
-        visitors = open_socket(self.sockets, needed=rank_command is not None, emit=self.emit)
+        visitors = open_sockets(self.sockets, rank_command["token"] if rank_command is not None else None, self.emit)
         places = {word: self.write_bundled(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([rank_command] if rank_command is not None else [])):
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
@@ -452,7 +452,7 @@ class Agent:
         if hang_timeout:
             self.ranks.watch_progress(hang_timeout, hang_from_start)
         self.cleanup = Cleanup(self.ranks)
-        if visitors is not None:
+        if visitors:
             self.visitors = LocalRequests(run, self.ranks, self.lost, visitors)
         self.prepared = True
         if hold:

@@ -270,15 +270,15 @@ class ExternalRanks:
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
     def register(self, visitor: Peer, me: Mapping[str, Any]) -> dict[str, Any]:
-        """Register a rank, and return what it is to run."""
-        rank = me["rank"]
-        place = self.conf["places"].get(str(rank))
+        """Register a rank, which knows its number in its program, and return what it is to run."""
+        number, rank = me["rank"], self.conf["first_rank"] + me["rank"]
+        place = self.conf["places"].get(str(number))
         if not self.members.folder or place is None or rank in self.members.pids or rank in self.ended_here:
             known = f"the world size is {len(self.conf['places'])}" if place is None else "it is already registered"
-            self.emit("note", text=f"warning: {me['launcher']} started rank {rank}, but {known}")
+            self.emit("note", text=f"warning: {me['launcher']} started rank {number}, but {known}")
             if place is None:  # report the world of its launcher, even if no other rank does
                 self._joined(rank, me)
-            return {"refused": f"cannot register rank {rank}: {known}"}
+            return {"refused": f"cannot register rank {number}: {known}"}
         self.connections[visitor] = rank
         folder = self.members.folder
         self.run.logs.follow_more(rank)

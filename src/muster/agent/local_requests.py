@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from muster.agent.context import NodeRun
@@ -23,39 +23,44 @@ INSPECTED_WITHIN = 0.8
 """Seconds within which ranks must answer an inspection."""
 
 
-def open_socket(sockets: local_sockets.Sockets, needed: bool, emit: Emit) -> socket.socket | None:
-    """Return the listening socket for requests, or None after an error.
+def open_sockets(sockets: local_sockets.Sockets, of_ranks: str | None, emit: Emit) -> list[socket.socket]:
+    """Return the listening sockets for requests; none after an error.
 
-    Raises OSError instead if it is `needed`, for the ranks of a launcher.
+    `of_ranks`: the token by which the ranks of a launcher find this agent, None without them. It is that of the run
+    unless the run has roles: then a host may have several agents. Raises OSError for a socket that such ranks need.
     """
-    try:
-        return sockets.listen(local_sockets.AGENT)
-    except OSError as error:
-        if needed:
-            raise
-        why = f"`muster kill` and `muster stacks` are not available: {processes.reason_at(error)}"
-        emit("note", text=f"warning: {why}")
-        return None
+    found = []
+    if of_ranks is not None:
+        found.append(sockets._replace(token=of_ranks).listen(local_sockets.AGENT))
+    if of_ranks != sockets.token:
+        try:
+            found.append(sockets.listen(local_sockets.AGENT))
+        except OSError as error:
+            why = f"`muster kill` and `muster stacks` are not available: {processes.reason_at(error)}"
+            emit("note", text=f"warning: {why}")
+    return found
 
 
 class LocalRequests:
-    """Listens on a local socket, and answers requests."""
+    """Listens on local sockets, and answers requests."""
 
     def __init__(
-        self, run: NodeRun, ranks: RankProcesses, lost: Callable[[str], object], visitors: socket.socket
+        self, run: NodeRun, ranks: RankProcesses, lost: Callable[[str], object], visitors: Sequence[socket.socket]
     ) -> None:
         """`lost` ends the ranks and the agent for the given reason."""
         self.run, self.ranks, self._lost = run, ranks, lost
         self._dispatch = Dispatcher(frames.handlers(self, "visit_"), _fitting, lambda text, _: run.complain(text))
         loop, note = run.loop, FirstFew(run.complain)
-        self._listener = LocalListener(
-            loop, visitors, lambda sock: Peer(loop, sock, self._handle, self._left, note), note
-        )
+        self._listeners = [
+            LocalListener(loop, each, lambda sock: Peer(loop, sock, self._handle, self._left, note), note)
+            for each in visitors
+        ]
 
     def close(self) -> None:
         """Stop listening."""
-        self._listener.close()
-        self._listener.sock.close()
+        for listener in self._listeners:
+            listener.close()
+            listener.sock.close()
 
     def _left(self, visitor: Peer) -> None:
         """Handle the end of a local connection."""

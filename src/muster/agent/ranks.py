@@ -461,7 +461,8 @@ class RankProcesses:
         """Open the port of the next attempt's store; return its number."""
         self.store.end()
         if self.external_rendezvous:
-            return free_port(f"{self.run.run_id} {self.attempt}")
+            node = self.run.node  # several roles may be on a host
+            return free_port(f"{self.run.run_id} {self.attempt}" + (f" of node {node}" if node else ""))
         return self.store.listen(host)
 
     def start_store(self, listener: socket.socket) -> None:

@@ -26,7 +26,14 @@ OF_ROLE: frozenset[str] = frozenset(
     option.key
     for option in (
         *(RunOptions.hosts, RunOptions.hostfile, RunOptions.include, RunOptions.exclude, RunOptions.nnodes),
-        *(RunOptions.launcher, RunOptions.python, RunOptions.preload, RunOptions.no_auto_preload, RunOptions.setup),
+        *(
+            RunOptions.launcher,
+            RunOptions.launcher_args,
+            RunOptions.python,
+            RunOptions.preload,
+            RunOptions.no_auto_preload,
+            RunOptions.setup,
+        ),
         *(RunOptions.wrap, RunOptions.nproc_per_node, RunOptions.np, RunOptions.module, RunOptions.no_python),
         *(RunOptions.cwd, RunOptions.env, RunOptions.role, RunOptions.main, RunOptions.gpus, RunOptions.numa_binding),
         *(option for name in RUNTIMES for option in runtime(name).options.table),

@@ -25,7 +25,7 @@ from muster.core import rendezvous
 from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist, fold_values
-from muster.core.model import Host, Job, Node, Plan, Role, as_json
+from muster.core.model import Host, Job, Node, Plan, Rank, Role, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.rank_env import first_on_path
@@ -35,6 +35,7 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux import private_tmp
 from muster.protocol import trace
+from muster.protocol.local_sockets import token_of_role
 
 if TYPE_CHECKING:
     from muster.code_sync import Tree
@@ -337,17 +338,26 @@ def _rank_command(plan: Plan, part: Role, run: RunPlace, facts: Sequence[Facts])
         return None
     from muster.bundle import build_shim  # imported late: only external launchers need it
 
+    token = token_of_role(run.token, part.name) if plan.roles else run.token
+    ranks = [rank for node in part.own_nodes for rank in plan.nodes[node].ranks]
     return {
         **as_json(part.rank_command),
         "run_id": run.run_id,
-        "places": {str(rank.rank): as_json(rank) for node in part.own_nodes for rank in plan.nodes[node].ranks},
+        "first_rank": part.first_rank,
+        # under the number that the launcher knows
+        "places": {str(number): as_json(_in_program(rank, part)) for number, rank in enumerate(ranks)},
         "cwd": part.job.cwd,
         "grace": part.job.grace,
-        "shim": build_shim(run.token).hex(),
-        "token": run.token,
+        "shim": build_shim(token).hex(),
+        "token": token,
         "base": _temporary_base(part.job, facts),
         "short": part.job.launcher == "ray",
     }
+
+
+def _in_program(rank: Rank, part: Role) -> Rank:
+    """Return a rank with its numbers in its program."""
+    return rank._replace(rank=rank.rank - part.first_rank, node=rank.node - part.first_node)
 
 
 def _temporary_base(job: Job, facts: Sequence[Facts]) -> str:

@@ -1,7 +1,7 @@
 """One plan of several: each role is planned as if it were alone, and gets the numbers after those of the one before.
 
-So a role has its own RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and its programs need no change; the numbers of the
-plan, which logs and reports use, are unique in the run.
+So a role has its own RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and neither its program nor its launcher needs a
+change; the numbers of the plan, which logs and reports use, are unique in the run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from muster.errors import InvalidRequest
 
 def joined(plans: Sequence[tuple[Plan, bool]]) -> Plan:
     """Return one plan of several roles, each with its plan, and whether it is a main role. Raises `InvalidRequest`."""
+    _check_clusters([plan for plan, _ in plans])
     several = len({host for plan, _ in plans for host in plan.hosts}) > 1
     nodes: list[Node] = []
     commands: list[Command] = []
@@ -22,13 +23,9 @@ def joined(plans: Sequence[tuple[Plan, bool]]) -> Plan:
     roles: list[Role] = []
     ranks = 0
     for plan, main in plans:
-        if plan.rank_command is not None or any(command.launcher for command in plan.commands):
-            raise InvalidRequest(
-                f"--launcher {plan.job.launcher} cannot be combined with roles: it numbers all ranks by itself",
-                f"use `--launcher fork` or `--launcher exec` for role {plan.job.role}",
-            )
         node = len(nodes)
-        roles.append(Role(plan.job.role, plan.job, node, len(plan.nodes), ranks, plan.world_size, main))
+        (whole,) = plan.parts
+        roles.append(whole._replace(first_node=node, first_rank=ranks, main=main))
         nodes += [_node(part, node, ranks) for part in plan.nodes]
         commands += [
             command._replace(node=command.node + node, ranks=_ranks(command.ranks, node, ranks))
@@ -37,6 +34,19 @@ def joined(plans: Sequence[tuple[Plan, bool]]) -> Plan:
         environments += [_environment(of, several) for of in plan.environments]
         ranks += plan.world_size
     return Plan(plans[0][0].job, tuple(nodes), tuple(commands), tuple(environments), roles=tuple(roles))
+
+
+def _check_clusters(plans: Sequence[Plan]) -> None:
+    """Raise `InvalidRequest` for two Ray clusters on a host: their workers would take the same ports."""
+    used: dict[str, str] = {}
+    for plan in plans:
+        for host in dict.fromkeys(plan.hosts) if plan.job.launcher == "ray" else ():
+            if host in used:
+                raise InvalidRequest(
+                    f"roles {used[host]} and {plan.job.role} both start Ray on {host}",
+                    "give each role hosts of its own, or use another launcher for one of them",
+                )
+            used[host] = plan.job.role
 
 
 def _node(node: Node, first_node: int, first_rank: int) -> Node:

@@ -153,6 +153,11 @@ def new_token() -> str:
     return os.urandom(16).hex()
 
 
+def token_of_role(token: str, role: str) -> str:
+    """Return the token of the ranks of one role: on a host with several roles, each is found by its own agent."""
+    return hmac.new(token.encode(), f"role {role}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
 def keep(run_dir: str, token: str) -> None:
     """Write the token where the owner's other terminals find it. Raises OSError."""
     replace_file(os.path.join(run_dir, TOKEN), token.encode())  # nodes that share the directory write the same token

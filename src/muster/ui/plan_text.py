@@ -8,7 +8,7 @@ from muster.core.env_forwarding import REDACTED, is_secret
 from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist
 from muster.core.layout import fold, named
-from muster.core.model import AUTHENTICATED, Command, Late, Plan, Rank, Role, Template, Text, Variables
+from muster.core.model import AUTHENTICATED, Command, Job, Late, Plan, Rank, Role, Template, Text, Variables
 from muster.core.plurals import plural
 from muster.runtimes import python_inside
 from muster.ui.formatting import shell_word
@@ -76,7 +76,8 @@ def _late_in_words(plan: Plan) -> list[str]:
         ):
             if not isinstance(value, str):
                 (of_attempt if value in _OF_AN_ATTEMPT else of_node)[name] = None
-    port = "node 0 finds a free port" if plan.external_rendezvous else "node 0 binds a free port"
+    where = "the first node of each role" if plan.roles else "node 0"
+    port = f"{where} {'finds' if plan.external_rendezvous else 'binds'} a free port"
     if plan.job.rendezvous == AUTHENTICATED:
         port += " of 127.0.0.1; agents of other nodes relay connections to it"
     lines = [f"set when an attempt starts: {', '.join(of_attempt)} ({port})"]
@@ -91,12 +92,15 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     lines = [f"on {host}: {' '.join(map(shell_word, first.argv))}"]
     if first.launcher:
         lines.append("  one process, with")
-        lines += _set(plan, first.env, first.env_defaults, show_env)
+        lines += _set(plan.job_of(first.node), first.env, first.env_defaults, show_env)
     else:
         how = "one process, forks" if first.fork_server else "one process for" + (" each of" if len(ranks) > 1 else "")
         of = plan.environments[first.node]
         lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
-        lines += [*_set(plan, of.env, of.env_defaults, show_env), *_ranks_in_words(plan, first.node, ranks)]
+        lines += [
+            *_set(plan.job_of(first.node), of.env, of.env_defaults, show_env),
+            *_ranks_in_words(plan, first.node, ranks),
+        ]
     for file in first.files:
         lines += [f"  {_plain(file.path)}:", *(f"    | {line}" for line in _plain(file.text).splitlines())]
     return lines
@@ -110,10 +114,10 @@ def _rank_command_in_words(plan: Plan, part: Role, show_env: bool) -> list[str]:
     found = [(plan.nodes[node], plan.environments[node]) for node in part.own_nodes]
     env = _shared([of.env for _, of in found])
     defaults = _shared([of.env_defaults for _, of in found])
-    lines += ["  with", *_set(plan, env, defaults, show_env)]
+    lines += ["  with", *_set(part.job, env, defaults, show_env)]
     for node, of in found:
         lines.append(f"  {named(rank.rank for rank in node.ranks)} expected on {node.host.name}, with")
-        lines += _set(plan, _without(of.env, env), _without(of.env_defaults, defaults), show_env)
+        lines += _set(part.job, _without(of.env, env), _without(of.env_defaults, defaults), show_env)
         lines += _ranks_in_words(plan, node.number, node.ranks)
     return lines
 
@@ -138,9 +142,9 @@ def _ranks_in_words(plan: Plan, node: int, ranks: Iterable[Rank]) -> list[str]:
     return lines
 
 
-def _set(plan: Plan, env: Variables, defaults: Variables, show_env: bool) -> list[str]:
+def _set(job: Job, env: Variables, defaults: Variables, show_env: bool) -> list[str]:
     """Return a line for each variable with a known value, or a file name; the user's own are listed in one line."""
-    theirs = sorted(name for name in plan.job.env if name in env) if not show_env else []
+    theirs = sorted(name for name in job.env if name in env) if not show_env else []
     shown = [(name, value) for name, value in sorted(env.items()) if not isinstance(value, Late) and name not in theirs]
     lines = [f"    {name}={_value(name, value)}" for name, value in shown]
     lines += [f"    and {', '.join(theirs)}   (show values with --show-env)"] if theirs else []
