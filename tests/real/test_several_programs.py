@@ -118,6 +118,11 @@ def test_the_plan_of_roles(muster: Any, script: Script) -> None:
     text = muster("plan", *words).stdout
     assert "role      a: ranks 0-1 of the run" in text
     assert "role      b: rank 2 of the run" in text
+    in_job = muster("plan", "--slurm", *words).stdout
+    assert in_job.startswith("#!/bin/")
+    assert "role      b: rank 2 of the run on node-1, rendezvous on node-1, launcher exec" in in_job
+    unknown = muster("plan", "--slurm", *["auto" if word == "2" else word for word in words]).stdout
+    assert "# the roles: the number of ranks per node is unknown until Slurm allocates the nodes" in unknown
     plan = json.loads(muster("plan", "--json", *words).stdout)
     assert [rank["env"]["WORLD_SIZE"] for rank in plan["ranks"]] == ["2", "2", "1"]
     assert [role["name"] for role in plan["roles"]] == ["a", "b"]

@@ -342,6 +342,19 @@ def test_refused(scripts: Path, line: str, why: str) -> None:
         request(line)
 
 
+def test_the_plan_shows_the_python_of_each_role() -> None:
+    first = make_plan(job("trainer"), layout([(Host("a"), 2)]), "run")
+    own = job("rollout", "torchrun", python_named=True)._replace(python="/venv/bin/python", python_source="--python")
+    second = make_plan(own, layout([(Host("b"), 2)]), "run")
+    command = make_plan(job("reward", "exec"), layout([(Host("c"), 1)]), "run")
+    text = plan_in_words(joined([(first, False), (second, False), (command, False)]), "run", "/runs")
+    rows = [line for line in text.splitlines() if line.startswith("python ")]
+    assert rows == ["python    trainer: python ()", "python    rollout: /venv/bin/python (--python)"]
+    same = plan_in_words(joined([(first, False), (first, False)]), "run", "/runs")
+    assert "\npython    python ()\n" in same
+    assert "role      trainer: ranks 0-1 of the run on a, rendezvous on a, launcher fork, in /home\n" in text
+
+
 def test_the_plan_counts_a_shared_host_once() -> None:
     """Each role has a node of its own there."""
     made = plan_in_words(of_two(hosts=("a", "a"), launcher="exec"), "run", "/runs")

@@ -6,8 +6,26 @@ from muster.config.nodes import spares_of
 from muster.core.env_forwarding import redact, shown
 from muster.core.model import as_json
 from muster.core.rank_env import of_each_rank
+from muster.errors import InvalidRequest
 from muster.runner.context import RunContext
 from muster.runner.roles import Parts, members_of, nodes_here, nodes_there, plan_of
+
+
+def _roles_to_come(context: RunContext) -> str:
+    """Return the plan of the roles in a job that is not submitted yet, as far as the options tell it."""
+    from muster.runner.scheduled import parts_to_come
+    from muster.schedulers import title
+    from muster.ui.plan_text import plan_in_words
+
+    job = context.asked.job
+    try:
+        parts = parts_to_come(context)
+    except InvalidRequest as error:
+        return f"\n# the roles: {error.message}" + (f"; {error.hint}" if error.hint else "")
+    planned = plan_of(members_of(context), parts, context.run_id)
+    until = f"{title(job.scheduler)} chooses the nodes: names such as node-0 stand for them"
+    text = plan_in_words(planned, context.run_id, str(context.store.root / "runs"), context.options.show_env)
+    return f"\n# {until}\n{text}"
 
 
 def print_plan(context: RunContext) -> int:
@@ -22,6 +40,8 @@ def print_plan(context: RunContext) -> int:
 
         run_dir = store.path(run_id)
         print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
+        if asked.roles:
+            print(_roles_to_come(context))
         return 0
     shipped = ""
     if options.ship_env:

@@ -28,8 +28,7 @@ def plan_in_words(
     launcher = "/".join(dict.fromkeys(role.job.launcher for role in plan.roles)) or job.launcher
     count = len({node.host.name for node in plan.nodes})  # each role has a node of its own on a host that it shares
     rows = [("launcher", f"{launcher}, {plural(plan.world_size, 'rank')} on {plural(count, 'node')}")]
-    if any(command.python_index is not None for command in plan.commands):
-        rows.append(("python", f"{python_inside(job)} ({job.python_source})"))
+    rows += [("python", text) for text in _pythons_in_words(plan)]
     rows += [("ship env", shipped)] if shipped else []
     rows += [("role", _role_in_words(plan, role)) for role in plan.roles]
     rows += [("cwd", job.cwd)] if not plan.roles else []
@@ -52,10 +51,25 @@ def plan_in_words(
 
 
 def _role_in_words(plan: Plan, role: Role) -> str:
-    hosts = fold_hostlist(plan.hosts[role.first_node : role.first_node + role.nodes])
-    ranks = named(range(role.first_rank, role.first_rank + role.ranks))
+    hosts = [plan.hosts[node] for node in role.own_nodes]
     main = "; the run ends when it has succeeded" if role.main else ""
-    return f"{role.name}: {ranks} of the run on {hosts}, launcher {role.job.launcher}, in {role.job.cwd}{main}"
+    return (
+        f"{role.name}: {named(role.own_ranks)} of the run on {fold_hostlist(hosts)}, rendezvous on {hosts[0]}, "
+        f"launcher {role.job.launcher}, in {role.job.cwd}{main}"
+    )
+
+
+def _pythons_in_words(plan: Plan) -> list[str]:
+    """Return the interpreter of the ranks, with the names of the roles if they have several; none without Python."""
+    with_python = {command.node for command in plan.commands if command.python_index is not None}
+    found = by_value(
+        (part.name, f"{python_inside(part.job)} ({part.job.python_source})")
+        for part in plan.parts
+        if part.first_node in with_python or (plan.roles and part.rank_command and part.job.program.kind != "command")
+    )
+    if [len(names) for names in found.values()] == [len(plan.parts)]:
+        return list(found)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]
 
 
 def _indented(lines: str) -> list[str]:
