@@ -17,6 +17,8 @@ import pytest
 from disks import fill, small_disk
 from running import RunProcesses, living, newest, no_one_left
 
+from muster.linux.processes import FEWER_PROCESSES
+
 Script = Callable[..., Path]
 
 OK = "import torch; print('ok')"
@@ -101,6 +103,28 @@ def test_a_missing_module_to_preload_is_reported(muster: Any, script: Script) ->
     done = muster("run", "-g", "2", "--preload", "no_such_thing", str(script("print('ran')")))
     words = f"`import no_such_thing` failed in {sys.executable}: ModuleNotFoundError: No module named 'no_such_thing'"
     refused(done, 125, words, "--preload")
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+CROWDED = """
+import os, sys
+real = os.fork
+def fork():
+    if sys._getframe(1).f_code.co_name == "fork_via_intermediate":
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return real()
+os.fork = fork
+"""
+"""A module after whose import the fork server meets the limit of processes, which root does not have."""
+
+
+def test_a_fork_server_that_cannot_fork_says_why(
+    muster: Any, script: Script, env: dict[str, str], tmp_path: Path
+) -> None:
+    script(CROWDED, "lib/crowded.py")
+    env["PYTHONPATH"] = str(tmp_path / "lib")
+    done = muster("run", "-g", "2", "--preload", "crowded", str(script(OK)))
+    refused(done, 125, "Resource temporarily unavailable", FEWER_PROCESSES)
     no_one_left([], newest(muster).name, timeout=0)
 
 

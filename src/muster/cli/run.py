@@ -98,14 +98,14 @@ def _write_elastic_error_file(run: Run, outcome: RunResult, env: Mapping[str, st
     source = run.log(outcome.attempt, outcome.root_cause.rank, "error.json")
     try:
         if source.exists():  # the script uses torch's @record
-            text = source.read_text()
+            data = source.read_bytes()  # whatever it is
         else:
             failure = outcome.root_cause.failure
             words = failure.summary if failure else f"exit status {outcome.code}"
             stack = "\n".join(failure.frames) if failure else ""
             info = {"py_callstack": stack, "timestamp": str(int(time.time()))}
-            text = json.dumps({"message": {"message": words, "extraInfo": info}})
+            data = json.dumps({"message": {"message": words, "extraInfo": info}}).encode()
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
-        Path(target).write_text(text)
+        Path(target).write_bytes(data)
     except OSError as error:
         print(f"warning: cannot write TORCHELASTIC_ERROR_FILE {target}: {processes.reason(error)}", file=sys.stderr)

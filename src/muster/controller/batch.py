@@ -162,17 +162,19 @@ class AgentSteps:
         """Terminate the steps, before anything was started."""
         for step in self.steps:
             step.terminate()
-            step.wait()
+        self.see_end(_STEPS_END_WELL)
 
     def see_end(self, within: float) -> None:
-        """Wait for the steps to exit, and kill them after `within` seconds.
+        """Wait for all steps to exit, and kill those that have not after `within` seconds.
 
         A step may wait for a crashed node until the scheduler notices it, which can take minutes, and the job would
         keep its nodes; or for ever, if the scheduler's own process on a node was killed.
         """
-        for step, most in (*((step, within) for step in self.steps), *((step, _STEPS_END) for step in self.left_out)):
+        now = time.monotonic()
+        ends = *((step, now + within) for step in self.steps), *((step, now + _STEPS_END) for step in self.left_out)
+        for step, end in ends:
             try:
-                step.wait(most)
+                step.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 step.kill()
                 step.wait()

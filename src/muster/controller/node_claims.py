@@ -21,7 +21,7 @@ _OLD = 30 * 86400.0
 
 
 class Claims:
-    """The nodes of one job that this process has claimed."""
+    """The nodes of one job that this process has claimed. At the end of the context only their heirs have them."""
 
     def __init__(self, root: Path, scheduler: str, job: str):
         self._folder, self._job = root / f"{scheduler}-nodes", job
@@ -52,8 +52,10 @@ class Claims:
                 waits()
             time.sleep(_PAUSE)
 
-    def hand_over(self) -> None:
-        """Release the locks here, after another process has inherited them."""
+    def __enter__(self) -> Claims:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._release(list(self.descriptors))
 
     def _lock(self, host: str) -> bool:

@@ -41,8 +41,9 @@ class LaterRun(RunHandle):
         with self._lock:
             self._started, self.detached, self.early_state = handle, handle.detached, None
             self._decided.set()
-        if self._stopped_by:  # while it was being started
-            handle.stop(self._stopped_by)
+            stopped_by = self._stopped_by
+        if stopped_by:  # while it was being started
+            handle.stop(stopped_by)
 
     def given_up(self, error: BaseException | None = None) -> None:
         """Record that the run will not be started, or why that has failed."""
@@ -58,8 +59,9 @@ class LaterRun(RunHandle):
             self._stopped_by = number
             if not self._claimed:
                 self.given_up()
-        if self._started is not None:
-            self._started.stop(number)
+            started = self._started  # if it is set later, `begun` stops it: a second signal would hurry it
+        if started is not None:
+            started.stop(number)
 
     def wait(self, timeout: float | None = None) -> RunResult | None:
         """Wait at most `timeout` seconds (None: no limit) and return the result; None if it is not known yet.

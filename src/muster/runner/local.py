@@ -72,7 +72,7 @@ def start(context: RunContext) -> LocalRun:
             run.write("plan.json", redact(as_json(plan)))
         context.make_copy()
         return _start_agent(context, plan, run, Views(view, context.warn))
-    except InvalidRequest:
+    except BaseException:  # Ctrl-C while the code is copied, too
         remove_run(context.store, run)
         raise
 
@@ -102,7 +102,7 @@ def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> Loc
             end_links(agents.connections, _TO_LEAVE)
             if not isinstance(error, OSError):
                 raise
-            hint = processes.FEWER_PROCESSES if processes.met_limit(error) else f"see {run.path}"
+            hint = processes.FEWER_PROCESSES if processes.met_limit(error) else None
             raise InvalidRequest(f"cannot start the run: {processes.reason(error)}", hint) from None
         return LocalRun(run, views, supervised, resources.pop_all())
 

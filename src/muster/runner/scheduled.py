@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from muster import bundle, code_sync
@@ -47,6 +47,8 @@ from muster.schedulers.scheduler import After, Allocation, Request, Wish
 
 _TICK = 0.05
 """Seconds between checks for the controller, which appears as a file."""
+_STEP_ENDS = 60.0
+"""Seconds for the controller's step to exit: the controller itself waits for the steps of its agents."""
 
 
 class StepRun(RunHandle):
@@ -147,6 +149,12 @@ def start(context: RunContext) -> StepRun | DetachedRun:
 
     Raises `MusterError`; everything started so far is cleaned up then.
     """
+    claimed: ExitStack[None] = ExitStack()
+    with claimed:
+        return _start(context, claimed)
+
+
+def _start(context: RunContext, claimed: ExitStack[None]) -> StepRun | DetachedRun:
     refuse_stdin(context)
     options, env, run_id, store = context.options, context.env, context.run_id, context.store
     asked = context.asked
@@ -169,7 +177,8 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             raise InvalidRequest(
                 "--stdin cannot be combined with --detach: no terminal to read from", "leave out one of them"
             )
-        claims = Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}")
+        # a program that starts runs may live for long after one that cannot start
+        claims = claimed.enter_context(Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}"))
         allocation = _choose_nodes(allocation, claims, options, context.warn)
     if allocation is None:
         check_queued(context)
@@ -439,7 +448,6 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
     chosen = {**context.env, **secrets_of_roles(context.asked)}
     log, locks = run.path / "controller.log", list(claims.descriptors.values())
     step = client(job.scheduler).start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
-    claims.hand_over()
     resources: ExitStack[None] = ExitStack()
     try:
         while (run.read(RECORD) is None or run.plan is None) and step.poll() is None:
@@ -477,7 +485,14 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
 
 
 def _end(step: Popen[bytes], run: Run) -> None:
-    """Wait for the controller's step to exit; terminate it if the run has not ended."""
+    """Wait for the controller's step to exit; terminate it if the run has not ended.
+
+    The scheduler's command may wait for a node that has crashed, or for ever (`AgentSteps.see_end`): it is killed then.
+    """
     if step.poll() is None and run.outcome is None:
         step.terminate()
-    step.wait()
+    try:
+        step.wait(_STEP_ENDS)
+    except TimeoutExpired:
+        step.kill()
+        step.wait()

@@ -243,7 +243,12 @@ class ForkServer:
 
         Returns True in a rank, False in the fork server itself.
         """
-        middle = os.fork()
+        pids: dict[str, int] = {}
+        try:
+            middle = os.fork()
+        except OSError as error:
+            self.tell_failure(order, pids, error)
+            return False
         if middle:
             _, status = os.waitpid(middle, 0)
             if status:
@@ -251,7 +256,7 @@ class ForkServer:
                 tell(self.fd, op="fork_failed", order=order["order"], pids={}, text=text, limit=False)
             return False
         try:
-            middle, pids = os.getpid(), {}
+            middle = os.getpid()
             raises = _let_sigint_end()
             gate, held = os.pipe()  # closed when this process exits
             for name, child in order["children"].items():
@@ -266,14 +271,18 @@ class ForkServer:
                     return True
                 pids[name] = pid
         except OSError as error:
-            limit = isinstance(error, BlockingIOError)  # EAGAIN
-            tell(self.fd, op="fork_failed", order=order["order"], pids=pids, text=str(error), limit=limit)
+            self.tell_failure(order, pids, error)
         else:
             tell(self.fd, op="forked", order=order["order"], pids=pids)
         finally:
             if not self.leaving:
                 os._exit(0)
         return self.leaving
+
+    def tell_failure(self, order: Mapping[str, Any], pids: Mapping[str, int], error: OSError) -> None:
+        """Tell the agent that nothing more can be forked; `pids` are the children that there are."""
+        limit = isinstance(error, BlockingIOError)  # EAGAIN
+        tell(self.fd, op="fork_failed", order=order["order"], pids=pids, text=str(error), limit=limit)
 
     def child(self, middle: int, gate: int, child: Mapping[str, Any], passed: list[int]) -> None:
         """Turn a fork of this process into a rank about to run its script, or into the store process."""
