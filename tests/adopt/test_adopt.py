@@ -9,8 +9,6 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.importorskip("tree_sitter_bash")
-
 from muster.adopt.files import adopt_file
 from muster.adopt.script import adopt_script
 from muster.adopt.text import as_json, in_words

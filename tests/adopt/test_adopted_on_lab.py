@@ -13,8 +13,6 @@ import pytest
 from lab_cluster import LabCluster
 from waiting import until
 
-pytest.importorskip("tree_sitter_bash")
-
 CORPUS = Path(__file__).parent / "corpus"
 DUMP = """
 import json, os, socket, sys

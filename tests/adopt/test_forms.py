@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("tree_sitter_bash")
-
 from muster.adopt.files import adopt_file
 from muster.adopt.text import as_json
 

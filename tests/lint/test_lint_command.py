@@ -187,7 +187,7 @@ def test_a_missing_package_is_an_error_with_a_hint(script: Path):
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
         "error: `muster lint` requires a package that is not installed: tree-sitter-bash",
-        "hint: pip install 'torchmuster[lint]'",
+        f"hint: {sys.executable} -m pip install tree-sitter tree-sitter-bash PyYAML",
     ]
 
 

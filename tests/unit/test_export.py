@@ -98,7 +98,6 @@ def test_shellcheck_has_nothing_to_say(name: str):
 
 @pytest.mark.parametrize("name", SHELL)
 def test_lint_has_nothing_to_say(name: str, muster: Any, tmp_path: Path):
-    pytest.importorskip("tree_sitter_bash")
     kind, wanted = FORMS[name]
     (tmp_path / "job.sh").write_text(text_of(kind, wanted))
     done = muster("lint", "job.sh")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,10 @@ def adopt(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise InvalidRequest(f"`muster adopt` reads one file, got: {' '.join(parsed.operands)}", "name one file")
     path = parsed.operands[0]
     if not all(find_spec(name) for name in _NEEDS):
-        raise InvalidRequest("muster adopt needs a parser of shell scripts", "pip install 'torchmuster[lint]'")
+        raise InvalidRequest(
+            "`muster adopt` requires packages that are not installed: tree-sitter, tree-sitter-bash",
+            f"{sys.executable} -m pip install tree-sitter tree-sitter-bash PyYAML",
+        )
     from muster.adopt.files import adopt_file
     from muster.adopt.text import as_json, in_words
 

@@ -75,5 +75,5 @@ def check_package(package: str, launcher: str) -> None:
     if not installed(package):
         raise InvalidRequest(
             f"--launcher {launcher}: {_name_of(package)} is not installed in {sys.executable}",
-            f"{sys.executable} -m pip install '{package}', or 'torchmuster[{launcher}]'",
+            f"{sys.executable} -m pip install '{package}'",
         )

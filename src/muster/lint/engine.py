@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
@@ -101,10 +102,10 @@ def _in_heredocs(scene: Scene, names: Collection[str]) -> Iterator[Finding]:
 
 
 def missing(error: ImportError) -> InvalidRequest:
-    """The error for an optional package that is not installed."""
+    """The error for a package that is not installed, where only the source of muster is."""
     return InvalidRequest(
         f"`muster lint` requires a package that is not installed: {(error.name or '?').replace('_', '-')}",
-        "pip install 'torchmuster[lint]'",
+        f"{sys.executable} -m pip install tree-sitter tree-sitter-bash PyYAML",
     )
 
 
