@@ -131,8 +131,9 @@ def spoilt(draw: st.DrawFn, *documents: Any) -> Any:
 
 
 def is_one_sentence(error: MusterError) -> bool:
-    """Return whether a user can read this error: not empty, not longer than a screen, and no bare `None`."""
-    return bool(error.sentence.strip()) and not error.sentence.endswith(": None")
+    """Return whether a user can read this error: not empty, and no bare `None`, unless that is what was given."""
+    given = error.sentence.count("None") > 1
+    return bool(error.sentence.strip()) and (given or not error.sentence.endswith(": None"))
 
 
 def result_or_sentence(read: Callable[[], T], *also: type[Exception]) -> T | None:

@@ -53,6 +53,13 @@ def test_names_and_numbers_of_thousands_of_digits(name: str, text: str) -> None:
         read(text)
 
 
+@pytest.mark.parametrize("text", ["n[1-3]9999999999999999999", "[1-20000]00000"])
+def test_ranges_that_clustershell_refuses(text: str) -> None:
+    """It takes digits after the brackets as a part of the range, and refuses that by an AssertionError."""
+    with pytest.raises(InvalidRequest, match="range too large"):
+        hostlist.parse_hosts(text)
+
+
 _NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,4}[0-9]{0,3}(\.[a-z]{1,3}[0-9]{0,2})?", fullmatch=True)
 
 

@@ -25,7 +25,7 @@ from muster.agent.log_streaming import LogStreamer
 from muster.agent.rank_environment import Late, word
 from muster.agent.ranks import RankProcesses
 from muster.agent.survey import Survey
-from muster.linux import processes
+from muster.linux import processes, run_mark
 from muster.linux.eventloop import EventLoop, Timer
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.protocol import frames, local_sockets
@@ -441,6 +441,8 @@ class Agent:
         self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
         local_sockets.keep(run_dir, token)
         visitors = open_sockets(self.sockets, rank_command["token"] if rank_command is not None else None, self.emit)
+        if visitors and self.hosting is None:  # `muster clean` sees by these sockets that the run is alive
+            processes.mark_of_children = run_mark.mark_of_run(run_id)
         places = {word: self.write_bundled(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([rank_command] if rank_command is not None else [])):
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from muster.agent.agent import Agent
-from muster.linux import processes
+from muster.linux import processes, run_mark
 from muster.linux.descriptors import open_standard_descriptors
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import read_call
@@ -20,6 +20,7 @@ def main(stdin: BinaryIO, hook: Mapping[str, str | bytes]) -> None:
     # the program that started this may ignore SIGCHLD, or block signals in its threads
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     processes.hear_signals()
+    run_mark.put(0)  # that of another run, whose rank has started this one
     _, args = read_call(stdin)
     if args.get("guarded"):
         from muster.agent.guard import guard_from_here

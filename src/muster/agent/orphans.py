@@ -1,4 +1,5 @@
-"""Processes that runs of one user left on this machine, found by a variable in the environment they started with."""
+"""Processes that runs of one user left on this machine, found by a variable in the environment they started with, or by
+the mark that they inherit."""
 
 from __future__ import annotations
 
@@ -9,18 +10,26 @@ from collections.abc import Sequence
 from functools import partial
 
 from muster.agent import proxy
-from muster.linux import private_tmp, processes, procfs
+from muster.linux import private_tmp, processes, procfs, run_mark
 from muster.protocol import local_sockets
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
 """The ID of a muster run; torchrun's own IDs look different."""
 
+UNKNOWN = "unknown run"
+"""What the processes are listed under whose run is not known."""
+
 _PATIENCE = 3.0
 
 
 def found() -> dict[str, list[int]]:
-    """Return {run: pids} of this user, without runs that have a live agent or controller."""
+    """Return {run: pids} of this user, without runs that have a live agent or controller.
+
+    Processes without the variable are found by the mark that they inherit (`run_mark.py`); their run is `UNKNOWN`,
+    unless something else of it is left.
+    """
     runs: dict[str, list[int]] = {}
+    marked: dict[int, list[int]] = {}
     network = os.readlink("/proc/self/ns/net")
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -32,12 +41,25 @@ def found() -> dict[str, list[int]]:
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        for word in words:
-            mark = _MARK.match(word)
-            if mark:
-                runs.setdefault(mark.group(1).decode(), []).append(int(name))
-                break
-    return {run: pids for run, pids in runs.items() if not looked_after(run)}
+        run = next((mark.group(1).decode() for word in words if (mark := _MARK.match(word))), "")
+        if run:
+            runs.setdefault(run, []).append(int(name))
+        elif number := run_mark.mark_of_process(int(name)):
+            marked.setdefault(number, []).append(int(name))
+    # only now: a run that has begun meanwhile is alive
+    names = {run_mark.mark_of_run(run): run for run in (*runs, *(run for run, _ in private_tmp.left(os.environ)))}
+    alive = {run_mark.mark_of_run(run) for run in (_named_in_sockets() if marked else ()) if looked_after(run)}
+    for number, pids in marked.items():
+        if number not in alive:
+            runs.setdefault(names.get(number, UNKNOWN), []).extend(pids)
+    return {run: pids for run, pids in runs.items() if run == UNKNOWN or not looked_after(run)}
+
+
+def _named_in_sockets() -> set[str]:
+    """Return the runs for which a process listens on a socket, as far as its name tells: others may have bound it."""
+    with open("/proc/net/unix", "rb") as file:
+        names = re.findall(rb"@muster/%d/([^/\n]+)/[0-9a-f]{20}\n" % os.getuid(), file.read())
+    return {os.fsdecode(name) for name in names}
 
 
 def looked_after(run: str) -> bool:

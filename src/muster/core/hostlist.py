@@ -155,7 +155,8 @@ def expand_hostset(names: str, source: str) -> list[str]:
         ) from None
     try:
         found = list(NodeSet(names))
-    except (NodeSetException, ValueError) as error:  # ValueError: Python refuses to parse thousands of digits
+    # ValueError: Python refuses to parse thousands of digits; AssertionError: ClusterShell refuses ranges from 1e9 on
+    except (NodeSetException, ValueError, AssertionError) as error:
         raise InvalidRequest(
             f"{source}: invalid host set: `{names}`: {error}", "for example, `n[1-3,7]` or a ClusterShell group `@gpu`"
         ) from None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Callable
 
-from muster.linux import procfs
+from muster.linux import procfs, run_mark
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _PR_SET_PDEATHSIG = 1
@@ -30,6 +30,9 @@ CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 """Signals that a process can receive from others and survive."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+mark_of_children = 0
+"""The mark of the run whose processes this process starts (`run_mark.py`); 0 for none."""
 
 
 def reason(error: BaseException) -> str:
@@ -128,7 +131,8 @@ def spawn(
     cpus: Collection[int] = (),
     tied: bool = True,
 ) -> int:
-    """Start a program in a new session and return its pid; if `tied`, it is killed when this process dies.
+    """Start a program in a new session and return its pid; if `tied`, it is killed when this process dies, and has the
+    mark of the run (`run_mark.py`).
 
     `stdin`, `stdout`, `stderr` are descriptors; `keep` are more descriptors to inherit; `cpus` are the cores it may
     use. Raises the child's OSError if the program cannot be started.
@@ -170,6 +174,8 @@ def spawn(
         what = argv[0]
         if tied and not set_pdeathsig(parent):
             os._exit(1)
+        if tied and mark_of_children:
+            run_mark.put(mark_of_children)
         os.execvpe(argv[0], argv, env)
     except OSError as error:
         os.write(tell, b"%d %s" % (error.errno or 0, os.fsencode(what)))
