@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from muster.cli.sweeps import follow_sweep
 from muster.core.results import RunResult, RunState
 from muster.core.sweep import Ids, Parameter, Sweep, points_of
-from muster.rundir.finding import find_run
+from muster.rundir.finding import RunNotFound, find_run, list_runs, look_for_runs
 from muster.rundir.run import Run
 from muster.rundir.store import Store
 from muster.rundir.sweeps import (
     every_run,
     folded,
     is_sweep,
+    mark_deleted,
     next_ids,
     runs_by_point,
     sweep_of,
@@ -21,6 +25,7 @@ from muster.rundir.sweeps import (
     words_of,
     write_sweep,
 )
+from muster.rundir.unfinished import remove, unfinished
 from muster.ui.text import outcome_as_json
 
 ID = "20261128-010000-abcdef012-train"
@@ -82,3 +87,35 @@ def test_who_follows_a_sweep_quietly_hears_of_points_that_failed(tmp_path: Path)
     assert follow_sweep(run, say=said.append, failed=failed.append) == 3
     assert ["point 1 of 2 (x=2): failed in 1.0s, exit code 3"] == [line.split(";")[0] for line in failed]
     assert said[-1].endswith("1 ok, 1 failed") and len(said) == 2
+
+
+def test_a_sweep_is_deleted_in_one_step(tmp_path: Path) -> None:
+    """Points of which the command was killed that deleted their sweep are no runs of their own."""
+    run, other = made(tmp_path, ID), made(tmp_path, "20261128-010001-abcdef013-train")
+    write_sweep(run, SWEEP, [])
+    for name in ("0", "1", "1.1"):
+        made(tmp_path, f"{ID}.{name}")
+    mark_deleted(run)  # and the command is killed
+    store = Store(tmp_path)
+    assert [other.id] == [one.id for one in list_runs(store)]
+    for which in (ID, f"{ID}.0", f"{ID}.1"):
+        with pytest.raises(RunNotFound):
+            find_run(store, which)
+    left = unfinished(look_for_runs(store).unrecorded)
+    assert [ID] == [one.id for one in left]
+    remove(store, left)
+    assert [other.id] == sorted(path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
+
+
+def test_a_run_that_was_killed_before_it_was_recorded_is_seen_an_hour_later(tmp_path: Path) -> None:
+    early, queued, new = (tmp_path / "runs" / f"20261128-01000{number}-abcdef012-train" for number in range(3))
+    for path, name in ((early, "here"), (queued, "request.json"), (new, "here")):
+        path.mkdir(parents=True, mode=0o700)
+        (path / name).touch()
+    for path in (early, queued):
+        os.utime(path, (0, 0))
+    store = Store(tmp_path)
+    left = unfinished(look_for_runs(store).unrecorded)
+    assert [early.name] == [one.id for one in left], "the job of another one is pending, and the third is being started"
+    remove(store, left)
+    assert not early.exists() and queued.exists() and new.exists()

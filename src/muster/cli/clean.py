@@ -17,6 +17,8 @@ from muster.core.printable import line as safe
 from muster.errors import InvalidRequest
 from muster.protocol.frames import Refused
 from muster.protocol.messages import CLIENT, PROXY, between
+from muster.rundir.finding import look_for_runs
+from muster.rundir.unfinished import remove, unfinished
 from muster.transports.target import Target
 from muster.ui.reason_text import leftover_in_words, process_in_words
 
@@ -30,7 +32,7 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = parse_command(CleanOptions, "clean", words, env)
     if asked is None:
         return 0
-    options, _, _ = asked
+    options, _, store = asked
     if options.typed(CleanOptions.run_dir):
         raise InvalidRequest(
             "--run-dir cannot select processes: they are found by the run ID in their environment",
@@ -46,13 +48,18 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     places = [options.env_dir or ""] if options.environments else None
     links = [start_call(target, env, "clean", dry=dry, environments=places) for target in targets]
     status = 0
+    killed = [] if found else unfinished(look_for_runs(store).unrecorded)
+    for run in killed:
+        print(f"{here.host}: {run.id}: {'found' if dry else 'cleaned up'} {safe(str(run.path))}")
+    if not dry:
+        remove(store, killed)
     for link in links:
-        status = max(status, _tell(link, dry))
+        status = max(status, _tell(link, dry, bool(killed)))
     return status
 
 
-def _tell(link: ProcessConnection, dry: bool) -> int:
-    """Print what one host reported, and return the exit code for it."""
+def _tell(link: ProcessConnection, dry: bool, told_more: bool) -> int:
+    """Print what one host reported, and return the exit code for it; `told_more`: something else was cleaned up."""
     for fields, _ in frames(link, _WITHIN):
         if fields["kind"] != "cleaned":
             continue
@@ -70,7 +77,7 @@ def _tell(link: ProcessConnection, dry: bool) -> int:
             print(f"{link.host}: {'found' if dry else 'removed'} environment {safe(path)}")
         for found in map(leftover_from_json, told["left"]):
             print(f"{link.host}: {leftover_in_words(found)}", file=sys.stderr)
-        if not runs and not folders and not told.get("environments"):
+        if not runs and not folders and not told.get("environments") and not told_more:
             print(f"{link.host}: nothing to clean up")
         return 1 if told["left"] else 0
     print(f"{link.host}: no answer: {link.stderr_summary() or 'no error message'}", file=sys.stderr)

@@ -38,6 +38,7 @@ from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import has_begun
 from muster.rundir.store import Store
 from muster.rundir.sweeps import folded, is_sweep, runs_by_point
+from muster.rundir.unfinished import unfinished
 from muster.ui.accounting_text import advice_in_words, stats_in_words, use_in_words
 from muster.ui.formatting import fitted, seconds, size_in_words, table
 from muster.ui.summary import facts_of
@@ -85,6 +86,11 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         records = [record for record, fit in zip(records, fits) if fit]
     for path, why in {**looked.refused, **looked.unreadable}.items():
         print(f"warning: ignoring {path}: {why}", file=sys.stderr)
+    if options.all and (killed := unfinished(looked.unrecorded)):
+        what = plural(len(killed), "directory", "directories")
+        print(
+            f"warning: {what} of runs that were killed before they were recorded; run `muster clean`", file=sys.stderr
+        )
     if options.json:
         print(json.dumps(records, indent=1))
         return 0

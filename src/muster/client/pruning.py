@@ -16,7 +16,7 @@ from muster.errors import InvalidRequest
 from muster.rundir.finding import list_runs
 from muster.rundir.run import Run
 from muster.rundir.store import Store, remove_run
-from muster.rundir.sweeps import every_run, folded, is_sweep
+from muster.rundir.sweeps import every_run, folded, is_sweep, mark_deleted
 from muster.ui.formatting import size_in_words
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
@@ -94,7 +94,11 @@ def _size(run: Run) -> int:
 
 def delete(store: Store, run: Run) -> None:
     """Delete a run, and what is stored about it elsewhere; with a sweep, the runs of its points."""
-    for point in every_run(run) if is_sweep(run) else ():
+    points = every_run(run) if is_sweep(run) else []
+    if points:
+        with suppress(OSError):  # the directory cannot be written, and nothing in it is deleted
+            mark_deleted(run)
+    for point in points:
         forget_way(point)
         remove_run(store, point)
     forget_way(run)

@@ -17,7 +17,7 @@ from muster.rundir import homes
 from muster.rundir.job_record import with_scheduler
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import ID, Store, option_for
-from muster.rundir.sweeps import is_sweep, point_named, sweep_run
+from muster.rundir.sweeps import is_deleted_point, is_sweep, point_named, sweep_run
 
 
 class Found(NamedTuple):
@@ -29,6 +29,8 @@ class Found(NamedTuple):
     """Run directories that are not read, with the reason."""
     unreadable: dict[Path, str]
     """Directories that may contain more runs, with the reason why they cannot be read."""
+    unrecorded: tuple[Path, ...] = ()
+    """Run directories without a record: of runs that are being created, or of what was killed (`unfinished.py`)."""
 
     def unknown(self, store: Store) -> dict[Path, str]:
         """Return the unreadable directories that matter: not a default home replaced because it is unusable."""
@@ -40,9 +42,8 @@ def look_for_runs(store: Store) -> Found:
     there = _look_into(store)
     found: list[Run] = []
     refused: dict[Path, str] = {}
-    for name in sorted(there.folders):
-        _examine(there, name, found, refused)
-    return Found(found, refused, there.unreadable)
+    unrecorded = [name for name in sorted(there.folders) if not _examine(there, name, found, refused)]
+    return Found(found, refused, there.unreadable, tuple(map(there.path, unrecorded)))
 
 
 def look_for_newest(store: Store, count: int) -> tuple[Found, int]:
@@ -103,21 +104,27 @@ def _look_into(store: Store) -> _There:
     return _There(folders, noted, unreadable, store.homes)
 
 
-def _examine(there: _There, name: str, found: list[Run], refused: dict[Path, str]) -> None:
-    """Add this run directory to those that were found, or refused."""
+def _examine(there: _There, name: str, found: list[Run], refused: dict[Path, str]) -> bool:
+    """Add this run directory to those that were found, or refused; return False if it has no record.
+
+    The points of a sweep that is being deleted are none of these.
+    """
     path = there.path(name)
     why = why_refused(path, own=there.noted.get(name) == path)
     if why:
         refused[path] = why
-    elif os.path.lexists(path / "job.json"):
+    elif not os.path.lexists(path / "job.json"):
+        return False
+    elif not is_deleted_point(path):
         known = there.noted.get(name) == path or path.parents[1] in there.homes
         found.append(Run(path, "" if known else option_for(path.parents[1])))
+    return True
 
 
 def _with_id(store: Store, run_id: str) -> Run | None:
     """Return the run with exactly this id if it is in the first place to look, without a look at all others."""
     path = store.path(run_id)
-    if why_refused(path) or not os.path.lexists(path / "job.json"):
+    if why_refused(path) or not os.path.lexists(path / "job.json") or is_deleted_point(path):
         return None
     known = store.root in store.homes or bool(store.homes and homes.is_noted(store.homes[0], path))
     return Run(path, "" if known else option_for(store.root))

@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from muster.core.json_checks import Malformed, checked, flag, optional, pair, record, several, texts, whole
@@ -32,6 +33,9 @@ DRIVER_LOG = "driver.log"
 STOP = "stop"
 """An empty file: no further point is started."""
 
+_DELETED = "deleted"
+"""The former job.json of a sweep that is being deleted: so all its points are deleted in one step."""
+
 _POINT = {"number": whole, "values": several(pair)}
 _SWEEP = {
     "points": several(lambda value: record(Point, _POINT, value, ("number",))),
@@ -44,6 +48,21 @@ _SWEEP = {
 def is_sweep(run: Run) -> bool:
     """Return whether this is the directory of a sweep or chain."""
     return os.path.lexists(run.path / SWEEP)
+
+
+def mark_deleted(run: Run) -> None:
+    """Have no command see a sweep any more, nor its points. Raises OSError."""
+    (run.path / "job.json").rename(run.path / _DELETED)
+
+
+def is_deleted(path: Path) -> bool:
+    """Return whether this directory is that of a sweep that is being deleted."""
+    return os.path.lexists(path / _DELETED)
+
+
+def is_deleted_point(path: Path) -> bool:
+    """Return whether this is the directory of a point of such a sweep."""
+    return any(is_deleted(path.with_name(ids.sweep)) for ids in possible_ids(path.name))
 
 
 def write_sweep(run: Run, sweep: Sweep, words: Sequence[str]) -> None:
