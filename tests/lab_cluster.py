@@ -102,7 +102,7 @@ class LabCluster:
         """The command line."""
         return [sys.executable, "-m", "muster", *words]
 
-    def muster(self, *words: str, host: str = "head", timeout: float = 120, **more: Any) -> Any:
+    def muster(self, *words: str, host: str = "head", timeout: float = 240, **more: Any) -> Any:
         """Run `muster` on a host to completion."""
         env = {**self.lab.environment(), **self.env, **more.pop("env", {})}
         more.setdefault("cwd", str(self.folder))
@@ -142,7 +142,7 @@ class LabCluster:
         found: dict[str, Any] = json.loads((self.run / "outcome.json").read_text())
         return found
 
-    def ended(self, timeout: float = 60) -> dict[str, Any]:
+    def ended(self, timeout: float = 120) -> dict[str, Any]:
         """Wait for the result of the newest run, and return it."""
         until(lambda: list((self.home / "runs").glob("*/outcome.json")), "the run has ended", timeout)
         return self.outcome()
@@ -172,14 +172,21 @@ class LabCluster:
         return [int(line.split()[0]) for line in self.ours([host]).get(host, []) if re.search(pattern, line)]
 
     def kill(self, host: str, pattern: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the one process that matches."""
-        (pid,) = until(lambda: self.pids(host, pattern), f"{pattern} runs on {host}")[:1]
-        os.kill(pid, number)
+        """Send a signal to the first process that matches.
+
+        A process that is starting a program looks like two until the exec: that child is not meant.
+        """
+
+        def first() -> list[int]:
+            found = self.pids(host, pattern)
+            return [pid for pid in found if _parent(pid) not in (*found, 0)]
+
+        os.kill(until(first, f"{pattern} runs on {host}")[0], number)
 
     def agent(self, host: str) -> int:
         """Return the pid of a host's agent, which is the parent of its ranks."""
         rank = until(lambda: self.pids(host, r"script\.py"), f"a rank runs on {host}")[-1]
-        return int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+        return _parent(rank)
 
     def temporary(self) -> dict[str, list[str]]:
         """Return the temporary directories of this test's runs by host, of hosts that are up."""
@@ -204,14 +211,14 @@ class LabCluster:
             for host in hosts:
                 self.lab.run(host, ["rmdir", folder], cwd="/")
 
-    def nothing_left(self, timeout: float = 20) -> None:
+    def nothing_left(self, timeout: float = 60) -> None:
         """Check that no process and no temporary directory of this test is on any host."""
         deadline = time.monotonic() + timeout
         while found := self.ours() or self.temporary():
             assert time.monotonic() < deadline, found
             time.sleep(0.05)
 
-    def steps(self, ranks: int, at_least: int, timeout: float = 60) -> None:
+    def steps(self, ranks: int, at_least: int, timeout: float = 120) -> None:
         """Wait until each rank of TICK has made so many steps."""
         until(
             lambda: all(self._lines(rank) >= at_least for rank in range(ranks)),
@@ -224,6 +231,14 @@ class LabCluster:
             return self.log(rank).count("\n")
         except (OSError, IndexError):
             return 0
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def where(there: LabCluster, ranks: int, attempt: int = 0) -> list[str]:

@@ -86,19 +86,21 @@ class Terminal:
         self.came += data
         return bool(data)
 
-    def shows(self, words: str, within: float = 60.0) -> str:
-        """Wait until the screen, which is drawn anew each time, has these words; return what it has."""
-        deadline = time.monotonic() + within
+    def shows(self, *words: str, within: float = 120.0) -> str:
+        """Wait until the screen, which is drawn anew each time, has all these words; return what it has."""
+        deadline, before = time.monotonic() + within, ""
         while time.monotonic() < deadline:
             self.came = b""
             self.press("\x0c")
             self.more(1.0)
             while select.select([self.fd], [], [], 0.2)[0] and self.more(0):
                 pass
-            text = _HIDDEN.sub(b" ", self.came).decode(errors="replace")
-            if words in text:
-                return text
-        raise AssertionError(f"{words!r} is not shown:\n{text}")
+            now = _HIDDEN.sub(b" ", self.came).decode(errors="replace")
+            for text in (now, before + now):  # what a key has changed is drawn once, maybe in two parts
+                if all(word in text for word in words):
+                    return text
+            before = now
+        raise AssertionError(f"{words!r} are not shown:\n{text}")
 
     def end(self) -> tuple[int, str]:
         """Return the exit code, and what was shown at last; the terminal is as it was."""

@@ -15,7 +15,7 @@ class Muster:
         self.env, self.cwd = env, cwd
         self.home = Path(env["MUSTER_HOME"])
 
-    def __call__(self, *words: str, timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str, timeout: float = 240, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run to completion; stdout and stderr are text."""
         options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "text": True, "timeout": timeout}
         options["capture_output"] = True

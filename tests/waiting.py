@@ -6,7 +6,7 @@ import time
 from typing import Any, Callable
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
     """Wait for a condition, and return its value; fails with `what` if it does not hold in time."""
     deadline = time.monotonic() + timeout
     while True:

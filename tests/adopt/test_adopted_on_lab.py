@@ -61,7 +61,7 @@ class Scripts:
         folder.mkdir()
         # ssh passes nothing on; a file does
         env = {**self.env, "DUMP_TO": str(folder)}
-        done = self.there.lab.run("head", argv, env=env, cwd=str(self.there.folder), timeout=120)
+        done = self.there.lab.run("head", argv, env=env, cwd=str(self.there.folder), timeout=240)
         logs = "".join(path.read_text() for path in self.there.folder.glob("*.out"))
         assert done.returncode == 0, done.stdout + done.stderr + logs
         until(lambda: len(list(folder.glob("*.json"))) == ranks, f"{ranks} ranks have written: {done.stderr}{logs}")

@@ -129,9 +129,9 @@ def test_runs(batch: Batch) -> None:
     option = f"--{batch.system.name}"
     # it runs on two nodes, and the terminal shows it
     first = batch.start("run", option, "-N", "2", "-g", "2", "--name", "first", "--launcher", "exec", "waits.py")
-    until(lambda: list(batch.root.glob("**/attempt_0/rank_00003.out")), "it runs", 60)
+    until(lambda: list(batch.root.glob("**/attempt_0/rank_00003.out")), "it runs", 150)
     (batch.root / "go on").touch()
-    out, err = first.communicate(timeout=90)
+    out, err = first.communicate(timeout=120)
     assert 0 == first.returncode, out + err
     assert [f"[{rank}] rank {rank} 4 {rank % 2} mine" for rank in range(4)] == sorted(out.splitlines()), err
     (batch.root / "go on").unlink()
@@ -149,7 +149,7 @@ def test_runs(batch: Batch) -> None:
     # one that runs is ended by muster, and one by the batch system
     for how in ("muster", "system"):
         run = batch.submit("--launcher", "exec")
-        until(lambda run=run: batch.printed(run), "all ranks run", 60)  # type: ignore[misc]
+        until(lambda run=run: batch.printed(run), "all ranks run", 150)  # type: ignore[misc]
         assert "running" == batch.state(run)
         if how == "muster":
             assert f"{run}: terminated\n" == batch.muster("kill", run).stdout
@@ -170,7 +170,7 @@ def test_inside_a_job_and_its_nodes(batch: Batch) -> None:
     line = f"cd {batch.root}; {sys.executable} -m muster run --{batch.system.name} -g 1 -- {rank}"
     (batch.root / "own.sh").write_text(line)
     subprocess.run([*batch.system.submit, "own.sh"], env=batch.env, cwd=batch.root, check=True)
-    until(lambda: batch.jobs()[0]["state"] == "done", "the job is over", 90)
+    until(lambda: batch.jobs()[0]["state"] == "done", "the job is over", 150)
     said = (batch.root / "own.out").read_text()
     assert 2 == said.count("in a job of 2"), said
     nodes = batch.muster("nodes").stdout

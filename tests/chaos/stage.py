@@ -67,7 +67,7 @@ class Stage:
 
     def watch(self) -> None:
         """Start a terminal that watches a detached run."""
-        if self.submission is not None and self.submission.wait(timeout=90) == 0:
+        if self.submission is not None and self.submission.wait(timeout=120) == 0:
             self.terminal = self.there.start("attach", "last", "--all")
 
     def said(self) -> str:

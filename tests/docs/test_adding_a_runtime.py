@@ -41,7 +41,7 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
 
     def muster(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "muster", *words]
-        return subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+        return subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
 
     for launcher in ("fork", "exec", "torchrun"):
         done = muster("run", "--box", "crate", "--launcher", launcher, "-g", "2", "script.py", "word")

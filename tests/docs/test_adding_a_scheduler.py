@@ -52,7 +52,7 @@ class Toy:
     def muster(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `muster` to completion."""
         process = self.start(*words)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def detached(self, *words: str) -> str:
@@ -108,7 +108,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     assert (137, "killed") == (toy.muster("wait", second).returncode, toy.state(second))
     # the first one succeeds, and the third starts, whose rank fails
     (toy.root / "go on").touch()
-    out, err = first.communicate(timeout=60)
+    out, err = first.communicate(timeout=120)
     assert 0 == first.returncode, err
     assert ["[0] rank 0 of 2 in job 1", "[1] rank 1 of 2 in job 1"] == sorted(out.splitlines())
     assert "submitted to the toy queue as job 1" in err

@@ -48,7 +48,7 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert 7 == done.returncode, done.stderr
     assert ["[0] 7168", "[1] 7168"] == sorted(re.sub(" +", " ", line) for line in done.stdout.splitlines())

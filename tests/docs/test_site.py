@@ -60,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the site."""
     folder = tmp_path_factory.mktemp("site")
     line = [sys.executable, str(ROOT / "tools" / "site" / "render.py"), str(folder)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
     return folder / "site"
 

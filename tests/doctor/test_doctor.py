@@ -118,7 +118,7 @@ def test_nodes_of_slurm(there: LabCluster) -> None:
     assert 2 == len(found["hosts"])
     assert {"import of torch"} == {item["check"] for item in found["checks"] if item["findings"]}
     words = ["-N2", "-n4", *there.argv("doctor", "--json", "--python", _PLAIN)]
-    inside = there.lab.run("head", ["salloc", *words], env={**there.lab.environment(), **there.env}, timeout=120)
+    inside = there.lab.run("head", ["salloc", *words], env={**there.lab.environment(), **there.env}, timeout=240)
     assert found["hosts"] == json.loads(inside.stdout)["hosts"]
     refused = there.muster("doctor", "--slurm", "-p", "nosuch")
     assert 1 == refused.returncode

@@ -29,7 +29,7 @@ WHAT_PLANS_SAY = {
 def test_it_runs_alone(env: dict[str, str], tmp_path: Path, name: str, last: str) -> None:
     argv = [sys.executable, str(EXAMPLES / name)]
     free = {**env, "MASTER_PORT": "0"}  # distributed_sum.py has a fixed port, which another test may use
-    done = subprocess.run(argv, env=free, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, env=free, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert (0, last) == (done.returncode, done.stdout.splitlines()[-1]), done.stderr
 
 

@@ -28,7 +28,7 @@ def _run(there: LabCluster, argv: list[str], to: str, **more: Any) -> list[dict[
     folder = there.folder / to
     folder.mkdir()
     env = {**there.lab.environment(), **there.env, **ENV, "DUMP_TO": str(folder), **more.pop("env", {})}
-    done = there.lab.run("head", argv, env=env, cwd=str(there.folder), timeout=120, **more)
+    done = there.lab.run("head", argv, env=env, cwd=str(there.folder), timeout=240, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return dumped(folder)
 
@@ -90,7 +90,7 @@ def test_bash_ends_all_nodes_when_one_fails_or_it_is_killed(forms: Forms, there:
         if rank == "none":
             until(lambda: len(list(there.folder.glob("started ?"))) == 2, "both ranks have started")
             process.kill()
-        assert process.wait(60) not in (0, None)
+        assert process.wait(120) not in (0, None)
         there.nothing_left()
 
 
@@ -104,7 +104,7 @@ def test_lines_of_torchrun(forms: Forms, there: LabCluster):
         there.lab.start(host, ["bash", str(path), str(number)], env=env) for number, host in enumerate(("n1", "n2"))
     ]
     there.started.extend(nodes)
-    assert [node.wait(60) for node in nodes] == [0, 0]
+    assert [node.wait(120) for node in nodes] == [0, 0]
     assert dumped(folder) == forms.launched(*HOSTS)
 
 

@@ -128,7 +128,7 @@ def test_any_text_without_a_newline_comes_through_an_sbatch_line(
     assert f"#SBATCH --comment={quote(text, SBATCH)}\n" in script
     (folder / "job.sh").write_bytes(os.fsencode(script))
     env = {"PATH": os.environ["PATH"], "SLURM_CONF": str(folder / "slurm.conf")}
-    done = subprocess.run(["sbatch", "-v", str(folder / "job.sh")], capture_output=True, env=env, timeout=60)
+    done = subprocess.run(["sbatch", "-v", str(folder / "job.sh")], capture_output=True, env=env, timeout=240)
     assert b"comment             : " + os.fsencode(text) + b"\nsbatch: " in done.stderr
 
 

@@ -26,10 +26,10 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
     env["PYTHONPATH"] = str(copy.parent)
     line = [sys.executable, "-m", "muster", "run", "--launcher", "loop", "-g", "3"]
     example = str(ROOT / "examples" / "distributed_sum.py")
-    done = subprocess.run([*line, example], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    done = subprocess.run([*line, example], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert 0 == done.returncode, done.stderr
     assert "[0] the sum of 0 to 2 is 3, as it should be" in done.stdout
     program = ["--", "sh", "-c", "[ $RANK = 2 ] && exit 7; sleep 60"]
-    done = subprocess.run([*line, *program], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*line, *program], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert 7 == done.returncode, done.stderr
     assert "rank 2 failed first" in done.stderr

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,7 +192,7 @@ class RunProcesses:
         path = self.path / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def wrote(self, word: str, ranks: Iterable[int] = (0,), attempt: int = 0, timeout: float = 90.0) -> None:
+    def wrote(self, word: str, ranks: Iterable[int] = (0,), attempt: int = 0, timeout: float = 120.0) -> None:
         """Wait until each of these ranks has written `word` to its stdout."""
         for rank in ranks:
 
@@ -204,7 +204,7 @@ class RunProcesses:
 
     def all_output(self) -> str:
         """Return muster's output, after it has exited too early."""
-        out, err = self.process.communicate(timeout=10)
+        out, err = self.process.communicate(timeout=120)
         return f"muster ended with {self.process.returncode}:\n{out}\n{err}"
 
     def everybody(self) -> set[Process]:
@@ -224,15 +224,24 @@ class RunProcesses:
 
     def warm(self) -> int:
         """Return the fork server: the oldest child of the agent that was started to serve."""
-        hooks = ((pid, environment(pid).get("MUSTER_HOOK")) for pid in children(self.agent()))
-        return next(pid for pid, hook in hooks if hook and marshal.loads(bytes.fromhex(hook))["mode"] == "serve")
+        return next(pid for pid, mode in self._hooked() if mode == "serve")
 
     def store(self) -> int:
-        """Return the store process: the child of the agent that is neither the fork server nor a rank."""
-        others = {self.warm(), *self.ranks().values()}
-        return next(pid for pid in children(self.agent()) if pid not in others)
+        """Return the store process: the child of the agent with the hook that is neither the fork server nor a rank.
 
-    def end(self, timeout: float = 60.0) -> tuple[int, str, str]:
+        The agent may have another child for a while, which describes the node.
+        """
+        ranks = self.ranks().values()
+        return next(pid for pid, mode in self._hooked() if mode != "serve" and pid not in ranks)
+
+    def _hooked(self) -> Iterator[tuple[int, str]]:
+        """Yield the children of the agent that were started with the hook, with what they were started for."""
+        for pid in children(self.agent()):
+            hook = environment(pid).get("MUSTER_HOOK")
+            if hook:
+                yield pid, marshal.loads(bytes.fromhex(hook))["mode"]
+
+    def end(self, timeout: float = 120.0) -> tuple[int, str, str]:
         """Wait until muster exits; return (exit code, stdout, stderr)."""
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out, err
@@ -263,7 +272,7 @@ def outcome(muster: Any) -> dict[str, Any]:
     return found
 
 
-def no_one_left(processes: Iterable[Process], run_id: str, timeout: float = 10.0) -> None:
+def no_one_left(processes: Iterable[Process], run_id: str, timeout: float = 60.0) -> None:
     """Check that these processes, and all started in the environment of the run, exit within `timeout` seconds."""
     processes = list(processes)
 

@@ -115,7 +115,7 @@ def twice_at_once():
     runs = [api.start(prepare("setsid sleep 1002 & echo ready; sleep 1003", grace=1), one) for one in seen]
     own = subprocess.Popen(["sleep", "1004"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for one in seen:
-        assert one.ready.wait(60)
+        assert one.ready.wait(120)
     assert runs[0].wait(0.05) is None
     runs[0].stop()
     told["stopped"] = [runs[0].result().code, runs[1].wait(0.05)]

@@ -24,7 +24,7 @@ def shell(muster: Any, name: str, script: str) -> list[str]:
     quiet = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[name]
     env = {**muster.env, "PATH": f"{muster.cwd}:{muster.env['PATH']}", "HOME": str(muster.cwd)}
     done = subprocess.run(
-        [name, *quiet, "-c", script], env=env, cwd=muster.cwd, capture_output=True, text=True, timeout=60
+        [name, *quiet, "-c", script], env=env, cwd=muster.cwd, capture_output=True, text=True, timeout=240
     )
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout.splitlines()

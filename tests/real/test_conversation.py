@@ -14,7 +14,7 @@ SECRET = "hunter2"
 def test_a_run_and_its_clients(muster: Any, script: Any) -> None:
     """In a terminal and detached, with forked ranks; `?` would mark what is not in the catalogue."""
     muster.env.update(MUSTER_TRACE="1", WANDB_API_KEY=SECRET)
-    script("import sys, time\nprint('begun', flush=True)\nsys.stdin.read() if len(sys.argv) < 3 else time.sleep(60)")
+    script("import sys, time\nprint('begun', flush=True)\nsys.stdin.read() if len(sys.argv) < 3 else time.sleep(600)")
     done = muster("run", "-g", "1", "--stdin", "0", "script.py", SECRET, stdin=None, input="a line")
     assert (0, "[0] begun\n") == (done.returncode, done.stdout), done.stderr
     text = traced(muster.newest())
@@ -58,7 +58,7 @@ def test_what_launchers_start(muster: Any, tmp_path: Path) -> None:
     until(lambda: len(list(run.glob("attempt_0/*.out"))) == 2, "both run")
     assert 0 == muster("stacks", "last").returncode
     (tmp_path / "go").touch()
-    assert 0 == going.wait(timeout=60), going.communicate()
+    assert 0 == going.wait(timeout=120), going.communicate()
     going.communicate()
     text = traced(run)
     shim = {("shim > agent", kind) for kind in ("register", "started", "exited")}

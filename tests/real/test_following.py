@@ -45,7 +45,7 @@ class Counted:
 
     def started(self, status: int) -> int:
         """Return the count after the command has exited with this code."""
-        assert status == self.process.wait(timeout=60), self.said
+        assert status == self.process.wait(timeout=120), self.said
         return int(self._count.read_text())
 
 
@@ -83,7 +83,7 @@ def test_a_follower_that_nobody_reads_misses_nothing(muster: Any, tmp_path: Path
     until(lambda: len(muster.log(0)) == len(whole), "the rank has written more than a pipe holds")
     (tmp_path / "go").touch()
     until(lambda: muster.log(0).endswith(b"last\n"), "it has gone on")
-    out, err = follower.communicate(timeout=60)
+    out, err = follower.communicate(timeout=120)
     assert (0, "") == (follower.returncode, err)
     assert (out == "".join(f"[0] {line}\n" for line in [*whole.splitlines(), "last"])) is True
     assert 0 == muster("wait", "last").returncode

@@ -173,7 +173,7 @@ def test_a_full_disk_behind_stdout_is_reported_once(muster: Any) -> None:
     for options in ((), ("--json",)):
         with open("/dev/full", "w") as full:
             process = muster.start("run", *options, "-g", "1", "--", "seq", "20000", stdout=full)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=120)
         assert 0 == process.returncode
         assert 1 == said.count("muster: warning: cannot write to stdout: No space left on device; the run continues\n")
         assert "hint: see the output of the ranks with `muster logs`" in said

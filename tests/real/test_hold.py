@@ -132,7 +132,7 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     busy = held("release", "dev")
     assert busy.returncode == 2 and "runs on it since" in busy.stderr
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=120)
     assert running.returncode == 130, said
 
     # detached, and ended with its session
@@ -241,7 +241,7 @@ def test_a_run_ends_when_its_program_is_killed(held: Muster, script: Callable[..
     running = held.start("run", "--on", "dev", "--lease", "1h", path.name)
     until(lambda: held.newest() != session(held) and b"up" in held("logs").stdout.encode(), "the run is up")
     running.kill()
-    running.communicate(timeout=60)
+    running.communicate(timeout=120)
     killed = held.newest()
     until(lambda: (killed / "outcome.json").exists(), "the run has ended")
     shown = held("show", killed.name)
@@ -360,7 +360,7 @@ def test_a_session_of_a_program_ends_when_it_is_killed(muster: Muster, script: C
     said = iter(program.stdout.readline, b"")
     assert next((line for line in said if line == b"up\n"), None), "the run is up"
     program.kill()
-    program.communicate(timeout=60)
+    program.communicate(timeout=120)
     # whichever of the two notices it first ends the run
     ends = ("interrupted", "killed")
     until(lambda: all(run["state"] in ends for run in listed(muster)), "the session and its run have ended")

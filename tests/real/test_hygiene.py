@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable
 
@@ -322,7 +323,8 @@ def test_nothing_of_the_terminal_is_held_open_by_ranks(muster: Any) -> None:
         for pid in (*run.ranks().values(), run.agent()):
             held = set()
             for fd in os.listdir(f"/proc/{pid}/fd"):
-                held.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    held.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
             assert set() == mine & held, command(pid)
         run.process.send_signal(signal.SIGTERM)
         assert 143 == run.end()[0]

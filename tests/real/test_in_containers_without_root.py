@@ -62,7 +62,7 @@ def as_user() -> Iterator[Run]:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         argv = ["unshare", "--mount", "sh", "-c", BECOME, "sh", *words]
-        return subprocess.run(argv, env=env, cwd=home, capture_output=True, text=True, timeout=120)
+        return subprocess.run(argv, env=env, cwd=home, capture_output=True, text=True, timeout=240)
 
     yield run
     run("podman", "rm", "--all", "--force", "--time", "0")

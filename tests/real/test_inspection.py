@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -138,6 +139,12 @@ except Exception as error:
 """
 
 
+def kinds(text: str) -> set[str]:
+    """Return the lines of torch, without numbers. How often it tries again depends on chance: its pauses are random."""
+    lines = (re.sub("0x[0-9a-f]+|[0-9]+", "N", line) for line in text.splitlines())
+    return {line for line in lines if " - retrying (" not in line}
+
+
 def test_stacks_do_not_disturb_a_rank_that_tries_to_connect(muster: Any, script: Script) -> None:
     """The sleep between two attempts of a TCPStore throws an exception when a signal ends it."""
     path = str(script(BACK_OFF))
@@ -155,8 +162,7 @@ def test_stacks_do_not_disturb_a_rank_that_tries_to_connect(muster: Any, script:
         assert 0 == run.end()[0]
         assert seen > 0
         assert "Interrupted" not in run.log(0, "err")
-        # the message at the end has the number of attempts
-        assert abs(len(run.log(0, "err").splitlines()) - len(undisturbed.splitlines())) <= 2
+        assert kinds(run.log(0, "err")) <= kinds(undisturbed)
 
 
 NO_TORCH = "import time; print('ready', flush=True); time.sleep(1000)"
@@ -169,8 +175,10 @@ def test_a_stopped_rank_holds_up_nobody(muster: Any, script: Script) -> None:
         stopped = run.ranks()[1]
         os.kill(stopped, signal.SIGSTOP)
         until(lambda: "T" == Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0], "it is stopped")
-        found = by_rank(inspect(Run(run.path)))
-        assert "script.py" in found[0].stacks and "" == found[1].stacks
+        found = until(
+            lambda: (seen := by_rank(inspect(Run(run.path)))) and "script.py" in seen[0].stacks and seen, "rank 0 tells"
+        )
+        assert "" == found[1].stacks
         assert "T" == found[1].threads[0].state
         os.kill(stopped, signal.SIGCONT)
         run.process.send_signal(signal.SIGTERM)

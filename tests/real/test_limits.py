@@ -64,7 +64,7 @@ def test_a_temporary_directory_that_is_noexec_or_full(muster: Muster, tmp_path: 
     (tmp_path / "tmp").mkdir()
     for words in (["run", "-g", "2", "--", "sh", "-c", "echo $RANK"], ["run", "-d", "-g", "2", "--", "true"]):
         argv = [*_SANDBOX, "sh", "-c", inside, "sh", *muster.argv(*words)]
-        done = subprocess.run(argv, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(argv, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         assert muster("wait", "last").returncode == 0
 
@@ -74,7 +74,7 @@ def test_as_the_first_process_of_a_container_without_an_init(muster: Muster, tmp
     """Orphaned processes of ranks are waited for, and reaped."""
     words = ["run", "-g", "2", "--", "sh", "-c", "(setsid sleep 0.3 >/dev/null 2>&1 &); echo $RANK"]
     argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *muster.argv(*words)]
-    done = subprocess.run(argv, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["[0] 0", "[1] 1"]
 

@@ -74,7 +74,7 @@ def test_a_terminal_that_is_cut_off_while_the_run_ends_shows_all_of_it(muster: A
         until((muster.newest() / "outcome.json").exists, "the run has ended")
         for connection in children(watching.pid):
             os.kill(connection, signal.SIGKILL)
-        out, err = watching.communicate(timeout=60)
+        out, err = watching.communicate(timeout=120)
     finally:
         watching.kill()
     assert 5 == watching.returncode, err
@@ -92,7 +92,7 @@ def test_a_slow_reader_does_not_slow_the_ranks_and_loses_nothing(muster: Any, sc
         until((tmp_path / "done0").exists, "the rank has written 10 MB while nobody reads")
         assert len(expected(0, count)) == (run.path / "attempt_0" / "rank_00000.out").stat().st_size
         assert run.process.poll() is None
-        out, _ = run.process.communicate(timeout=60)
+        out, _ = run.process.communicate(timeout=120)
         assert (out == expected(0, count, b"[0] ")) is True
         assert 0 == run.process.returncode
 
@@ -198,7 +198,7 @@ exit 1
         early = [follower.stdout.readline() for _ in range(2)]
         assert {"[0] early 0\n", "[1] early 1\n"} == set(early)
         (tmp_path / "go").touch()
-        out, err = follower.communicate(timeout=60)
+        out, err = follower.communicate(timeout=120)
         assert (0, "") == (follower.returncode, err)
         assert 0 == run.end()[0]
         for rank in range(2):
@@ -350,10 +350,10 @@ def test_logs_end_with_whoever_reads_them(muster: Any) -> None:
     follows = muster.start("logs", "-f", "last")
     assert "[0] first\n" == follows.stdout.readline()
     follows.stdout.close()
-    assert 0 == follows.wait(timeout=30)
+    assert 0 == follows.wait(timeout=120)
     follows.stderr.close()
     running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=30)
+    running.communicate(timeout=120)
 
 
 def test_a_script_that_spawns_by_itself_is_reported(muster: Any, script: Script) -> None:

@@ -120,7 +120,7 @@ def test_ps_show_and_wait_tell_of_a_run_while_it_runs_and_after(muster: Any, scr
         waiter = muster.start("wait", run.id)
         (tmp_path / "go").touch()
         assert 5 == run.end()[0]
-        told, _ = waiter.communicate(timeout=30)
+        told, _ = waiter.communicate(timeout=120)
         assert (5, True) == (waiter.returncode, "failed first" in told)
     assert 5 == muster("wait", "mine", "--timeout", "0").returncode
     (row,) = muster("ps").stdout.splitlines()[1:]
@@ -236,7 +236,7 @@ def test_prune_asks_on_a_terminal(muster: Any) -> None:
         process = subprocess.Popen(words, stdin=theirs, stdout=theirs, env=muster.env, cwd=muster.cwd)
         os.close(theirs)
         os.write(ours, answer.encode() + b"\n")
-        assert 1 - (answer == "y") == process.wait(timeout=60)
+        assert 1 - (answer == "y") == process.wait(timeout=120)
         os.close(ours)
         assert left == len(list((muster.home / "runs").iterdir()))
 

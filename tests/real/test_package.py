@@ -27,7 +27,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     # hatchling as it is installed here: nothing is downloaded
     line = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert 0 == done.returncode, done.stdout + done.stderr
     return folder
 
@@ -36,10 +36,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `muster` of an environment with the wheel, and with this environment's torch."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=240)
     (wheel,) = built.glob("*.whl")
     line = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet", "--no-deps"]
-    subprocess.run([*line, "--no-index", "--disable-pip-version-check", str(wheel)], check=True, timeout=60)
+    subprocess.run([*line, "--no-index", "--disable-pip-version-check", str(wheel)], check=True, timeout=240)
     there = next((folder / "lib").glob("python*/site-packages"))
     torch = importlib.util.find_spec("torch")
     assert torch is not None
@@ -82,17 +82,17 @@ def test_the_wheel_has_all_of_muster_and_nothing_else(built: Path):
 def test_it_runs_in_a_fresh_environment(fresh: Path, tmp_path: Path):
     env = {"PATH": os.defpath, "HOME": str(tmp_path)}
     run = [str(fresh), "run", "-g", "2", str(ROOT / "examples" / "distributed_sum.py")]
-    done = subprocess.run(run, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(run, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert 0 == done.returncode, done.stderr
     assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
     assert "launcher fork" in done.stderr
     page = subprocess.run(
-        [str(fresh), "docs", "recover"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [str(fresh), "docs", "recover"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     assert (0, (ROOT / "docs" / "recover.md").read_text(), "") == (page.returncode, page.stdout, page.stderr)
     assert str(fresh.parent) in done.stderr, "the ranks have the Python of the environment"
     line = [str(fresh.with_name("python")), "-c", "import muster; print(muster.__file__)"]
-    found = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert found.stdout.startswith(str(fresh.parents[1])), found
 
 

@@ -312,20 +312,20 @@ assert isinstance(asyncio.run(fails()).__cause__, muster.RemoteError)
 
 async def stops():
     try:
-        await asyncio.wait_for(muster.submit(lambda: next(iter(()))), 60)
+        await asyncio.wait_for(muster.submit(lambda: next(iter(()))), 120)
     except muster.RemoteError as error:
         return str(error)
 
 assert "StopIteration" in asyncio.run(stops())
 
 async def too_long():
-    run = muster.submit(time.sleep, 100, grace=1)
+    run = muster.submit(time.sleep, 600, grace=1)
     try:
         await asyncio.wait_for(run, 0.2)
     except asyncio.TimeoutError:
         return run
 
-assert asyncio.run(too_long()).wait(60).state == "interrupted"
+assert asyncio.run(too_long()).wait(120).state == "interrupted"
 
 found = []
 thread = threading.Thread(target=lambda: found.extend(muster.run(rank, np=2)))
@@ -367,7 +367,7 @@ for begins in (True, False):
 
 run = muster.submit(rank, np=2)
 try:
-    muster.submit(time.sleep, 100).result(timeout=0.01)
+    muster.submit(time.sleep, 600).result(timeout=0.01)
 except TimeoutError as error:
     assert "is still running" in str(error)
 assert run.results() == [0, 1] and run.result() == 0 and run.exception() is None and run.failures == []
@@ -403,7 +403,7 @@ assert other.id == run.id
 stacks = other.stacks()
 assert sorted(stacks) == [0, 1] and "in talk" in stacks[0], stacks
 other.kill()
-assert run.wait(30).code != 0
+assert run.wait(120).code != 0
 assert not run.status().lives
 assert list(other.logs(0, stream="err")) == ["bad"]
 assert "[1] line 2" in list(other.logs())
@@ -450,7 +450,7 @@ def train():
     import os
     muster.progress(3, 10) if os.environ["RANK"] == "0" else muster.progress(4)
     print("reported", flush=True)
-    time.sleep(100)
+    time.sleep(600)
 
 run = muster.submit(train, np=2, grace=1)
 seen = set()
@@ -517,7 +517,7 @@ def test_nothing_is_left_after_ctrl_c_or_an_exception(env: dict[str, str], tmp_p
     if how != "raise":
         assert started
         caller.send_signal(signal.SIGINT)
-    _, said = caller.communicate(timeout=60)
+    _, said = caller.communicate(timeout=120)
     assert ("RuntimeError: mine" if how == "raise" else "KeyboardInterrupt") in said
     assert 0 != caller.returncode
     run_id = next((tmp_path / "muster home" / "runs").iterdir()).name
@@ -669,9 +669,18 @@ import muster
 def train():
     raise ValueError("bad label")
 
+def sleeps():
+    open("up", "w").close()
+    time.sleep(600)
+
 def interrupted():
-    threading.Timer(1, _thread.interrupt_main).start()
-    muster.run(time.sleep, 60, grace=1)
+    def when_up():
+        while not os.path.exists("up"):
+            time.sleep(0.02)
+        _thread.interrupt_main()
+
+    threading.Thread(target=when_up).start()
+    muster.run(sleeps, grace=1)
 
 def remote():
     muster.run(train)

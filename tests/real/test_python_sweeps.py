@@ -27,10 +27,12 @@ def program(env: dict[str, str], tmp_path: Path) -> Program:
 
 
 FUNCTIONS = """
-import os, subprocess, sys
+import os, subprocess, sys, time
 import muster
 
 def train(lr, seed=0):
+    while not os.path.exists("go"):
+        time.sleep(0.02)
     print(f"loss={lr * 2 + seed}", flush=True)
     if seed == 9:
         raise ValueError("diverged")
@@ -41,6 +43,7 @@ sweep = muster.submit(train, sweep={"lr": [0.5, 2], "seed": range(2)}, max_paral
 assert len(sweep) == 4 and sweep.status() in ("pending", "running")
 late = muster.submit(train, 1, sweep={"seed": [9, 1]}, after=sweep, **options)
 assert late.status() == "pending"
+open("go", "w").close()
 assert sweep.result() == [(0.5, 0, "0"), (0.5, 1, "1"), (2, 0, "2"), (2, 1, "3")]
 assert [row["loss"] for row in sweep.table()] == [1.0, 2.0, 4.0, 5.0]
 assert sweep[2].values == {"lr": 2, "seed": 0} and sweep[2].metrics() == {"loss": 4.0}

@@ -268,7 +268,7 @@ def test_a_single_rank_can_be_debugged_on_a_terminal(
     def until_shown(words: bytes) -> None:
         nonlocal seen
         while words not in seen:
-            assert select.select([terminal], [], [], 60)[0], seen.decode()
+            assert select.select([terminal], [], [], 120)[0], seen.decode()
             seen += os.read(terminal, 4096)
 
     try:
@@ -319,9 +319,9 @@ def test_stdin_may_be_a_file(muster: Any, tmp_path: Path) -> None:
 
 
 def test_the_run_ends_with_status_124_when_its_time_is_over(muster: Any) -> None:
-    done = muster("run", "-g", "2", "--timeout", "5", "--", "sleep", "1000")
+    done = muster("run", "-g", "2", "--timeout", "10", "--", "sleep", "1000")
     assert 124 == done.returncode
-    assert "reached --timeout of 5s: sending SIGTERM to 2 ranks" in done.stderr
+    assert "reached --timeout of 10s: sending SIGTERM to 2 ranks" in done.stderr
     assert ("timed out", 124) == tuple(outcome(muster)[key] for key in ("state", "code"))
 
 

@@ -184,7 +184,7 @@ def test_terminals_of_a_detached_run_forward_signals_too(muster: Any, tmp_path: 
         words = "received SIGUSR1, forwarded to rank 0"
         assert any(words in line for line in watching.stderr), "it is told, and the watcher lives"
         (tmp_path / "go").touch()
-        _, err = watching.communicate(timeout=60)
+        _, err = watching.communicate(timeout=120)
         assert 0 == watching.returncode, err
     finally:
         muster("kill", "last")
@@ -280,7 +280,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
         said = {killing.stderr.readline() for _ in range(2)}  # it is not silent while they take their time
         assert {f"{run.id}: terminating 1 rank, waiting up to 30s\n" for run in (first, second)} == said
         (tmp_path / "go").touch()
-        told, rest = killing.communicate(timeout=60)
+        told, rest = killing.communicate(timeout=120)
         assert (0, "") == (killing.returncode, rest)
         assert {f"{run.id}: terminated" for run in (first, second)} == set(told.splitlines())
         for run in (first, second):
@@ -296,7 +296,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
             process = muster.start("kill", "--all", stdin=theirs, stdout=theirs)
             os.close(theirs)
             os.write(ours, answer.encode() + b"\n")
-            assert status == process.wait(timeout=60)
+            assert status == process.wait(timeout=120)
             process.stderr.close()
             os.close(ours)
         assert 137 == third.end()[0]
@@ -338,7 +338,7 @@ def test_a_stopped_rank_continues_to_react_to_the_end(muster: Any, script: Scrip
 
 def test_a_closed_stdout_ends_nothing(muster: Any, tmp_path: Path) -> None:
     line = f"{sys.executable} -m muster run -g 2 -- sh -c 'seq 100000; seq 100000 >&2; touch done$RANK' 2>&1 | head -1"
-    done = subprocess.run(["sh", "-c", line], env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", line], env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert 1 == len(done.stdout.splitlines())
     until(lambda: (muster.newest() / "outcome.json").exists(), "the run ends")
     assert (tmp_path / "done0").exists() and (tmp_path / "done1").exists()

@@ -81,7 +81,7 @@ def test_a_sweep_is_watched_as_a_whole(muster: Any, script: Callable[..., Path],
     assert "2 running, 1 pending" in table[0] and ["1", "2", "running"] == table[4].split()[:3]
     (tmp_path / "hold").unlink()
     for process, page, code in zip(watching, pages, (5, 0)):
-        assert code == process.wait(timeout=60), page.read_text()
+        assert code == process.wait(timeout=120), page.read_text()
         told = page.read_text()
         assert {"[0.0] loss 10", "[1.0] loss 20", "[2.0] loss 30"} <= set(told.splitlines())
         assert "point 1 of 3 (x=2): failed" in told and "2 ok, 1 failed" in told
@@ -96,7 +96,7 @@ def test_a_signal_ends_the_points_that_run_and_starts_no_other(
     process = muster.start("run", *BY_EXEC, "--sweep", "x=1-2", "script.py", "{x}")
     until(lambda: (muster.home / "runs").exists() and muster("logs", "last.0").stdout, "the first point runs")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert 143 == process.returncode
     assert "not started" == states(muster)[1] and states(muster)[0] != "running"
 
@@ -113,7 +113,7 @@ if os.environ["MUSTER_PART"] in sys.argv[2]:
 
 def test_a_chain_goes_on_after_a_time_limit_and_ends_with_a_failure(muster: Any, script: Callable[..., Path]) -> None:
     script(PART)
-    done = muster("run", *BY_EXEC, "--timeout", "3s", "--chain", "2", "script.py", "none", "0")
+    done = muster("run", *BY_EXEC, "--timeout", "10s", "--chain", "2", "script.py", "none", "0")
     assert 0 == done.returncode, done.stderr
     assert ["timed out", "succeeded"] == states(muster)
     done = muster("run", *BY_EXEC, "--chain", "3", "script.py", "1", "none")

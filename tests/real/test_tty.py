@@ -40,14 +40,14 @@ class Screen:
         """Resize it, as a user does with the mouse."""
         fcntl.ioctl(self.fd if fd is None else fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def shows(self, words: bytes) -> None:
-        """Wait until these bytes have been shown."""
-        while words not in self.shown:
-            assert self._more(60), self.shown.decode(errors="replace")
+    def shows(self, words: bytes, after: bytes = b"") -> None:
+        """Wait until these bytes have been shown, after others."""
+        while words not in (self.shown.partition(after)[2] if after else self.shown):
+            assert self._more(120), self.shown.decode(errors="replace")
 
     def end(self) -> int:
         """Return all output up to the end, and the exit code."""
-        while self._more(90):
+        while self._more(120):
             pass
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -161,7 +161,7 @@ def test_of_several_ranks_a_line_that_has_begun_is_shown_in_place(muster: Any, s
     """After a moment without output; it is removed for other lines: they never mix."""
     with screen(muster, "run", "--launcher", "exec", "-g", "2", str(script(BEGUN))) as terminal:
         terminal.shows(b"hello\r\n")
-        terminal.shows(b"is it")
+        terminal.shows(b"is it", after=b"hello\r\n")  # it is removed for another line, and shown anew
         (tmp_path / "go").touch()
         assert 0 == terminal.end()
     plain = re.sub(rb"\x1b\[[0-9;]*m", b"", terminal.shown)

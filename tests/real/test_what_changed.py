@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from running import carriers
+from running import RunProcesses, carriers
+from waiting import until
 
 from muster.core.provenance import Provenance
 from muster.rundir.run import Run
@@ -81,7 +83,10 @@ def test_what_runs_is_recorded(muster: Any, project: Path, words: list[str]) -> 
 
 def test_a_program_that_is_not_python(muster: Any, project: Path) -> None:
     """It runs long enough to be recorded."""
-    assert 0 == muster("run", "-q", "-g", "2", "--", "sleep", "2", cwd=project).returncode
+    with RunProcesses(muster, "run", "-q", "-g", "2", "--", "sleep", "600", cwd=project) as run:
+        until(lambda: Run(run.path).provenance(), "it is recorded")
+        run.process.send_signal(signal.SIGTERM)
+        assert 143 == run.end()[0]
     found = described(muster)
     assert found.git is not None and "main" == found.git.branch
 
@@ -179,12 +184,10 @@ def test_other_runs_write_none(muster: Any, script: Script) -> None:
 
 
 def test_a_running_run_has_a_report(muster: Any, script: Script) -> None:
-    text = "import time\nprint('at work', flush=True)\ntime.sleep(60)\n"
+    text = "import time\nprint('at work', flush=True)\ntime.sleep(600)\n"
     assert 0 == muster("run", "-d", "-g", "2", str(script(text, "train.py"))).returncode
     try:
-        deadline = time.monotonic() + 60
-        while "at work" not in muster("logs", "last").stdout and time.monotonic() < deadline:
-            time.sleep(0.2)
+        until(lambda: "at work" in muster("logs", "last").stdout, "it is at work")
         made = muster("report", "last")
         page = Path(made.stdout.strip()).read_text()
         assert ">running<" in page and "at work" in page

@@ -86,7 +86,7 @@ def test_a_live_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
         assert 0 == stacks.returncode, stacks.stderr
         assert "muster.toml" in stacks.stderr and "warning: cannot read" in stacks.stderr
         again = muster.start("run", "--name", "long", "--", "true", cwd="/")
-        assert f"{run.id} has the same name, long, and has not ended" in again.communicate(timeout=60)[1]
+        assert f"{run.id} has the same name, long, and has not ended" in again.communicate(timeout=120)[1]
         assert (0, f"{run.id}: terminated\n") == ((done := muster("kill", "long", cwd="/")).returncode, done.stdout), (
             done.stderr
         )

@@ -28,7 +28,7 @@ def test_why_names_rank_and_cause(muster: Any, hang: Hang, launcher: str) -> Non
             return lacks(hang.words, seen[-1]) == []
 
         try:
-            until(verdict, "the verdict", 90)
+            until(verdict, "the verdict", 150)
         except AssertionError as error:
             raise AssertionError(f"{error}: {seen[-1]}") from None
         assert 0 == muster("kill", "last").returncode

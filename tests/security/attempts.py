@@ -165,7 +165,7 @@ def ports_of_the_run() -> Tries:
 def commands() -> Tries:
     def says(*words: str) -> str:
         line = [*muster, *words, "--run-dir", home]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL)
         return done.stdout if done.returncode == 0 and run_id in done.stdout else ""
 
     for words in (("ps",), ("show", run_id), ("logs", run_id), ("stacks", run_id), ("kill", run_id), ("rm", run_id)):

@@ -24,7 +24,7 @@ cat munge/key ssh/host_key ssh/id_root 2>/dev/null | wc -c
 
 
 def test_ada_does_not_become_root(lab: Lab) -> None:
-    done = lab.run("n1", ["bash", "-c", TRIES.format(folder=lab.folder.path)], user="ada", cwd="/", timeout=120)
+    done = lab.run("n1", ["bash", "-c", TRIES.format(folder=lab.folder.path)], user="ada", cwd="/", timeout=240)
     *won, read = done.stdout.splitlines()
     hers = {"writable: ./munge/socket", "writable: ./ssh/id_ada"}
     # while a step is ending, its slurmstepd still listens; Slurm lets everybody connect and checks who it is

@@ -193,7 +193,7 @@ def test_invalid_frames_end_their_connection_and_no_run(ours: Any, tmp_path: Pat
     for name in sockets:
         for data in GARBAGE.values():
             with socket.socket(socket.AF_UNIX) as link:
-                link.settimeout(20)
+                link.settimeout(120)
                 link.connect("\0" + name)
                 try:
                     link.sendall(data)
@@ -205,7 +205,7 @@ def test_invalid_frames_end_their_connection_and_no_run(ours: Any, tmp_path: Pat
     states = json.loads(ours("ps", "--json").stdout)
     assert ["running", "running"] == [run["state"] for run in states]
     (tmp_path / "go").touch()
-    assert 5 == attached.wait(timeout=60)
+    assert 5 == attached.wait(timeout=120)
     attached.communicate()
     assert [5, 5] == [ours("wait", run.name).returncode for run in runs]
     events = [run / "events.jsonl" for run in runs if (run / "controller.json").exists()]
@@ -219,7 +219,7 @@ where, *texts = sys.argv[1:]
 address = "\\0" + where if "/" in where else (where.split()[0], int(where.split()[1]))
 for data in map(bytes.fromhex, texts):
     with socket.socket(socket.AF_UNIX if "/" in where else socket.AF_INET) as link:
-        link.settimeout(20)
+        link.settimeout(120)
         link.connect(address)
         try:
             link.sendall(data)
@@ -243,7 +243,7 @@ def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and
     (started,) = [event for event in events(there) if event["event"] == "listening"]
 
     def told(host: str, text: str, *more: str) -> str:
-        done = there.lab.run(host, ["/usr/bin/python3", "-c", text, *more], cwd="/", timeout=100)
+        done = there.lab.run(host, ["/usr/bin/python3", "-c", text, *more], cwd="/", timeout=240)
         assert 0 == done.returncode, done.stderr
         return str(done.stdout)
 
@@ -316,7 +316,7 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
 
 
 def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> None:
-    assert 0 == ours("run", "-d", "-g", "1", "--", "sleep", "60").returncode
+    assert 0 == ours("run", "-d", "-g", "1", "--", "sleep", "600").returncode
     run = ours.newest()
     until(lambda: list(run.glob("attempt_0/*.out")), "it runs")
     taken = []
@@ -326,7 +326,7 @@ def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> No
             for name, wrong in ((name, value) for name, (_, values) in fields.items() for value in values):
                 link = until(lambda who=who: local_sockets.find(str(run), who), "somebody listens")  # type: ignore[misc]
                 with link:
-                    link.settimeout(20)
+                    link.settimeout(120)
                     link.sendall(encode_frame(kind, **{**right, name: wrong}))
                     try:
                         said = link.recv(1 << 16)
@@ -353,7 +353,7 @@ def test_an_agent_that_crashes_ends_its_ranks_and_the_error_is_reported(ours: An
     for run in runs:
         (run / "attempt_1").symlink_to("attempt_1")
     (tmp_path / "go").touch()
-    _, said = attached.communicate(timeout=60)
+    _, said = attached.communicate(timeout=120)
     assert (125, True) == (attached.returncode, "Too many levels of symbolic links" in said), said
     for run in runs:
         waited = ours("wait", run.name)

@@ -166,7 +166,7 @@ class User:
     def muster(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `muster` as this user to completion."""
         with self.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -208,7 +208,7 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
             done = root.muster("rm", "last", *runs_of)
             assert (2, True) == (done.returncode, "it is running" in done.stderr), done.stderr
             assert 0 == (done := root.muster("kill", "last", *runs_of)).returncode, done.stderr
-            assert process.wait(timeout=30) not in (0, 125)
+            assert process.wait(timeout=120) not in (0, 125)
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
@@ -304,7 +304,7 @@ def test_a_process_limit_is_reported_and_nothing_is_left(place: Path, option: st
             started[free] = user.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **limited)
         ends = {}
         for free, process in started.items():
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=120)
             status = process.returncode
             if status == 0 and option:
                 waited = users[free].muster("wait", "last")

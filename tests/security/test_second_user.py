@@ -50,7 +50,7 @@ def test_nothing_is_gained_and_the_run_goes_on(there: LabCluster, open_place: Pa
 
     def tried(user: str, lists: str) -> dict[str, Any]:
         line = [python, "-c", ATTEMPTS, lists, *where]
-        done = there.lab.run("n1", line, env=env, cwd="/", user=user, timeout=200)
+        done = there.lab.run("n1", line, env=env, cwd="/", user=user, timeout=240)
         assert 0 == done.returncode, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found

@@ -36,7 +36,7 @@ def test_no_file_and_no_command_line_holds_a_secret(muster: Any, script: Callabl
     until((tmp_path / "began").exists, "the line of --setup runs")
     shown = command_lines()
     (tmp_path / "go").touch()
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=120)
     assert (0, True) == (process.returncode, all(secret in said for secret in GIVEN if secret != "geheim-setup")), (
         errors
     )

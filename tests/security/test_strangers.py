@@ -37,7 +37,7 @@ class Loop(EventLoop):
         super().__init__()
         self.met: list[Met] = []
 
-    def until(self, condition: Callable[[], Any], what: str, within: float = 30) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, within: float = 120) -> Any:
         return until(lambda: (self.run_once(0.02), condition())[1], what, within)
 
     def complain(self, text: str) -> None:
@@ -313,9 +313,9 @@ def test_an_attacker_on_the_network_neither_ends_a_run_nor_keeps_its_agents_from
         sniffer = there.lab.start("n1", ["/usr/bin/python3", "-c", SNIFF, port, "n2"], cwd="/", stdout=subprocess.PIPE)
         assert sniffer.stdout is not None and sniffer.stdout.readline() == "ready\n"
         os.kill(supervisor, signal.SIGKILL)  # both agents have to reconnect among the attacker's connections
-        said, _ = sniffer.communicate(timeout=60)
+        said, _ = sniffer.communicate(timeout=120)
         replay = ["/usr/bin/python3", "-c", REPLAY, port, said.strip()]
-        done = there.lab.run("head", replay, user=SECOND_USER, cwd="/", timeout=100)
+        done = there.lab.run("head", replay, user=SECOND_USER, cwd="/", timeout=240)
         assert {"1 1"} >= set(done.stdout.splitlines()), "nothing but the challenge that everybody gets"
         assert 5 == len(done.stdout.splitlines()), done.stderr
         there.steps(2, len(there.log(0).splitlines()) + 20)

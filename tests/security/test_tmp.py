@@ -29,7 +29,7 @@ def shared(tmp_path: Path) -> Path:
 
 def clean(muster: Any, shared: Path) -> str:
     """Return the output of `muster clean` with that temporary directory."""
-    done = muster("clean", env={**muster.env, "TMPDIR": str(shared)}, timeout=30)
+    done = muster("clean", env={**muster.env, "TMPDIR": str(shared)}, timeout=240)
     assert 0 == done.returncode and "Traceback" not in done.stderr, done.stderr
     return str(done.stdout)
 
@@ -168,7 +168,7 @@ for number in range(200):
 """
     words = [sys.executable, "-c", claims, str(shared)]
     started = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [(0, "")] * 3 == [(one.wait(60), one.communicate()[1]) for one in started]
+    assert [(0, "")] * 3 == [(one.wait(120), one.communicate()[1]) for one in started]
 
 
 def test_agents_of_one_run_share_it(shared: Path) -> None:
@@ -223,6 +223,6 @@ def test_an_unusable_tmp(muster: Any, tmp_path: Path, options: str, then: str) -
     line = MOUNTED.format(options=options, then=then)
     run = " ".join(muster.argv("run", "--launcher", "torchrun", "-g", "2", "--", "echo", "ran"))
     words = ["unshare", "-m", "bash", "-c", f"{line}\n{run}"]
-    done = subprocess.run(words, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert 0 == done.returncode, done.stdout + done.stderr
     assert 2 == done.stdout.count("] ran\n"), done.stdout + done.stderr

@@ -42,7 +42,7 @@ class Cluster:
     def muster(self, *words: str, code: int = 0, host: str = "head") -> subprocess.CompletedProcess[str]:
         """Run `muster` to completion; it has to exit with this code."""
         argv = [sys.executable, "-m", "muster", *words]
-        done = self.lab.run(host, argv, env=self.env, cwd=str(self.root), timeout=120)
+        done = self.lab.run(host, argv, env=self.env, cwd=str(self.root), timeout=240)
         assert code == done.returncode, done.stdout + done.stderr
         return done
 
@@ -54,7 +54,7 @@ class Cluster:
         """Submit a run of two ranks on each of two nodes that wait; return its id and job once they run."""
         done = self.muster("run", "--sge", "-N", "2", "-g", "2", "-d", *words)
         run, job = done.stdout.strip(), re.findall(r"as job (\d+)", done.stderr)[0]
-        until(lambda: len(list(self.root.glob(f"muster home/runs/{run}/attempt_0/*.out"))) == 4, "all ranks run", 90)
+        until(lambda: len(list(self.root.glob(f"muster home/runs/{run}/attempt_0/*.out"))) == 4, "all ranks run", 150)
         return run, job
 
     def state(self, run: str) -> str:
@@ -149,18 +149,18 @@ def test_qdel_gives_the_ranks_of_all_nodes_a_grace_period(there: Cluster) -> Non
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [python, "-m", "muster", *words]
-        return there.lab.run("head", argv, env=env, cwd=str(home), user="ada", timeout=60)
+        return there.lab.run("head", argv, env=env, cwd=str(home), user="ada", timeout=240)
 
     done = run("run", "--sge", "-N", "2", "-g", "1", "-d", "--", python, "saves.py")
     name, job = done.stdout.strip(), re.findall(r"as job (\d+)", done.stderr)[0]
     logs = home / ".muster" / "runs" / name / "attempt_0"
-    until(lambda: ["ready\n"] * 2 == [path.read_text() for path in logs.glob("*.out")], "all ranks run", 60)
+    until(lambda: ["ready\n"] * 2 == [path.read_text() for path in logs.glob("*.out")], "all ranks run", 150)
     there.lab.run("head", ["qdel", job], user="ada")
     done = run("wait", name)
     assert (137, True) == (done.returncode, "the job was cancelled" in done.stdout), done.stdout + done.stderr
     assert ["ready\nsaving\nsaved\n"] * 2 == [path.read_text() for path in logs.glob("*.out")], done.stdout
     left = ["pgrep", "-u", "ada", "-f", "saves.py"]
-    until(lambda: not there.lab.run("n1", left).stdout + there.lab.run("n2", left).stdout, "nothing is left", 60)
+    until(lambda: not there.lab.run("n1", left).stdout + there.lab.run("n2", left).stdout, "nothing is left", 150)
 
 
 def test_what_cannot_run_is_an_error(there: Cluster) -> None:
@@ -179,7 +179,7 @@ def test_inside_a_job_its_nodes_are_used(there: Cluster) -> None:
         f"cd {there.root}; {sys.executable} -m muster run --sge -g 1 waits.py >own.txt 2>&1; echo $? >own.code\n"
     )
     there.ask("qsub", "-terse", "-pe", "mpi2", "4", "-o", "/dev/null", "-j", "y", str(script))
-    until(lambda: (there.root / "own.code").exists(), "muster has run inside the job", 90)
+    until(lambda: (there.root / "own.code").exists(), "muster has run inside the job", 150)
     said = (there.root / "own.txt").read_text()
     assert "0\n" == (there.root / "own.code").read_text(), said
     assert ["n1", "n2"] == sorted(re.findall(r"rank \d of 2 on (n\d) ", said)), said

@@ -95,7 +95,7 @@ def test_the_end_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> Non
     until(lambda: "saving" in there.said(), "the rank is warned of the time limit")
     assert "before the time limit: sending SIGUSR1 to ranks that handle it" in there.said()
     there.lab.run("head", ["scancel", listed(there)["dev"]["job_id"]])
-    there.started[-1].wait(60)
+    there.started[-1].wait(120)
     assert "the job was cancelled" in there.said()
     until(lambda: not queue(there), "the job has ended")
     states = {run["id"]: (run["state"], run["code"]) for run in json.loads(there.muster("ps", "--json").stdout)}
@@ -111,7 +111,7 @@ def test_the_time_limit_of_its_job_ends_a_session_and_its_run(there: LabCluster)
     run = there.start("run", "--on", "dev", there.script(WAITS))
     assert 124 == run.wait(timeout=180), there.said()
     assert "saving" in there.said() and "the job reached its time limit" in there.said()
-    until(lambda: not queue(there), "the job has ended", 60)
+    until(lambda: not queue(there), "the job has ended", 150)
     assert "the job reached its time limit" in there.muster("show", "dev").stdout
     assert {"timed out"} == {found["state"] for found in listed(there).values()}
     there.nothing_left()

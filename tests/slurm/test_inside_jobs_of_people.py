@@ -13,7 +13,7 @@ def test_a_task_of_an_array_of_the_person(there: LabCluster) -> None:
     words = there.argv("run", "--slurm", "-g", "2", *SAY, "echo of $SLURM_ARRAY_TASK_ID: $RANK")
     text = f"#!/bin/bash\n#SBATCH -N2 --array=3,5 -o {there.folder}/out-%a\nexport MUSTER_HOME='{there.home}'\n"
     (there.folder / "job.sh").write_text(f"{text}{shlex.join(words)}\n")
-    done = there.lab.run("head", ["sbatch", "--wait", str(there.folder / "job.sh")], cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", ["sbatch", "--wait", str(there.folder / "job.sh")], cwd=str(there.folder), timeout=240)
     said = {task: (there.folder / f"out-{task}").read_text() for task in (3, 5)}
     assert 0 == done.returncode, said
     for task in (3, 5):
@@ -25,7 +25,7 @@ def test_in_an_allocation_with_two_kinds_of_nodes_and_in_a_terminal_of_srun(ther
 
     def inside(made_for: list[str], *words: str, **more: str) -> tuple[int, str, str]:
         argv = [*made_for, *(f"{name}={value}" for name, value in more.items()), *there.argv("run", *words)]
-        done = there.lab.run("head", argv, env=env, cwd=str(there.folder), timeout=90)
+        done = there.lab.run("head", argv, env=env, cwd=str(there.folder), timeout=240)
         return done.returncode, done.stdout, done.stderr
 
     code, _, said = inside(["salloc", "-Q", "-N1", ":", "-N1"], "--slurm", "-g", "1", "--", "true")
@@ -41,7 +41,7 @@ def test_in_an_allocation_with_two_kinds_of_nodes_and_in_a_terminal_of_srun(ther
     assert ["0 n1", "1 n1", "2 n2", "3 n2"] == sorted(out.splitlines()), "these are for steps of the person"
 
     line = shlex.join(["srun", "-N1", "-n1", "--pty", *there.argv("run", "-g", "2", *SAY, "echo $RANK $(uname -n)")])
-    done = there.lab.run("head", ["script", "-qec", line, "/dev/null"], env=env, cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", ["script", "-qec", line, "/dev/null"], env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stdout
     assert {"0 n1", "1 n1"} <= set(done.stdout.replace("\r", "").splitlines())
 

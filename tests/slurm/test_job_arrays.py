@@ -74,7 +74,7 @@ def test_a_chain_and_a_run_that_waits_for_it(there: LabCluster) -> None:
     """The first part reaches a time limit, which the scheduler takes for a failure; the third one fails."""
     text = 'case $MUSTER_PART in 0) sleep 600;; 2) exit 9;; esac; echo "part $MUSTER_PART"'
     line = ["run", "--slurm", "-d", "-N", "1", "-g", "1", "--launcher", "exec"]
-    chain = [*line, "--name", "c", "--timeout", "8s", "--chain", "4", "--", "sh", "-c", text]
+    chain = [*line, "--name", "c", "--timeout", "15s", "--chain", "4", "--", "sh", "-c", text]
     assert 0 == there.muster(*chain).returncode
     assert 0 == there.muster(*line, "--name", "after", "--after", "c:any", "--", "echo", "last").returncode
     assert "pending: waiting for another job (Dependency)" in there.muster("show", "after").stdout

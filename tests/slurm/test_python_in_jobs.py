@@ -59,7 +59,7 @@ def _run(there: LabCluster, *before: str, how: str) -> list[str]:
     path = there.script(PROGRAM, "program.py")
     env = {**there.lab.environment(), **there.env}
     argv = [*before, sys.executable, path, how]
-    done = there.lab.run("head", argv, env=env, cwd=str(there.folder), timeout=200)
+    done = there.lab.run("head", argv, env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stdout + done.stderr
     return str(done.stdout).splitlines()
 
@@ -130,7 +130,7 @@ def test_an_object_with_checkpoint_continues_after_a_preemption(there: LabCluste
         "it works",
         90,
     )
-    made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
+    made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=240)
     assert 0 == made_room.returncode, made_room.stderr
     until(
         lambda: (there.run / "attempt_1/rank_00001.out").exists() and "step" in there.log(1, attempt=1),

@@ -50,7 +50,7 @@ def check(there: LabCluster, *hosts: str) -> None:
 
 
 def test_a_job_is_divided_between_roles(there: LabCluster) -> None:
-    done = there.muster("run", "--slurm", *roles(there), timeout=180)
+    done = there.muster("run", "--slurm", *roles(there), timeout=240)
     assert 0 == done.returncode, done.stderr
     check(there, "n1", "n2", "n3", "n3")
     assert "[rollout:1] {" in done.stdout
@@ -69,6 +69,6 @@ def test_detached_and_cancelled_while_it_waits(there: LabCluster) -> None:
 
 def test_inside_an_allocation(there: LabCluster) -> None:
     line = ["salloc", "-Q", "-N3", *there.argv("run", "--slurm", *roles(there))]
-    done = there.lab.run("head", line, env={**there.lab.environment(), **there.env}, cwd=str(there.folder), timeout=120)
+    done = there.lab.run("head", line, env={**there.lab.environment(), **there.env}, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stderr
     check(there, "n1", "n2", "n3", "n3")

@@ -43,7 +43,7 @@ def test_nodes_of_a_job_get_the_environment(there: LabCluster) -> None:
         assert [[host, prefix, "one", prefix, f"{prefix}/bin"] for host in ("n1", "n2")] == sorted(found)
         inside = ["salloc", "-Q", "-N2", *there.argv(*line)]
         env = {**there.lab.environment(), **there.env, **active}
-        again = there.lab.run("head", inside, env=env, cwd=str(there.folder), timeout=120)
+        again = there.lab.run("head", inside, env=env, cwd=str(there.folder), timeout=240)
         assert 0 == again.returncode, again.stderr
         assert "sending" not in (there.run / "events.jsonl").read_text()
         assert sorted(done.stdout.splitlines()) == sorted(again.stdout.splitlines())

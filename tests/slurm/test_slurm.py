@@ -63,7 +63,7 @@ def test_inside_an_allocation_that_was_made_for_something_else(there: LabCluster
     made_for = ["salloc", "-Q", "-N3", "--ntasks-per-node=2", "--gpus-per-task=1"]
     show = ["--", "sh", "-c", "echo $RANK $WORLD_SIZE $SLURM_PROCID$SLURM_LOCALID $CUDA_VISIBLE_DEVICES"]
     line = there.argv("run", "--slurm", "-g", "2", "--prefix", "", *show)
-    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stderr
     assert 6 == len(done.stdout.splitlines())
     assert {f"{rank} 6" for rank in range(6)} == {" ".join(line.split()[:2]) for line in done.stdout.splitlines()}
@@ -82,7 +82,7 @@ def test_ranks_find_the_variables_of_a_task_of_srun(there: LabCluster) -> None:
     (there.folder / "all.sh").write_text("\n".join(lines))
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=2", "--cpus-per-task=2", "--ntasks-per-node=2", "sh", "all.sh"]
-    done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=110)
+    done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stderr
     for rank in range(4):
         golden = (there.folder / f"plain.{rank}").read_text()
@@ -98,7 +98,7 @@ def test_inside_a_step_of_an_allocation(there: LabCluster) -> None:
     made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=1", "srun", "-N1", "-n1", "--overlap"]
     made_for += ["env", "SLURM_LABELIO=1", "SLURM_STDOUTMODE=none", "SLURM_MULTI_PROG=1", "SLURM_EXPORT_ENV=NONE"]
     line = there.argv("run", "--slurm", "-g", "2", "--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES")
-    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stderr
     assert ["0 0", "1 0", "2 0", "3 0"] == sorted(done.stdout.splitlines())
     assert "broke" not in done.stderr
@@ -111,7 +111,7 @@ def test_a_single_rank_reads_stdin_if_a_terminal_is_attached(there: LabCluster) 
         line = there.argv("run", "--slurm", "-n", "1", "--launcher", launcher, *ask)
         env = {**there.lab.environment(), **there.env}
         done = there.lab.run(
-            "head", ["salloc", "-Q", "-N1", *line], env=env, cwd=str(there.folder), timeout=90, input="y\nmore\n"
+            "head", ["salloc", "-Q", "-N1", *line], env=env, cwd=str(there.folder), timeout=240, input="y\nmore\n"
         )
         assert (0, "got <y>\nmore\n") == (done.returncode, done.stdout), done.stderr
     done = there.muster("run", "--slurm", "-n", "1", *ask, input="y\n")
@@ -120,7 +120,8 @@ def test_a_single_rank_reads_stdin_if_a_terminal_is_attached(there: LabCluster) 
 
 def test_several_small_runs_in_one_allocation(there: LabCluster) -> None:
     """Each on nodes of its own, waiting for a free one if necessary; what would need another job is rejected."""
-    show = ["--launcher", "exec", "--prefix", "", there.script("import os, time\nprint(os.uname()[1])\ntime.sleep(2)")]
+    holds = "import os, time\nprint(os.uname()[1])\nwhile not os.path.exists('go'): time.sleep(0.05)"
+    show = ["--launcher", "exec", "--prefix", "", there.script(holds)]
     small = shlex.join(there.argv("run", "--slurm", "-N", "1", "-g", "1", *show))
     named = shlex.join(there.argv("run", "--slurm", "--nodelist", "n2", "-g", "1", *show))
     detached = shlex.join(there.argv("run", "--slurm", "-d", "--name", "later", "-g", "1", "--", "sh", "-c", "exit 4"))
@@ -128,6 +129,7 @@ def test_several_small_runs_in_one_allocation(there: LabCluster) -> None:
     refused = ["--partition main --time 1", "--requeue 2", "--nodelist n3", "--gpus-per-node 1"]
     lines = [
         *(f'{small} >one.{number} 2>err.{number} & pids="$pids $!"' for number in range(3)),
+        "until grep -qs 'waiting for a free node' err.*; do sleep 0.1; done; touch go",
         "for pid in $pids; do wait $pid || exit 90; done",
         f"{named} >named || exit 91",
         f"{detached} || exit 92",
@@ -137,7 +139,7 @@ def test_several_small_runs_in_one_allocation(there: LabCluster) -> None:
     (there.folder / "all.sh").write_text("\n".join(lines))
     env = {**there.lab.environment(), **there.env}
     line = ["salloc", "-Q", "-w", "n[1-2]", "bash", "all.sh"]
-    done = there.lab.run("head", line, env=env, cwd=str(there.folder), timeout=110)
+    done = there.lab.run("head", line, env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, done.stderr
     hosts = [(there.folder / f"one.{number}").read_text().strip() for number in range(3)]
     assert {"n1", "n2"} == set(hosts)
@@ -161,7 +163,7 @@ def test_inside_a_batch_script_of_the_person(there: LabCluster) -> None:
     text = f"#!/bin/bash\n#SBATCH -N2 -n4 -o {there.folder}/out\nexport MUSTER_HOME='{there.home}'\n{words}\n"
     script = there.folder / "job.sh"
     script.write_text(text)
-    done = there.lab.run("head", ["sbatch", "--wait", str(script)], cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", ["sbatch", "--wait", str(script)], cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, (there.folder / "out").read_text()
     assert "[0] the sum of 0 to 1 is 1, as it should be" in (there.folder / "out").read_text()
 
@@ -216,13 +218,13 @@ def test_from_the_login_node(there: LabCluster) -> None:
     process = there.start("attach", "first")
     until(lambda: "step" in there.said(), "it shows lines")
     there.kill("head", "muster attach first$", signal.SIGTERM)
-    assert 0 == process.wait(timeout=20)
+    assert 0 == process.wait(timeout=120)
     texts = [path.read_bytes() for path in first.rglob("*") if path.is_file()]
     assert not [text for text in texts if b"nobody reads this" in text]
     assert "(hidden)" in (first / "environment.json").read_text()
     done = there.muster("kill", "first")
     assert (0, True) == (done.returncode, "terminated" in done.stdout), done.stderr
-    assert [0, 137, 0] == [process.wait(timeout=60) for process in follows], there.said(1)
+    assert [0, 137, 0] == [process.wait(timeout=120) for process in follows], there.said(1)
     shown = [line for line in there.said(0).splitlines() if line.startswith("[")]
     out, err = (
         [f"[0] {line}" for line in (first / "attempt_0" / f"rank_00000.{stream}").read_text().splitlines()]
@@ -240,7 +242,7 @@ def test_scancel_from_outside_ends_a_waiting_caller(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(text), "10000", "0.05")
     there.steps(2, 3)
     there.lab.run("head", ["scancel", "--user=root"])
-    assert 137 == process.wait(timeout=60), there.said()
+    assert 137 == process.wait(timeout=120), there.said()
     assert "the job was cancelled" in there.said()
     assert "\nlogs: muster logs" in there.said(), "the report comes although the connection broke"
     assert "killed" in there.muster("ps").stdout
@@ -251,7 +253,7 @@ def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: LabCluster) 
     process = there.start("run", "--slurm", "--requeue", "5", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(1, 3)
     there.lab.run("head", ["scancel", "--user=root"])
-    assert 137 == process.wait(timeout=60), there.said()
+    assert 137 == process.wait(timeout=120), there.said()
     until(lambda: not queue(there), "the job is over")
     assert 1 == len(list(there.run.glob("attempt_*")))
 
@@ -265,7 +267,7 @@ def test_slurmctld_may_be_away_for_a_while(there: LabCluster) -> None:
     there.lab.fault("slurmctld-down")
     there.steps(2, 100)
     there.lab.clear()
-    assert 0 == process.wait(timeout=60), there.said()
+    assert 0 == process.wait(timeout=120), there.said()
 
 
 def test_a_total_of_ranks_is_distributed_by_slurm(there: LabCluster) -> None:
@@ -346,7 +348,7 @@ def test_output_files_are_as_slurm_writes_them(there: LabCluster) -> None:
     own = shlex.join(there.argv(*line[:3], "1", *line[4:], "--output", f"{outputs}/%A_%a_%2t", "--", "true"))
     made_for = ["sbatch", "-W", "--array=7", "-N1", "-n1", "-o", f"{there.folder}/array.log", f"--wrap={own}"]
     env = {**there.lab.environment(), **there.env}
-    done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=240)
     assert 0 == done.returncode, (there.folder / "array.log").read_text()
     number = done.stdout.split()[-1]
     assert {f"{number}_7_00", f"{number}_7_01"} <= {path.name for path in outputs.iterdir()}
@@ -409,13 +411,13 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: LabCluster) -> None:
     there.steps(2, 3)
     first_run = there.run
     there.kill("head", "muster run --slurm", signal.SIGINT)
-    assert 0 == first.wait(timeout=20)
+    assert 0 == first.wait(timeout=120)
     assert "continues as job" in there.said()
     assert ["RUNNING"] == queue(there)
     second = there.start("attach", first_run.name)
     until(lambda: "step" in there.said(), "it shows lines")
     there.kill("head", "muster attach", signal.SIGINT)
-    assert 0 == second.wait(timeout=20), "a terminal that only watched never cancels"
+    assert 0 == second.wait(timeout=120), "a terminal that only watched never cancels"
     assert "continues as job" in there.said()
     assert "cancel" not in there.said()
     there.lab.run("head", ["scancel", "--user=root"])
@@ -424,7 +426,7 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: LabCluster) -> None:
     there.kill("head", "muster run --slurm", signal.SIGINT)
     until(lambda: "to cancel it" in there.said(), "it says what a second one does")
     there.kill("head", "muster run --slurm", signal.SIGINT)
-    assert 130 == third.wait(timeout=60), there.said()
+    assert 130 == third.wait(timeout=120), there.said()
     until(lambda: not queue(there), "the job is cancelled")
     there.nothing_left()
 
@@ -437,7 +439,7 @@ def test_a_job_that_never_starts_has_a_hint_and_who_waits_for_it_says_that_it_st
         lambda: f"hint: remove it from the queue with `muster kill {run}`; `muster nodes`" in there.said(), "has a hint"
     )
     there.kill("head", "muster run --slurm", signal.SIGTERM)
-    assert 143 == process.wait(timeout=20), there.said()
+    assert 143 == process.wait(timeout=120), there.said()
     assert f"muster: {run} continues as job" in there.said() and f"stop: muster kill {run}" in there.said()
     assert ["PENDING"] == queue(there)
     assert 0 == there.muster("kill", run).returncode
@@ -448,7 +450,7 @@ def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: La
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 3)
     there.kill("n1", r"muster\.pyz inside", signal.SIGKILL)
-    assert 125 == process.wait(timeout=90), there.said()
+    assert 125 == process.wait(timeout=120), there.said()
     assert "the controller on n1 was killed" in there.said()
     assert "[1] rank 1 step 2 " in there.said()
     until(lambda: not there.ours(), "no process is left")
@@ -493,7 +495,7 @@ def test_another_user_than_root(there: LabCluster) -> None:
     shutil.copytree(Path(muster.__file__).parent, home / "program" / "muster", dirs_exist_ok=True)
     env = {**there.lab.environment("ada"), "PYTHONPATH": str(home / "program")}
     line = [python, "-m", "muster", "run", "--slurm", "-N", "2", "--", "id", "-un"]
-    done = there.lab.run("head", line, env=env, cwd=str(home), user="ada", timeout=60)
+    done = there.lab.run("head", line, env=env, cwd=str(home), user="ada", timeout=240)
     assert (0, ["[0] ada", "[1] ada"]) == (done.returncode, sorted(done.stdout.splitlines())), done.stderr
     assert {os.stat(home).st_uid} == {path.stat().st_uid for path in (home / ".muster").rglob("*")}
 
@@ -515,13 +517,13 @@ def test_srun_starts_the_ranks(there: LabCluster) -> None:
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N2", "--ntasks-per-node=1", "--gpus-per-task=2"]
     done = there.lab.run(
-        "head", [*made_for, *there.argv(*line, str(EXAMPLE))], env=env, cwd=str(there.folder), timeout=90
+        "head", [*made_for, *there.argv(*line, str(EXAMPLE))], env=env, cwd=str(there.folder), timeout=240
     )
     assert 0 == done.returncode, done.stderr
     for rank in range(4):
         assert f"rank {rank} of 4 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
     show = ["--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES"]
-    done = there.lab.run("head", [*made_for, *there.argv(*line, *show)], env=env, cwd=str(there.folder), timeout=90)
+    done = there.lab.run("head", [*made_for, *there.argv(*line, *show)], env=env, cwd=str(there.folder), timeout=240)
     assert [f"{rank} 0,1" for rank in range(4)] == sorted(done.stdout.splitlines()), done.stderr
     there.nothing_left()
 
@@ -540,7 +542,7 @@ def test_what_srun_started_can_be_killed(there: LabCluster) -> None:
     process = there.start("run", "--slurm", *line)
     there.steps(4, 2)
     assert 0 == there.muster("kill", "last").returncode
-    assert 137 == process.wait(timeout=60), there.said()
+    assert 137 == process.wait(timeout=120), there.said()
     there.nothing_left()
 
 
@@ -560,7 +562,7 @@ def test_variables_of_a_finished_job_are_reported_as_such(there: LabCluster) -> 
     """A shell, or a container, may outlive its job; for a live job there is no message."""
     (there.folder / "all.sh").write_text("env | grep ^SLURM_ > left\n" + shlex.join(there.argv("doctor", "--json")))
     env = {**there.lab.environment(), **there.env}
-    first = there.lab.run("head", ["salloc", "-Q", "-N2", "sh", "all.sh"], env=env, cwd=str(there.folder), timeout=110)
+    first = there.lab.run("head", ["salloc", "-Q", "-N2", "sh", "all.sh"], env=env, cwd=str(there.folder), timeout=240)
     assert "stale" not in first.stderr and first.stdout.startswith("{"), first.stderr
     left = dict(line.split("=", 1) for line in (there.folder / "left").read_text().splitlines() if "=" in line)
     for job in (left["SLURM_JOB_ID"], "99999"):

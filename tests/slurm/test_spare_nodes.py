@@ -67,6 +67,6 @@ def test_what_spare_nodes_cannot_be_combined_with(there: LabCluster, words: tupl
 def test_inside_an_allocation_spare_nodes_are_refused(there: LabCluster) -> None:
     line = there.argv("run", "--slurm", "-N", "1", "--spare-nodes", "1", "-g", "1", "--", "true")
     done = there.lab.run(
-        "head", ["salloc", "-Q", "-N2", *line], env={**there.lab.environment(), **there.env}, timeout=90
+        "head", ["salloc", "-Q", "-N2", *line], env={**there.lab.environment(), **there.env}, timeout=240
     )
     assert 2 == done.returncode and "--spare-nodes: not available inside job " in done.stderr, done.stderr

@@ -37,8 +37,7 @@ def test_top_and_its_keys_from_another_terminal(there: LabCluster, place: tuple[
     until(lambda: len(list(there.run.glob("attempt_0/rank_*.out"))) == 2, "the ranks are started")
     until(lambda: all(there.log(rank) for rank in range(2)), "all ranks are up")
     with on_terminal(there, "top", "far") as terminal:
-        text = terminal.shows("rank 0 is up")
-        assert "(far)" in text and "2 ranks on 2 hosts" in text
+        terminal.shows("rank 0 is up", "(far)", "2 ranks on 2 hosts")
         terminal.shows("behind by 1 collective")
         terminal.press("n")  # that rank
         terminal.shows("last lines of rank 1 on n2")

@@ -151,7 +151,7 @@ def test_detached_on_hosts_that_share_nothing(alone: LabCluster) -> None:
     followed = [alone.start("logs", "-f", "last", *more) for more in ((), ("--rank", "1", "--timestamps"))]
     waited = alone.muster("wait", "last")
     assert 0 == waited.returncode, waited.stderr
-    assert [0, 0] == [process.wait(timeout=60) for process in followed], [alone.said(0)[-500:], alone.said(1)[-500:]]
+    assert [0, 0] == [process.wait(timeout=120) for process in followed], [alone.said(0)[-500:], alone.said(1)[-500:]]
     assert 3 == logins.count() - before
     for rank in range(3):
         lines = [line for line in alone.said(0).splitlines() if line.startswith(f"[{rank}] ")]

@@ -56,7 +56,7 @@ import muster
 
 def train():
     muster.progress(7, 20)
-    time.sleep(100)
+    time.sleep(600)
 
 run = muster.submit(train, hosts="n1,n2", nproc_per_node=1, grace=1, detach=True)
 deadline = time.monotonic() + 60
@@ -73,7 +73,7 @@ run.kill()
 def _run(there: LabCluster, **more: Any) -> str:
     path = there.script(PROGRAM, "program.py")
     env = {**there.lab.environment(), **there.env}
-    done = there.lab.run("head", [sys.executable, path], env=env, cwd=str(there.folder), timeout=200, **more)
+    done = there.lab.run("head", [sys.executable, path], env=env, cwd=str(there.folder), timeout=240, **more)
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "" == done.stderr
     return str(done.stdout)
@@ -107,11 +107,11 @@ def test_functions_and_their_results_reach_hosts_that_share_nothing(alone: LabCl
     assert 0 == alone.lab.run("head", write, input=PROGRAM, cwd="/").returncode
     # ranks start in a directory that every host has
     text = ["sh", "-c", f"cd / && exec {sys.executable} {folder}/program.py"]
-    done = alone.lab.run("head", text, env=env, cwd="/", timeout=200)
+    done = alone.lab.run("head", text, env=env, cwd="/", timeout=240)
     assert 0 == done.returncode, done.stdout + done.stderr
     _seen(done.stdout)
     assert 0 == alone.lab.run("head", write, input=REPORTS, cwd="/").returncode
-    done = alone.lab.run("head", text, env=env, cwd="/", timeout=200)
+    done = alone.lab.run("head", text, env=env, cwd="/", timeout=240)
     assert "running 7 20" == done.stdout.strip(), done.stdout + done.stderr
     left = alone.lab.run("n2", ["sh", "-c", "ls /root/.muster/runs"], cwd="/").stdout.split()
     assert ["lambda"] == [name.rpartition("-")[2] for name in left], "only of the run whose controller was there"

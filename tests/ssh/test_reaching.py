@@ -88,7 +88,7 @@ def test_a_host_key_that_changed(there: LabCluster, ssh_config: Callable[[str], 
 def test_a_host_that_answers_after_twenty_seconds(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     # through the head, which sleeps first
     slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sh -c 'sleep 20; exec ssh -W %h:%p head'\n"
-    done = there.muster("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE), timeout=120)
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE), timeout=240)
     assert 0 == done.returncode, done.stderr
     assert "waiting for an answer from n2" in done.stderr
 
@@ -185,6 +185,6 @@ def test_ctrl_c_while_a_host_is_waited_for(there: LabCluster, ssh_config: Callab
     process = there.start("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE))
     until(lambda: there.pids("n1", "-I -S -c f=open"), "the agent of n1 lives")
     there.kill("head", "-m muster run", signal.SIGINT)
-    assert 130 == process.wait(timeout=30), there.said()
+    assert 130 == process.wait(timeout=120), there.said()
     assert "interrupted by Ctrl-C before any rank started" in there.said()
     there.nothing_left()

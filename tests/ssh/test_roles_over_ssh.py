@@ -64,6 +64,6 @@ def test_roles_that_share_a_host_and_one_of_which_is_killed(there: LabCluster) -
     process = there.start("run", *first, ":", "--role", "rollout", "-H", "n1,n2", "-g", "1", script, "on")
     until(lambda: there.said().count('"host"') == 3, "the ranks run")
     there.lab.fault("crash", "n2")
-    assert 125 == process.wait(timeout=90), there.said()
+    assert 125 == process.wait(timeout=120), there.said()
     assert "lost n2" in there.said()
     there.nothing_left()

@@ -55,7 +55,7 @@ def test_a_spare_host_takes_the_place_of_one_that_crashes(there: LabCluster) -> 
     process = there.start("run", "-H", "n1,n2,n3", *FOUR, "--prefix", "{host} {rank}: ", there.script(WHERE), "on")
     until(lambda: "n2 3: n2" in there.said(), "the ranks run")
     there.lab.fault("crash", "n2")
-    assert 0 == process.wait(timeout=90), there.said()
+    assert 0 == process.wait(timeout=120), there.said()
     said = there.said()
     assert "n3 takes the place of n2; restarting all ranks" in said
     assert "n3 replaced n2 for attempt 1: lost n2: " in said
@@ -93,6 +93,6 @@ def test_when_node_0_is_lost_the_run_ends(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2,n3", *FOUR, there.script(WHERE), "on")
     until(lambda: "n2 3 1" in there.said(), "the ranks run")
     os.kill(there.agent("n1"), signal.SIGKILL)
-    assert 125 == process.wait(timeout=90), there.said()
+    assert 125 == process.wait(timeout=120), there.said()
     assert "lost n1: muster's agent on it exited" in there.said()
     there.nothing_left()

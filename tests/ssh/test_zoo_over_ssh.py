@@ -45,8 +45,8 @@ def test_a_hang_on_three_hosts(there: LabCluster, hang: Hang) -> None:
         return first if lacks(hang.words, first) == [] else ""
 
     until(lambda: list((there.home / "runs").glob("*/attempt_0/rank_00005.out")), "it runs")
-    told = until(verdict, "the verdict", 90)
+    told = until(verdict, "the verdict", 150)
     assert " on n" in told
     assert 0 == there.muster("kill", "last").returncode
-    process.wait(60)
+    process.wait(120)
     there.nothing_left()

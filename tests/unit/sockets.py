@@ -30,7 +30,7 @@ class SocketLink(ProcessConnection):
     def __init__(self, arrived: bool = True) -> None:
         near, self.there = socket.socketpair()
         near.setblocking(False)
-        self.there.settimeout(20)
+        self.there.settimeout(120)
         self.stdout, self.stdin = near.makefile("rb", buffering=0), near.makefile("wb", buffering=0)
         near.close()
         reading, self._complains = os.pipe()
@@ -68,7 +68,7 @@ class SocketLink(ProcessConnection):
                 self._heard += self._frames.feed(data)
         except (BlockingIOError, ConnectionResetError):
             pass
-        self.there.settimeout(20)
+        self.there.settimeout(120)
         found, self._heard = self._heard, []
         return [fields for fields, _ in found if fields["kind"] not in ("heartbeat", "beat")]
 
@@ -105,7 +105,7 @@ class Host:
         try:
             for step in script:
                 if isinstance(step, str):
-                    upto = until(lambda step=step: come(step), f"`{step}` comes", 20)[0]
+                    upto = until(lambda step=step: come(step), f"`{step}` comes", 150)[0]
                     self.heard += pending[:upto]
                     del pending[:upto]
                 else:

@@ -31,7 +31,7 @@ def call(folder: Path, sent: bytes, home: Path, then: bytes = b"") -> list[tuple
     assert process.stdin and process.stdout
     assert process.stdin.write(text := calls_source() + sent) == len(text)
     assert MAGIC == process.stdout.read(len(MAGIC))
-    out, err = process.communicate(then, timeout=60)
+    out, err = process.communicate(then, timeout=120)
     assert b"" == err
     return FrameDecoder().feed(out)
 

@@ -72,7 +72,7 @@ def test_what_a_login_shell_prints_first_is_skipped(pieces: int) -> None:
     link = ProcessConnection(0, "a", argv, {}, "/")
     found = []
     while True:
-        assert select.select([link.stdout], [], [], 30)[0], "nothing more came"
+        assert select.select([link.stdout], [], [], 120)[0], "nothing more came"
         frames = link.read()
         if frames is None:
             break

@@ -30,7 +30,7 @@ class Busy:
         return 30.0
 
     def record(self, job: str) -> JobRecord:
-        self.free.wait(60)
+        self.free.wait(120)
         return JobRecord("PREEMPTED", "", None, None, True)
 
 

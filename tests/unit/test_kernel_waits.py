@@ -18,9 +18,9 @@ from muster.linux.kernel_waits import Machine, Wait, children_of, peers, threads
 READ_PIPE = "import os; r, w = os.pipe(); print('ready', flush=True); os.read(r, 1)"
 READ_FIFO = "import sys; print('ready', flush=True); open(sys.argv[1])"
 LOCK = "import fcntl, sys; f = open(sys.argv[1]); print('ready', flush=True); fcntl.flock(f, fcntl.LOCK_EX)"
-CHILD = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+CHILD = "import subprocess; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
 ACCEPT = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); s.accept()"
-SLEEP = "import time; print('ready', flush=True); time.sleep(60)"
+SLEEP = "import time; print('ready', flush=True); time.sleep(600)"
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_a_list_of_runs_asks_the_scheduler_once(env: dict[str, str], tmp_path: P
         (run / "job.json").write_text(json.dumps(record))
     env["PATH"] = f"{programs}:{os.environ['PATH']}"
     line = [sys.executable, "-m", "muster", "ps", "-a", "--json"]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=240)
     assert 0 == done.returncode, done.stderr
     assert {"running"} == {run["state"] for run in json.loads(done.stdout)}
     assert ["squeue"] == (programs / "asked").read_text().split()

@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 def start(words: list[str], env: dict[str, str], cwd: Path) -> Seen:
     """Start it, and record its imports (`-X importtime`)."""
     argv = [sys.executable, "-X", "importtime", "-m", "muster", *words]
-    done = subprocess.run(measured(argv), env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(measured(argv), env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     return Seen(done.stdout, {line.rpartition("|")[2].strip() for line in lines}, peak_of(done.stderr) // 1024)

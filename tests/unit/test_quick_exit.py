@@ -108,5 +108,5 @@ print(len(done))
 def test_threads_of_gloo_that_run_are_waited_for_and_those_that_sleep_are_not() -> None:
     path = Path(quick_exit.__file__)
     words = [sys.executable, "-c", WORKER.format(path=str(path))]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
     assert ("0 True\n1\n", "") == (done.stdout, done.stderr)

@@ -333,7 +333,7 @@ def test_a_step_on_each_node(tmp_path: Path) -> None:
     }
     script = 'echo "$MUSTER_SGE_HOST|$MINE|$TMPDIR|${#BIG}|$1|$2" | tr "\\n" " "; echo'
     argv = sge_env.step(["n1", "n2", "n3"], ["sh", "-c", script, "sh", "it's", ""], "7", None, False)
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240)
     lines = sorted(line.strip() for line in done.stdout.splitlines())
     assert [f"{host}|a 'b' c|/tmp of {host}|90000|it's|" for host in ("n1", "n2")] == lines, done.stderr
     assert (1, {"n3": "exit status 1"}) == (done.returncode, sge_env.failed_steps(done.stderr))
@@ -348,7 +348,7 @@ def test_processes_of_a_step_ignore_what_grid_engine_sends_to_all_of_them(tmp_pa
     hosts.write_text("n1 1 all.q@n1 UNDEFINED\n")
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_ID": "7", "PE_HOSTFILE": str(hosts)}
     argv = sge_env.step(["n1", "n2"], ["grep", "SigIgn", "/proc/self/status"], "7", None, False)
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240)
     masks = [int(line.split()[1], 16) for line in done.stdout.splitlines()]
     both = 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGUSR2 - 1
     assert [both, both] == [mask & both for mask in masks], done.stderr

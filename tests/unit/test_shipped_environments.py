@@ -195,7 +195,7 @@ def test_a_host_passes_it_on_to_those_that_know_the_secret(venv: Path, tmp_path:
     first.take((b"", False, True))
     for told, name in ((said, "n1"), (also, "n2")):
         path = f"{tmp_path}/{name}/{found.address}/env/bin/python"
-        assert {"kind": "env_ready", "path": path, "failed": ""} == told.messages.get(timeout=60)
+        assert {"kind": "env_ready", "path": path, "failed": ""} == told.messages.get(timeout=120)
         done = subprocess.run([path, "-c", "import tiny; print(tiny.WORD)"], capture_output=True, check=False)
         assert b"1\n" == done.stdout
     stranger.close()
@@ -208,7 +208,7 @@ def test_a_host_whose_source_is_gone_keeps_nothing(venv: Path, tmp_path: Path) -
     second, told = transfer(tmp_path / "n2", found, "secret")
     assert "" == second.fetch(["127.0.0.1"], first.port, 10.0)
     first.take((b"not an environment at all", False, True))
-    assert str(told.messages.get(timeout=60)["failed"]), "it reports why"
+    assert str(told.messages.get(timeout=120)["failed"]), "it reports why"
     until(lambda: not os.listdir(tmp_path / "n2"), "nothing is left")
 
 

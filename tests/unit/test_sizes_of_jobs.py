@@ -13,7 +13,7 @@ def planned(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "train.py").write_text("")
     env = {"MUSTER_HOME": str(folder / "home"), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     argv = [sys.executable, "-m", "muster", "plan", *words, "train.py"]
-    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=240)
 
 
 @pytest.mark.parametrize("scheduler", ["--pbs", "--lsf", "--flux"])

@@ -19,7 +19,7 @@ HANDLES = f"""
 import faulthandler, sys, time
 faulthandler.register({int(STACKS_SIGNAL)}, open(sys.argv[1], "a"))
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -85,7 +85,7 @@ import os, sys, time
 os.closerange(3, 300)
 files = [open(f"{sys.argv[1]}/{number}", "w") for number in range(250)]
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -26,7 +26,7 @@ class Run:
     def __init__(self, loop: EventLoop) -> None:
         self.loop = loop
         self.store = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.store.settimeout(10)
+        self.store.settimeout(120)
         self.messages: list[tuple[int, str, bytes, dict[str, Any]]] = []
         self.notes: list[str] = []
         self.agents = [StoreRelay(loop, self._emits(node), self.notes.append) for node in (STORE, RANKS)]
@@ -63,7 +63,7 @@ class Run:
             self.turn()
             return condition()
 
-        return until(met, what, 20)
+        return until(met, what, 150)
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
         """Return both ends of a connection from a rank to the store."""

@@ -58,7 +58,7 @@ _NEWS = (
 _INSPECTED_WITHIN = 0.8
 """Seconds within which ranks must answer an inspection."""
 
-_BEFORE_SIGNAL = 0.4
+_BEFORE_SIGNAL = 1.0
 """The same before they are terminated: nobody waits longer for the end."""
 
 _TELLS_WITHIN = 5.0

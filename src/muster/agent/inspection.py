@@ -1,18 +1,18 @@
 """What the ranks of a node are doing: their stacks, their collectives, and what their threads wait for in the kernel.
 
 No rank is waited for: each is asked by requests that its event loop may leave unanswered, and what is there when the
-time is up is reported. The part from /proc needs no answer, so it exists for every rank, Python or not.
+time is up is reported (`patience.py`). The part from /proc needs no answer, so it exists for every rank, Python or not.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
 from muster.agent import flight_recorder, rank_server
+from muster.agent.patience import Patience
 from muster.agent.rank_server import Subject
 from muster.agent.stacks import StackRequest
 from muster.core.inspection import CollectiveTimes, Inspection, ThreadState
@@ -46,8 +46,8 @@ class Loop(rank_server.Loop, Protocol):
 class _Pending:
     """The inspection of one rank, whose answers are still coming."""
 
-    def __init__(self, loop: Loop, node: int, subject: Subject, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, loop: Loop, node: int, subject: Subject, patience: Patience) -> None:
+        self._patience = patience
         reported = reported_step(os.path.dirname(subject.stack_file), subject.rank)
         self.found = Inspection(subject.rank, node, subject.pid, step=reported.get("step"), steps=reported.get("steps"))
         self._requests: list[rank_server.Request] = []
@@ -64,16 +64,15 @@ class _Pending:
                 self._awaited += 1
                 self._requests.append(rank_server.Request(loop, subject.socket, handler, partial(self._answered, keep)))
 
-    def look(self, machine: kernel_waits.Machine, until: float) -> None:
-        """Read what is in /proc: all of it until this moment, and the main thread in any case."""
+    def look(self, machine: kernel_waits.Machine, whole: bool) -> None:
+        """Read what is in /proc: all of it, or the main thread alone."""
         pid = self.found.pid
-        whole = time.monotonic() < until
         threads = tuple(_threads(pid, machine, _MOST_THREADS if whole else 1))
         self.found = self.found._replace(threads=threads, children=tuple(_children(pid, machine)) if whole else ())
 
     def _answered(self, keep: Callable[[bytes], None], body: bytes | None) -> None:
         self._awaited -= 1
-        if body is not None and time.monotonic() < self._deadline:  # many ranks may answer at once: 10 ms for each
+        if body is not None and not self._patience.over():  # many ranks may answer at once: 10 ms for each
             keep(body)
 
     def _collectives(self, body: bytes) -> None:
@@ -114,16 +113,15 @@ def collect(
     within: float = WITHIN,
 ) -> None:
     """Inspect these ranks, and call `then` once with the result: when all have answered, at most after `within` s."""
-    machine, began = kernel_waits.Machine(), time.monotonic()
-    deadline = began + within
-    pending = [_Pending(loop, node, subject, deadline) for subject in subjects]
+    machine, patience = kernel_waits.Machine(), Patience(within)
+    pending = [_Pending(loop, node, subject, patience) for subject in subjects]
     for rank in pending:
-        rank.look(machine, began + within / 2)
+        rank.look(machine, whole=patience.left() > within / 2)
 
     def look() -> None:
         # all of them, each time: the stacks of one are read while another is waited for
         waiting = [rank for rank in pending if not rank.check()]
-        if not waiting or time.monotonic() >= deadline:
+        if not waiting or patience.over():
             for rank in reversed(pending):  # so that no request starts because another one ends
                 rank.stop()
             then(tuple(rank.found for rank in pending))
@@ -155,16 +153,16 @@ def collect_times(
 
     def answered(rank: int, body: bytes | None) -> None:
         awaited.discard(rank)
-        if body is not None and time.monotonic() < deadline:
+        if body is not None and not patience.over():
             found.extend(flight_recorder.parse_times(body, rank) or ())
 
     def look() -> None:
-        if not awaited or time.monotonic() >= deadline:
+        if not awaited or patience.over():
             tell()
         else:
             loop.call_later(_PAUSE, look)
 
-    deadline = time.monotonic() + within
+    patience = Patience(within)
     for subject in subjects:
         if subject.socket and os.path.exists(subject.socket):
             awaited.add(subject.rank)

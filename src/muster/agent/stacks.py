@@ -9,9 +9,9 @@ server does not listen yet). In that case the signal goes to the thread of torch
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 
+from muster.agent.patience import Patience
 from muster.agent.rank_server import THREAD
 from muster.linux import kernel_waits, processes, procfs
 from muster.protocol.paths import rank_file
@@ -151,12 +151,12 @@ def collect(
     mute = {rank: request.pid for rank, request in asked.items() if not request.possible}
     waiting = {rank: request for rank, request in asked.items() if request.possible}
     told = dict(waiting)
-    deadline = time.monotonic() + WITHIN
+    patience = Patience(WITHIN)
 
     def look() -> None:
         for rank in [rank for rank, request in waiting.items() if request.check()]:
             del waiting[rank]
-        if waiting and time.monotonic() < deadline:
+        if waiting and not patience.over():
             after(_PAUSE, look)
         else:
             tell({rank: request.text for rank, request in told.items()}, mute)

@@ -14,7 +14,7 @@ from muster.errors import ControlError
 from muster.rundir.run import Run
 
 _WITHIN = 8.0
-"""Seconds for everyone to answer: a controller waits for its agents for 2 s."""
+"""Seconds for everyone to answer: a controller waits for its agents for 4 s."""
 
 
 class Times(NamedTuple):
@@ -32,7 +32,7 @@ def inspect(run: Run, client: Client | None = None, ranks: Sequence[int] | None 
     """Return what the ranks of a running run are doing now: all of them, or these.
 
     `keep`: write the snapshot to the run directory too, where a controller runs beside it. Takes some milliseconds, or
-    2 s if hosts do not answer. Raises `ControlError`, `Unreachable`: also for a run of a version without this request.
+    4 s if hosts do not answer. Raises `ControlError`, `Unreachable`: also for a run of a version without this request.
     """
     answer = ask(run, "inspect", client, _WITHIN, ranks=None if ranks is None else list(ranks), keep=keep)
     try:

@@ -16,8 +16,12 @@ from muster.core.results import SIGKILL
 from muster.core.supervisor import Phase, Supervisor
 from muster.linux.eventloop import EventLoop
 
-WITHIN = 2.0
+WITHIN = 4.0
 """Seconds for agents to answer; they give their ranks less."""
+
+_OF_END = 20.0
+"""Seconds for the answers about ranks that have failed or are terminated: nobody waits for them, and the end of the run
+completes the snapshot (`finish`)."""
 
 
 class SnapshotsController(Protocol):
@@ -67,9 +71,10 @@ class Snapshots:
         then: Callable[[Snapshot], object] = lambda snapshot: None,
         keep: bool = True,
         ranks: Sequence[int] | None = None,
+        within: float = WITHIN,
     ) -> None:
         """Ask all agents what their ranks are doing; write the snapshot to `keep` it, then call `then` with it."""
-        number = self._snapshot_request(reason, then, keep)
+        number = self._snapshot_request(reason, then, keep, within)
         self._world.broadcast("get_inspections", number=number, ranks=None if ranks is None else list(ranks))
 
     def before(self, action: SignalRanks) -> int | None:
@@ -83,14 +88,14 @@ class Snapshots:
             return None
         self._ended = attempt
         failed = self._world.supervisor.ends_by_failure
-        return self._snapshot_request(SnapshotReason.FAILURE if failed else SnapshotReason.STOP)
+        return self._snapshot_request(SnapshotReason.FAILURE if failed else SnapshotReason.STOP, within=_OF_END)
 
     def rank_exited(self) -> None:
         """Ask the agents if a rank has just failed and the others are not signalled yet: they may lose it and fail."""
         supervisor = self._world.supervisor
         if supervisor.phase is Phase.ATTRIBUTING and self._ended != supervisor.attempt:
             self._ended = supervisor.attempt
-            self.take(SnapshotReason.FAILURE)
+            self.take(SnapshotReason.FAILURE, within=_OF_END)
 
     def times(self, then: Callable[[tuple[CollectiveTimes, ...], tuple[int, ...], tuple[float, ...]], object]) -> None:
         """Ask when all ranks called their last collectives.
@@ -108,6 +113,7 @@ class Snapshots:
         reason: SnapshotReason,
         then: Callable[[Snapshot], object] = lambda snapshot: None,
         keep: bool = True,
+        within: float = WITHIN,
     ) -> int:
         when, attempt = self._world.now(), self._world.supervisor.attempt
 
@@ -119,14 +125,14 @@ class Snapshots:
                 self._world.keep_snapshot(snapshot)
             then(snapshot)
 
-        return self._request(complete)
+        return self._request(complete, within)
 
-    def _request(self, then: Callable[[Answers], object]) -> int:
+    def _request(self, then: Callable[[Answers], object], within: float = WITHIN) -> int:
         self._count += 1
         number, links = self._count, self._world.links
         awaited = {link.node for link in links if link.open and link.channel.connected}
         self._requests[number] = Answers([link.node for link in links], awaited, then)
-        self._world.loop.call_later(WITHIN if awaited else 0.0, lambda: self._complete(number))
+        self._world.loop.call_later(within if awaited else 0.0, lambda: self._complete(number))
         return number
 
     def answered(

@@ -14,7 +14,7 @@ def tokenize():
 def meet(rank):
     if rank == 2:
         tokenize()
-    dist.monitored_barrier(timeout=timedelta(seconds=2))
+    dist.monitored_barrier(timeout=timedelta(seconds=10))
 
 
 train(meet)

@@ -12,5 +12,5 @@ def evaluate(rank):
         time.sleep(60)
 
 
-dist.init_process_group("gloo", timeout=timedelta(seconds=3))
+dist.init_process_group("gloo", timeout=timedelta(seconds=10))
 train(evaluate)

@@ -9,5 +9,5 @@ from loop import train
 
 if os.environ["RANK"] == "1":
     time.sleep(60)
-dist.init_process_group("gloo", timeout=timedelta(seconds=3))
+dist.init_process_group("gloo", timeout=timedelta(seconds=10))
 train(print)
