@@ -67,12 +67,18 @@ while os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(sys.argv) > 1:
 """With an argument: the first attempt goes on until a rank is lost."""
 
 
-def in_step(there: LabCluster, late: int = 1) -> None:
-    """Check that the logs of a run of TICK are in step order, up to `late` lines, and each line has its time."""
+def in_step(there: LabCluster, late: int = 1, hosts: bool = False) -> None:
+    """Check that the logs of a run of TICK are in step order, up to `late` lines, and each line has its time.
+
+    On one host the kernel tells the order. On several `hosts` it is that of the times at which each agent noticed the
+    lines: those that one noticed late, because its host was busy, are out of order. In the order of ranks half of all
+    lines would be.
+    """
     lines = [line.split() for line in there.muster("logs", "last", "--timestamps", "--stdout").stdout.splitlines()]
     times, steps = [line[0] for line in lines], [int(line[5]) for line in lines]
     assert times == sorted(times) and "-" not in times
-    assert all(step >= max(steps[:at], default=0) - late for at, step in enumerate(steps)), steps
+    wrong = [step for at, step in enumerate(steps) if step < max(steps[:at], default=0) - late]
+    assert len(wrong) <= (len(steps) // 4 if hosts else 0), steps
 
 
 class Logins:

@@ -159,7 +159,7 @@ def test_detached_on_hosts_that_share_nothing(alone: LabCluster) -> None:
     assert re.fullmatch(r"([\d:T.+-]+ \[1\] rank 1 step \d+ sum 3\n){40}", alone.said(1))
     shown = alone.muster("logs", "last", "--rank", "2")
     assert 40 == shown.stdout.count("rank 2 step"), shown.stderr
-    in_step(alone, late=5)
+    in_step(alone, late=5, hosts=True)
     alone.nothing_left()
     outcome, used = alone.outcome(), [alone.run / "attempt_0" / f"resources_{node}.json" for node in range(3)]
     assert [True] * 3 == [end["usage"]["peak_memory"] > 50 << 20 for end in outcome["exits"]]

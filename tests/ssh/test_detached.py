@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_detached_run_continues_and_is_reported(there: LabCluster, where: str,
     followed = there.muster("logs", "-f", "last")
     for rank in range(2):
         assert 300 == followed.stdout.count(f"rank {rank} step"), followed.stdout
-    in_step(there)
+    in_step(there, hosts=where == "hosts")
     assert 0 == there.muster("wait", "last").returncode
     assert "succeeded" in there.muster("ps").stdout
     said = traced(there.run)
@@ -198,11 +199,13 @@ def test_following_a_run_logs_in_once_and_again_after_a_broken_connection(there:
     lines = there.log(1).count("\n")
     until(lambda: f"[1] line {lines + 20}\n" in there.said(0), "it shows lines as they come")
     assert 2 == logins.count() - before
+    killed = time.monotonic()
     there.kill("n1", "muster.pyz serve")
     until(lambda: 4 == subscribed(), "they are back")
+    away = time.monotonic() - killed
     (there.folder / "go").touch()
     assert [0, 0] == [process.wait(timeout=120) for process in (logs, waits)], there.said(0)
-    assert 4 <= logins.count() - before <= 8
+    assert 4 <= logins.count() - before <= 8 + 2 * away, "each tries once a second until there is a controller"
     for rank in range(2):
         shown = [line for line in there.said(0).splitlines(keepends=True) if line.startswith(f"[{rank}] ")]
         assert [f"[{rank}] {line}" for line in there.log(rank).splitlines(keepends=True)] == shown
@@ -236,5 +239,5 @@ def test_an_agent_that_died_together_with_the_controller_is_missed_by_the_next_o
     there.kill("n1", "muster.pyz serve", signal.SIGSTOP)  # so that it does not see the end of the agent
     os.kill(there.agent("n2"), signal.SIGKILL)
     there.kill("n1", "muster.pyz serve")
-    assert "n2" in there.ended(90)["reason"]
+    assert "n2" in there.ended()["reason"]
     there.nothing_left()

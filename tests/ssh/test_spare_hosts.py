@@ -76,7 +76,7 @@ def test_a_partition_and_a_controller_that_is_killed(there: LabCluster) -> None:
     there.lab.fault("partition", "n2")
     until(lambda: len(list(there.run.glob("attempt_1/rank_*.out"))) == 4, "the second attempt")
     there.kill("n1", "muster.pyz serve")
-    outcome = there.ended(90)
+    outcome = there.ended()
     assert (0, 1) == (outcome["code"], outcome["attempt"]), outcome["reason"]
     assert [(1, "n2", "n3", 1)] == [
         (one["node"], one["host"], one["by"], one["attempt"]) for one in outcome["replaced"]

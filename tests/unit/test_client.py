@@ -274,6 +274,7 @@ def test_a_controller_in_a_job_that_cannot_be_reached_is_not_tried_all_the_time(
         return RunStatus(RunState.RUNNING) if len(asked) < 20 else RunStatus(RunState.FAILED, outcome=ENDED)
 
     monkeypatch.setattr(follow, "reconcile", told)
+    monkeypatch.setattr(follow, "_LOOK", 3600.0)
     host.scripts = [[lambda link: link.complain("srun: error: Job 17 is completing\n")]]
     with Client(run) as client:
         follower = Follower(run, client)

@@ -21,9 +21,13 @@ def test_a_process_that_shares_its_core_waits_for_it() -> None:
         try:
             for process in (one, other):
                 os.sched_setaffinity(process.pid, {core})
-            before = moment(one.pid)
-            time.sleep(0.6)  # the window that is measured
-            found = between(before, moment(one.pid))
+
+            def shares() -> dict[str, float]:
+                before = moment(one.pid)
+                time.sleep(0.6)  # the window that is measured
+                return between(before, moment(one.pid))
+
+            found = until(lambda: (seen := shares())["waited"] > 0.2 and seen, "both have started")
         finally:
             one.kill()
             other.kill()

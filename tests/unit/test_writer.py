@@ -152,7 +152,7 @@ def test_a_stalled_disk_does_not_block_events_of_a_run_in_the_foreground(loop: E
     attached = ForegroundController(loop, signals, plan, Run(tmp_path), Agents([], None), NoView(), 0.0)
     attached.start_writing()
     lines: list[str] = []
-    late = threading.Timer(20, reads.set)  # of one that hangs
+    late = threading.Timer(120, reads.set)  # of one that hangs
 
     def read() -> None:
         reads.wait()

@@ -125,7 +125,7 @@ def let_workers_finish() -> None:
         asleep = 0 if any(map(_is_running_worker, os.listdir("/proc/self/task"))) else asleep + 1
 
 
-_FINISH = 1.0
+_FINISH = 10.0
 """Seconds that a thread may take, on a machine without a free core, to put down the tensors of a collective."""
 
 _ASLEEP = 3
