@@ -21,13 +21,13 @@ from striking import FAULTS, at_place
 from muster.lab import Lab
 from muster.lab.spec import SETTLING
 
-BOUND = 90.0
+BOUND = 150.0
 """Seconds within which a run ends after a fault: many times what it takes, since machines are busy."""
 
-_LEFT = 30.0
+_LEFT = 60.0
 """Seconds within which nothing of the run remains."""
 
-_OWN_END = 45.0
+_OWN_END = 90.0
 """Seconds for which a run may take to end by a fault that certainly ends it, before its work is done."""
 
 
@@ -109,7 +109,7 @@ def _seen(stage: Stage) -> Seen:
     show: dict[str, Any] = {}
     waited, report = None, ""
     if started:
-        waited = there.muster("wait", "last", "--timeout", "30").returncode
+        waited = there.muster("wait", "last", "--timeout", "120").returncode
         told = there.muster("show", "last", "--json")
         show = json.loads(told.stdout) if told.returncode == 0 else {"state": told.stderr}
         report = there.muster("show", "last").stdout

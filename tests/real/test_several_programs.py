@@ -21,7 +21,7 @@ dist.all_reduce(total)
 roles = json.loads(os.environ["MUSTER_ROLES"])
 if dist.get_rank() == 0:
     server = roles["rollout"]
-    for _ in range(600):
+    for _ in range(2400):
         try:
             link = socket.create_connection((server["addresses"][0], server["port"]), 1)
             break

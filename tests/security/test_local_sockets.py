@@ -250,7 +250,7 @@ def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and
     names = 'import re; print(*re.findall(r"(?m)@(muster/0/%s/[0-9a-f]{20})$", open("/proc/net/unix").read()))'
     sockets = [(host, name) for host in ("n1", "n2") for name in told(host, names % run).split()]
     assert 3 == len(sockets), "two agents, and a controller"
-    find = "ss -Hltnp | grep \"pid=$(pgrep -f '[m]uster.pyz serve'),\" | grep -o '[0-9.]*:[0-9]* ' | head -1"
+    find = "ss -Hltnp | grep \"pid=$(pgrep -o -f '[m]uster.pyz serve'),\" | grep -o '[0-9.]*:[0-9]* ' | head -1"
     door = there.lab.run("n1", ["sh", "-c", find], cwd="/", check=True).stdout.strip()
     address = there.lab.run("n1", ["hostname", "-i"], cwd="/", check=True).stdout.split()[0]
     sockets += [("n2", f"{address} {port}") for port in (door.rpartition(":")[2], started["port"])]

@@ -332,7 +332,15 @@ def busy(uid: int) -> list[str]:
         with suppress(OSError):
             if path.stat().st_uid == uid and (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
                 found.append(path.name)
-    return [pid for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes() != b"sleep\x00600\x00"]
+    return [pid for pid in found if command_of(pid) not in (b"", b"sleep\x00600\x00")]
+
+
+def command_of(pid: str) -> bytes:
+    """Return the command line of a process; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 # ---- a hostile host -----------------------------------------------------------------------------------------------

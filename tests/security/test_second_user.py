@@ -42,7 +42,7 @@ def test_nothing_is_gained_and_the_run_goes_on(there: LabCluster, open_place: Pa
     words = ("-H", "n1,n2", "-g", "1", "--rendezvous", "authenticated")
     assert 0 == there.muster("run", "-d", *words, there.script(TICK), "200", "0.05").returncode
     there.steps(2, 3)
-    find = "ss -Hltnp | grep \"pid=$(pgrep -f '[m]uster.pyz serve'),\" | grep -o ':[0-9]* '"
+    find = "ss -Hltnp | grep \"pid=$(pgrep -o -f '[m]uster.pyz serve'),\" | grep -o ':[0-9]* '"
     port = there.lab.run("n1", ["sh", "-c", find], cwd="/", check=True).stdout.strip(": \n")
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
     where = (there.run.name, str(there.home), port, python, "-m", "muster")

@@ -49,6 +49,14 @@ def connects(there: LabCluster, host: str, address: str, port: str) -> bool:
     return done.returncode == 0
 
 
+def about(pid: int, name: str) -> str:
+    """Return the content of a file in /proc/PID; empty if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except OSError:
+        return ""
+
+
 def test_over_ssh_no_port_of_the_store_can_be_reached_and_nothing_is_lost_with_the_controller(
     there: LabCluster,
 ) -> None:
@@ -61,15 +69,15 @@ def test_over_ssh_no_port_of_the_store_can_be_reached_and_nothing_is_lost_with_t
         assert connects(there, host, "127.0.0.1", port), "as the ranks do"
         assert not connects(there, "head", host, port)
     ours = {
-        Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        about(pid, "cmdline").replace("\0", " ")
         for host in ("n1", "n2")
         for address, _, inside in listeners(there, host)
         for pid in there.pids(host, ".")
-        if not address.startswith("127.") and f"\nNSpid:\t{pid}\t{inside}\n" in Path(f"/proc/{pid}/status").read_text()
+        if not address.startswith("127.") and f"\nNSpid:\t{pid}\t{inside}\n" in about(pid, "status")
     }
     kinds = {re.sub(r".*(script\.py|muster\.pyz serve).*", r"\1", words) for words in ours}
     assert {"script.py", "muster.pyz serve"} == kinds, "gloo, and what asks for the secret"
-    (controller,) = there.pids("n1", "muster.pyz serve")
+    controller = there.pids("n1", "muster.pyz serve")[0]
     os.kill(controller, signal.SIGKILL)
     assert 0 == there.muster("wait", "last").returncode
     assert "supervisor began again" in (there.run / "events.jsonl").read_text()

@@ -301,15 +301,15 @@ def test_an_attacker_on_the_network_neither_ends_a_run_nor_keeps_its_agents_from
     words = ("-H", "n1,n2", "-g", "1", "--lease", "60s")
     assert 0 == there.muster("run", "-d", *words, there.script(STEPS_UNTIL_GO)).returncode
     there.steps(2, 3)
-    find = "ss -Hltnp | grep \"pid=$(pgrep -f '[m]uster.pyz serve'),\" | grep -o ':[0-9]* '"
+    find = "ss -Hltnp | grep \"pid=$(pgrep -o -f '[m]uster.pyz serve'),\" | grep -o ':[0-9]* '"
     port = there.lab.run("n1", ["sh", "-c", find], cwd="/", check=True).stdout.strip(": \n")
     argv = ["/usr/bin/python3", "-c", FLOOD, port, *(data.hex() for data in HOSTILE.values())]
     ada = there.lab.start("head", argv, user=SECOND_USER, cwd="/", stdout=subprocess.PIPE)
     try:
         assert ada.stdout is not None
         assert [ada.stdout.readline() for _ in range(3)] == ["flooded\n"] * 3
-        (supervisor,) = there.pids("n1", "muster.pyz serve")
-        assert supervisor, "what she sent has ended nothing"
+        assert there.pids("n1", "muster.pyz serve"), "what she sent has ended nothing"
+        supervisor = there.pids("n1", "muster.pyz serve")[0]
         sniffer = there.lab.start("n1", ["/usr/bin/python3", "-c", SNIFF, port, "n2"], cwd="/", stdout=subprocess.PIPE)
         assert sniffer.stdout is not None and sniffer.stdout.readline() == "ready\n"
         os.kill(supervisor, signal.SIGKILL)  # both agents have to reconnect among the attacker's connections

@@ -37,14 +37,14 @@ def test_a_name_that_ssh_would_take_for_an_option(there: LabCluster) -> None:
 
 def test_one_of_three_is_down(there: LabCluster) -> None:
     there.lab.fault("crash", "n3")
-    said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=3")
+    said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=10")
     assert "n3: " in said
     assert "(n[1-2] answered)" in said
 
 
 def test_sshd_that_does_not_listen(there: LabCluster) -> None:
     there.lab.fault("drop-ssh", "n2")
-    said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=3")
+    said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=10")
     assert "n2: " in said
     assert "(n[1,3] answered)" in said
 
@@ -85,9 +85,9 @@ def test_a_host_key_that_changed(there: LabCluster, ssh_config: Callable[[str], 
     assert "ssh-keygen -R n1" in said
 
 
-def test_a_host_that_answers_after_twenty_seconds(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
+def test_a_host_that_answers_after_twelve_seconds(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     # through the head, which sleeps first
-    slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sh -c 'sleep 20; exec ssh -W %h:%p head'\n"
+    slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sh -c 'sleep 12; exec ssh -W %h:%p head'\n"
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE), timeout=240)
     assert 0 == done.returncode, done.stderr
     assert "waiting for an answer from n2" in done.stderr

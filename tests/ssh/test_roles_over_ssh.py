@@ -20,7 +20,7 @@ if dist.get_rank() == 0 and os.environ["ROLE_NAME"] == "rollout":
     server = socket.create_server(("", other["port"]))
     server.accept()
 elif dist.get_rank() == 0:
-    for _ in range(1200):
+    for _ in range(2400):
         try:
             socket.create_connection((other["addresses"][0], other["port"]), 1)
             break

@@ -42,7 +42,7 @@ _TROUBLE = re.compile(
 )
 _CHATTER = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
 """Levels in log lines that are not errors."""
-_SEEN_WITHIN = 0.5
+_SEEN_WITHIN = 3.0
 """Seconds for which a launcher is not told that a rank has failed, until the other ranks have been inspected."""
 _WORDS = 2048
 """Maximum number of bytes of its last output to report."""

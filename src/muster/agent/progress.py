@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from muster.agent import flight_recorder, rank_server
+from muster.agent.patience import Patience
 from muster.agent.rank_server import Subject
 from muster.linux import kernel_waits, procfs
 
@@ -129,7 +130,7 @@ class ProgressWatch:
             if body is not None:
                 answers[rank] = body
 
-        deadline = time.monotonic() + _ANSWERS
+        patience = Patience(_ANSWERS)
         grouped = False
         for subject in subjects:
             if subject.socket and os.path.exists(subject.socket):
@@ -139,7 +140,7 @@ class ProgressWatch:
                 requests.append(rank_server.Request(self._loop, subject.socket, rank_server.COLLECTIVES, callback))
 
         def look() -> None:
-            if awaited and time.monotonic() < deadline:
+            if awaited and not patience.over():
                 self._loop.call_later(0.02, look)
                 return
             for request in reversed(requests):

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 _NEWEST = 20
 """How many runs `ps` lists by default."""
-_WITHIN = 4.0
+_WITHIN = 8.0
 """Seconds for machines and schedulers to answer `ps`."""
 
 

@@ -124,7 +124,7 @@ def settings_of(plan: Plan, first_attempt: int = 0, replaced: tuple[Replaced, ..
 _AT_ONCE = 0.3
 """Seconds within which all nodes report a signal that was sent to all of them."""
 
-_UNDER_WAY = 0.5
+_UNDER_WAY = 2.0
 """Seconds for the ranks' messages to arrive after their launcher has exited."""
 
 

@@ -39,7 +39,7 @@ from muster.ui.view import View
 
 _LOOK = 0.02
 """Seconds between checks whether the `--on-end` command has exited."""
-_DYING = 2.0
+_DYING = 20.0
 """Seconds for ranks to be killed by the kernel after their agent was."""
 
 

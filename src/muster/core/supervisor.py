@@ -78,7 +78,7 @@ JOB_END_WAIT = 4.0
 SERVERS_DRAIN = 0.3
 """Seconds for processes to exit that terminated ranks of other roles than the main one have left behind."""
 
-UNKILLABLE_AFTER = 5.0
+UNKILLABLE_AFTER = 15.0
 """Seconds after SIGKILL within which a rank must exit; after that it is reported, and no longer waited for."""
 
 CLOCK_SKEW = 0.05
