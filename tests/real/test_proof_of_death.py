@@ -20,6 +20,10 @@ from muster.linux import cgroups, procfs
 
 Script = Callable[..., Path]
 
+# one after the other: without the kernel log, the OOM killer's count of the whole machine is the proof that it has not
+# killed a rank
+pytestmark = pytest.mark.xdist_group("oom")
+
 EAT = """
 import os, sys, time
 rank = int(os.environ["RANK"])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.death_facts import Counters, full_file_systems
+from muster.agent.death_facts import Counters, DeathWatch, full_file_systems
 from muster.linux import cgroups, procfs
 from muster.linux.cgroups import Hierarchy, Memory
+from muster.linux.exits import Ended
+from muster.linux.kernel_log import KernelLog
 
 UNIFIED = "30 23 0:26 / {mount} rw,nosuid,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 HYBRID = (
@@ -125,3 +127,25 @@ def test_full_file_systems(tmp_path: Path) -> None:
     )
     assert [] == full_file_systems(str(mounts))
     assert [] == full_file_systems(str(tmp_path / "none"))
+
+
+def test_the_counters_of_a_process_before_anything_happens() -> None:
+    """Those of its cgroup, of all above it, and of the machine: what the agent's own were before its ranks started."""
+    hierarchy = cgroups.find_hierarchy()
+    found = cgroups.kills_above(os.getpid())
+    assert found.pop("") == (cgroups.machine_kills(), 0)
+    if hierarchy is not None:
+        own = cgroups.chain(hierarchy, cgroups.path_in(hierarchy, procfs.cgroups(os.getpid())))
+        assert set(found) <= {directory for _, directory in own}
+
+
+def test_a_kill_before_the_first_look_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a busy machine a rank may be killed before its agent has looked at its cgroup."""
+    for name, text in POD.items():
+        (tmp_path / name).write_text(text)
+    hierarchy = Hierarchy(2, str(tmp_path), "/")
+    monkeypatch.setattr(cgroups, "find_hierarchy", lambda: hierarchy)
+    ended = Ended(0, None, 9, {}, {}, "0::/\n")
+    for before, kills in (({str(tmp_path): (0, 0)}, 1), ({}, None)):
+        watch = DeathWatch(KernelLog("/dev/null"), 0.0, before)
+        assert kills == watch.facts(0, ended)["cgroups"][0]["kills"]

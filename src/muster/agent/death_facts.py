@@ -61,13 +61,16 @@ class Counters:
 class DeathWatch:
     """Watches the cgroups of the ranks of this node, so that their counters before a death are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: KernelLog, when: float, before: Mapping[str, tuple[int | None, int | None]]) -> None:
+        """`before`: kills and hits by directory at the monotonic time `when`, as `cgroups.kills_above` has them."""
         self._hierarchy = cgroups.find_hierarchy()
-        self._log = KernelLog()
+        self._log = log
         self._counters: dict[str, Counters] = {}
         """By directory of a cgroup; the empty name stands for the machine."""
         self._cgroups: dict[int, str] = {}
         """The memory cgroup of each rank, by rank; a rank may enter another one."""
+        for directory, (kills, hits) in before.items():
+            self._note(directory, when, kills, hits)
 
     def look(self, pids: Mapping[int, int]) -> None:
         """Record the counters of the cgroups of these ranks, and of the machine; `pids` by rank."""
@@ -145,10 +148,6 @@ class DeathWatch:
         if killed and risen[0]:
             counters.explain()
         return risen
-
-    def close(self) -> None:
-        """Close the kernel log."""
-        self._log.close()
 
 
 def _cgroup_of(line: str, pid: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from muster.agent.context import NodeRun
 from muster.linux import processes
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from muster.agent.death_facts import DeathWatch
     from muster.agent.external import ExternalRanks
     from muster.agent.resources import Sampler
+    from muster.linux.kernel_log import KernelLog
 
 _FIRST_LOOK = 0.02
 """Seconds after the request to start ranks until the first look at their cgroups: it must not delay them."""
@@ -52,16 +55,37 @@ class WatchedRanks(Protocol):
         """Return the `step` and `steps` that a rank reported."""
 
 
+class Before(NamedTuple):
+    """What was known before any rank was started."""
+
+    log: KernelLog
+    when: float
+    """The monotonic time."""
+    counters: Mapping[str, tuple[int | None, int | None]]
+    """As `cgroups.kills_above` has them."""
+
+
 class RankWatch:
     """Watches the ranks of one node, from one attempt to the next."""
 
     def __init__(self, run: NodeRun, ranks: WatchedRanks) -> None:
         self.run, self.ranks = run, ranks
         self._deaths: DeathWatch | None = None
+        self._before: Before | None = None
         self._sampler: Sampler | None = None
         """The resources of this attempt's ranks over time; none before the first sample."""
         self._watches_gpus = False
         """True once nvidia-smi was started."""
+
+    def prepare(self) -> None:
+        """Open the kernel log, and record the counters of the agent's own cgroups, in which ranks start.
+
+        A rank that uses too much memory at once may be killed before the agent first looks at it.
+        """
+        from muster.linux import cgroups
+        from muster.linux.kernel_log import KernelLog
+
+        self._before = Before(KernelLog(), time.monotonic(), cgroups.kills_above(os.getpid()))
 
     def begin(self, attempt: int) -> None:
         """Watch the ranks of an attempt."""
@@ -86,7 +110,10 @@ class RankWatch:
         if self._deaths is None:
             from muster.agent.death_facts import DeathWatch  # imported late: the ranks are on their way by then
 
-            self._deaths = DeathWatch()
+            if self._before is None:
+                self.prepare()
+            assert self._before is not None
+            self._deaths = DeathWatch(*self._before)
         return self._deaths
 
     def _look(self, attempt: int, early: int) -> None:
@@ -151,9 +178,9 @@ class RankWatch:
 
     def close(self) -> None:
         """Close what is open, in a process that continues after the run."""
-        if self._deaths is not None:
-            self._deaths.close()
-            self._deaths = None
+        if self._before is not None:
+            self._before.log.close()
+        self._deaths = self._before = None
 
     def keep(self) -> None:
         """Write them to the directory of the attempt: there is no controller that would."""

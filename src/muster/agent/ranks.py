@@ -174,6 +174,7 @@ class RankProcesses:
             self.probe_python()
         else:
             self.emit("ready", fork=False, why="")
+        self.watch.prepare()
         self.sockets = RankSockets(self.run.run_id, "" if self.external is None else self.external.workdir)
         self.loop.call_later(_SOON if self.hosting is None else _SOON_ON_SESSION, self.record)
         self.loop.call_later(_LATER, self.sweep)

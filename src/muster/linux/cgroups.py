@@ -103,6 +103,20 @@ def machine_kills() -> int | None:
     return _pairs(_text("/proc/vmstat")).get("oom_kill")
 
 
+def kills_above(pid: int) -> dict[str, tuple[int | None, int | None]]:
+    """Return the kills and hits of the memory cgroups of a process, and of those above, by directory; under the empty
+    name the kills on this machine."""
+    found: dict[str, tuple[int | None, int | None]] = {"": (machine_kills(), 0)}
+    hierarchy = find_hierarchy()
+    path = path_in(hierarchy, _text(f"/proc/{pid}/cgroup")) if hierarchy is not None else ""
+    if hierarchy is not None and path:
+        for _, directory in chain(hierarchy, path):
+            memory = read(hierarchy.version, directory)
+            if memory is not None:
+                found[directory] = (memory.kills, memory.hits)
+    return found
+
+
 def _table(directory: str, name: str) -> dict[str, int]:
     return _pairs(_text(os.path.join(directory, name)))
 
