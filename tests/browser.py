@@ -75,8 +75,8 @@ class Tab:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._data:
-            ready, _, _ = select.select([self._reader], [], [], 60.0)
-            assert ready, "Chromium has not answered within 60 s"
+            ready, _, _ = select.select([self._reader], [], [], 120.0)
+            assert ready, "Chromium has not answered within 120 s"
             more = os.read(self._reader, 1 << 16)
             assert more, "Chromium has exited"
             self._data += more
@@ -157,7 +157,7 @@ def tab(folder: Path) -> Iterator[Tab]:
             yield page
             page._session = ""
             page.send("Browser.close")
-            process.wait(30)
+            process.wait(120)
         finally:
             process.kill()
             process.wait()

@@ -38,11 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def turn(item: pytest.Item) -> int:
         if item.get_closest_marker("slow"):
             return 0
-        if "the_lab" in getattr(item, "fixturenames", ()):
+        if {"the_lab", "apart"} & set(getattr(item, "fixturenames", ())):
             return 1
         return 3 if "unit" in item.path.parts else 2
 
     items.sort(key=turn)
+    for item in items:
+        for fixture in {"apart", "on_session"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(fixture))  # it is made once, and not by each worker
 
 
 @pytest.fixture

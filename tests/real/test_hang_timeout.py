@@ -87,10 +87,10 @@ print("done", flush=True)
 def test_work_of_one_rank_is_no_hang(muster: Any, script: Script, tmp_path: Path, work: str) -> None:
     """The other one waits for it in a barrier."""
     path = str(script(SLOW.replace("{work}", work)))
-    with RunProcesses(muster, "run", "-g", "2", "--hang-timeout", "3", path) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--hang-timeout", "5", path) as run:
         run.wrote("ready", range(2))
-        with subprocess.Popen(["sleep", "12"]) as watch:
-            until(lambda: watch.poll() is not None or run.events("hang"), "four times as long")
+        with subprocess.Popen(["sleep", "15"]) as watch:
+            until(lambda: watch.poll() is not None or run.events("hang"), "three times as long")
         assert [] == run.events("hang")
         (tmp_path / "go").touch()
         status, _, err = run.end()
@@ -108,11 +108,11 @@ print("done", flush=True)
 
 def test_a_breakpoint_is_no_hang(muster: Any, script: Script) -> None:
     path = str(script(PROMPT))
-    words = ("run", "-g", "1", "--hang-timeout", "2", path)
+    words = ("run", "-g", "1", "--hang-timeout", "4", path)
     with RunProcesses(muster, *words, stdin=subprocess.PIPE) as run:
         run.wrote("ready")
-        with subprocess.Popen(["sleep", "8"]) as watch:
-            until(lambda: watch.poll() is not None or run.events("hang"), "four times as long")
+        with subprocess.Popen(["sleep", "12"]) as watch:
+            until(lambda: watch.poll() is not None or run.events("hang"), "three times as long")
         assert [] == run.events("hang")
         run.process.stdin.write("c\n")
         run.process.stdin.flush()

@@ -61,7 +61,7 @@ def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) 
 
 def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> None:
     text = 'trap "" INT; [ $RANK = 1 ] && trap "" TERM; echo ready; while :; do sleep 0.1; done'
-    with RunProcesses(muster, "run", "-g", "2", "--grace", "1", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--grace", "3", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         run.process.send_signal(signal.SIGINT)
@@ -69,8 +69,8 @@ def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> N
         assert 130 == status
         assert [signal.SIGTERM, signal.SIGKILL] == [end["signal"] for end in run.outcome()["exits"]]
         steps = [
-            "sending SIGINT to 2 ranks, grace period 1s",
-            "sending SIGTERM to 2 ranks, grace period 1s",
+            "sending SIGINT to 2 ranks, grace period 3s",
+            "sending SIGTERM to 2 ranks, grace period 3s",
             "killing rank 1 (SIGKILL)",
         ]
         at = [err.index(step) for step in steps]

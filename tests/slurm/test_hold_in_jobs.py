@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from job_queue import queue
 from lab_cluster import LabCluster
 from waiting import until
@@ -101,19 +100,6 @@ def test_the_end_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> Non
     states = {run["id"]: (run["state"], run["code"]) for run in json.loads(there.muster("ps", "--json").stdout)}
     assert [("killed", 137)] * 2 + [("succeeded", 0)] * 2 == sorted(states.values())
     assert "the job was cancelled" in there.muster("show", "dev").stdout
-    there.nothing_left()
-
-
-@pytest.mark.slow
-def test_the_time_limit_of_its_job_ends_a_session_and_its_run(there: LabCluster) -> None:
-    held = there.muster("hold", "--slurm", "-N", "1", "-g", "1", "--time", "1", "--name", "dev")
-    assert 0 == held.returncode, held.stderr
-    run = there.start("run", "--on", "dev", there.script(WAITS))
-    assert 124 == run.wait(timeout=180), there.said()
-    assert "saving" in there.said() and "the job reached its time limit" in there.said()
-    until(lambda: not queue(there), "the job has ended", 150)
-    assert "the job reached its time limit" in there.muster("show", "dev").stdout
-    assert {"timed out"} == {found["state"] for found in listed(there).values()}
     there.nothing_left()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from datetime import datetime
 
 import pytest
 from job_queue import queue
@@ -254,19 +255,49 @@ def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there
     assert "broke" not in there.said()
 
 
+SESSION = """
+import signal, time
+signal.signal(signal.SIGUSR1, lambda *_: print("saving", flush=True))
+print("up", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
 @pytest.mark.slow
-def test_ranks_have_the_whole_time_of_the_job(there: LabCluster) -> None:
-    """In a job of one minute no rank is warned at once; one without a handler is left alone until Slurm ends it."""
-    line = ["--time", "1", "-N", "2", "-g", "1", "--launcher", "exec"]
+def test_jobs_that_reach_their_time_limit(there: LabCluster) -> None:
+    """A run and a session, both in jobs of one minute: ranks have all of it, and the result says why they ended.
+
+    No rank is warned at once; one without a handler is left alone until Slurm ends it.
+    """
+    line = ["--time", "1", "-N", "2", "-g", "1", "--launcher", "exec", "--name", "whole"]
     text = LISTENS.replace("sys.argv[2:]", '["SIGUSR1"] if os.environ["RANK"] == "0" else []')
     process = there.start("run", "--slurm", *line, there.script(text), str(there.folder / "never"))
-    assert 124 == process.wait(timeout=180), there.said()
-    assert re.search(r"(1[0-5]|[0-9])s left before the time limit", there.said()), there.said()
-    assert 1 == there.said().count("heard 10")
-    assert "the job reached its time limit" in there.said()
-    assert "timed out" in there.muster("ps").stdout
-    ends = [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
-    assert all(end["t"] > 57 for end in ends if end["event"] == "ended")
+    held = there.muster("hold", "--slurm", "-N", "1", "-g", "1", "--time", "1", "--name", "dev")
+    assert 0 == held.returncode, held.stderr
+    run = there.start("run", "--on", "dev", there.script(SESSION, "session.py"))
+
+    assert 124 == process.wait(timeout=240), there.said(0)
+    assert re.search(r"(1[0-5]|[0-9])s left before the time limit", there.said(0)), there.said(0)
+    assert 1 == there.said(0).count("heard 10")
+    assert "the job reached its time limit" in there.said(0)
+    (path,) = [path.parent for path in (there.home / "runs").glob("*/job.json") if '"whole"' in path.read_text()]
+    number = json.loads((path / "job.json").read_text())["scheduler"]["job"]
+    shown = there.lab.run("head", ["scontrol", "show", "job", number]).stdout
+    (began,) = re.findall(r"StartTime=(\S+)", shown)
+    # the agents saw them end, by the clock that the job's time is counted on
+    ends = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    clock = json.loads((path / "controller.json").read_text())
+    start = clock["began"] + clock["clock"]
+    lasted = [start + end["t"] - datetime.fromisoformat(began).timestamp() for end in ends if end["event"] == "ended"]
+    assert 2 == len(lasted) and min(lasted) > 57, (lasted, shown)
+
+    assert 124 == run.wait(timeout=240), there.said(1)
+    assert "saving" in there.said(1) and "the job reached its time limit" in there.said(1)
+    until(lambda: not queue(there), "the jobs have ended")
+    assert "the job reached its time limit" in there.muster("show", "dev").stdout
+    assert {"timed out"} == {found["state"] for found in json.loads(there.muster("ps", "--json").stdout)}
+    there.nothing_left()
 
 
 def test_a_job_whose_submission_was_killed_before_it_was_recorded_is_found(there: LabCluster) -> None:

@@ -113,8 +113,8 @@ NO_CONTACT = "slurm_load_jobs error: Unable to contact slurm controller (connect
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Install an scontrol that fails in this way so many times before it prints this; returns the file of its calls."""
     monkeypatch.setattr(client, "_AGAIN", 0.01)
-    monkeypatch.setattr(client, "_GPUS_WITHIN", 0.5)
-    monkeypatch.setattr(client, "_GPUS_AGAIN", 2.0)
+    monkeypatch.setattr(client, "_GPUS_WITHIN", 2.0)
+    monkeypatch.setattr(client, "_GPUS_AGAIN", 3.0)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     def install(record: str, times: int = 0, failing: str = "") -> Path:

@@ -52,6 +52,7 @@ def test_preemptions_are_handled_in_the_main_thread_only() -> None:
 
 def test_progress_is_a_small_file_beside_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank, "_PROGRESS", rank._Progress())
+    monkeypatch.setattr(rank, "_EVERY", 3600.0)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "rank_00003.error.json"))
     path = tmp_path / "rank_00003.progress"
     muster.progress(1, 100)
