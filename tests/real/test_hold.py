@@ -254,7 +254,7 @@ def test_a_run_ends_when_its_program_is_killed(held: Muster, script: Callable[..
 def test_a_session_ends_by_itself(muster: Muster) -> None:
     started = muster("hold", "-g", "1", "--name", "brief", "--idle", "1s")
     assert started.returncode == 0, started.stderr
-    ended = muster("wait", "brief", "--timeout", "60s")
+    ended = muster("wait", "brief", "--timeout", "240s")
     assert ended.returncode == 0
     assert "released: no run for 1.0s (--idle)" in ended.stdout
     home = str(muster.home)

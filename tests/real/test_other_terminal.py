@@ -96,6 +96,7 @@ def test_stacks_tells_of_a_stopped_rank_that_it_does_not_answer(muster: Any, scr
         run.wrote("ready", range(2))
         stopped = run.ranks()[1]
         os.kill(stopped, signal.SIGSTOP)
+        until(lambda: "T" == Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0], "it is stopped")
         found = _stacks(muster)
         os.kill(stopped, signal.SIGCONT)
         assert f"no stack: stopped by a signal (SIGSTOP) (pid {stopped})" == found[1].strip()

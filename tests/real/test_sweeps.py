@@ -132,9 +132,9 @@ def test_a_run_starts_after_another_one(muster: Any, script: Callable[..., Path]
     never = muster("run", "-d", *BY_EXEC, "--name", "never", "--after", "a:failed", "--", "true")
     assert 0 == never.returncode and "1 part in the background; follow it: muster wait" in never.stderr
     (tmp_path / "hold").unlink()
-    assert 0 == muster("wait", "b", "--timeout", "60").returncode
+    assert 0 == muster("wait", "b", "--timeout", "240").returncode
     assert "later" in muster("logs", "b").stdout
-    waited = muster("wait", "never", "--timeout", "60")
+    waited = muster("wait", "never", "--timeout", "240")
     assert 125 == waited.returncode and "not started: --after" in waited.stdout and "has succeeded" in waited.stdout
     assert "has succeeded" in muster("show", "never").stdout
     refused = muster("run", *BY_EXEC, "--after", "a:failed", "--", "true")

@@ -80,8 +80,8 @@ def test_collectives_are_counted_and_the_rank_that_is_behind_is_named(
         shown = until(lambda: (text := muster("top").stdout) and "collectives: " in text and text, "they are counted")
         assert re.search(r"^collectives: [\d,]+ called, [\d.]+/s$", shown, re.M), shown
         (tmp_path / "stall").touch()
-        until(lambda: " behind by 1 collective" in muster("top").stdout, "rank 1 is behind")
-        lines = muster("top").stdout.splitlines()
+        told = until(lambda: " behind by 1 collective" in (text := muster("top").stdout) and text, "rank 1 is behind")
+        lines = told.splitlines()
         assert ["1"] == [line.split()[0] for line in lines if "behind by" in line]
         assert any(line.startswith("3 ranks on ") and "1 behind (b)" in line for line in lines)
         run.process.send_signal(signal.SIGTERM)

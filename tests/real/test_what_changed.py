@@ -21,10 +21,14 @@ from muster.rundir.run import Run
 Script = Callable[..., Path]
 
 TRAIN = """
-import sys, torch
+import os, sys, time, torch
+events = "{MUSTER_HOME}/runs/{TORCHELASTIC_RUN_ID}/events.jsonl".format_map(os.environ)
+while b'{"event": "provenance"' not in open(events, "rb").read():
+    time.sleep(0.05)
 if len(sys.argv) > 2 and float(sys.argv[2]) > 0.5:
     raise ValueError("loss is NaN")
 """
+"""It runs until it is recorded what runs, for which a busy machine may take longer than for it."""
 
 
 def git(folder: Path, *words: str) -> str:
