@@ -663,7 +663,7 @@ def test_a_users_file_is_clean_under_strict_mypy_and_mistakes_are_found(tmp_path
 
 def test_tracebacks_show_the_lines_of_the_user_and_not_those_of_muster(program: Program) -> None:
     text = """
-import _thread, os, threading, time, traceback
+import os, signal, threading, time, traceback
 import muster
 
 def train():
@@ -677,7 +677,7 @@ def interrupted():
     def when_up():
         while not os.path.exists("up"):
             time.sleep(0.02)
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=when_up).start()
     muster.run(sleeps, grace=1)
