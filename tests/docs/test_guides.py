@@ -38,7 +38,7 @@ PAGES = [
     *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
 ]
 RECORDINGS = shown(ROOT / "README.md")
-OF_OTHERS = ("from-ray", "from-ray-tasks", "from-accelerate", "from-deepspeed")
+OF_OTHERS = ("from-ray", "from-ray-tasks", "from-accelerate", "from-deepspeed", "from-torchrunx")
 """Pages that run the programs of other people, which take long: `make lab-test`."""
 
 MOST_SKIPPED = 6
