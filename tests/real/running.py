@@ -231,8 +231,8 @@ class RunProcesses:
 
         The agent may have another child for a while, which describes the node.
         """
-        ranks = self.ranks().values()
-        return next(pid for pid, mode in self._hooked() if mode != "serve" and pid not in ranks)
+        others = {self.warm(), *self.ranks().values()}
+        return next(pid for pid, _ in self._hooked() if pid not in others)
 
     def _hooked(self) -> Iterator[tuple[int, str]]:
         """Yield the children of the agent that were started with the hook, with what they were started for."""

@@ -91,7 +91,7 @@ def test_ranks_have_the_uid_of_the_user_and_leave_nothing(as_user: Run) -> None:
     owners = as_user("stat", "-c", "%u", "written-0", "written-1").stdout.split()
     assert [str(UID)] * 2 == owners
 
-    assert 0 == as_user(*line, "-d", "script.py", "600").returncode
+    assert 0 == as_user(*line, "-d", "--grace", "2", "script.py", "600").returncode
     until(lambda: as_user(PYTHON, "-m", "muster", "logs").stdout.count(f" {UID} ") == 2, "both ranks run")
     assert 0 == as_user(PYTHON, "-m", "muster", "kill", "last").returncode
     assert "killed" in as_user(PYTHON, "-m", "muster", "ps").stdout
