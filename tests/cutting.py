@@ -74,16 +74,16 @@ def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
     return done
 
 
-def run_cut(do: Callable[[], object], root: str, at: int = -1, how: How = How.BEFORE) -> Ended:
+def run_cut(do: Callable[[], object], root: str, at: int = -1, how: How = How.BEFORE, about: str = "") -> Ended:
     """Call `do` in a child, and cut it at the call of this number (from 0); never, if it is negative.
 
-    `do` may replace the child by another program. An `OSError` or `MusterError` is an exit with status 1, any other
-    exception one with 99 and a traceback.
+    With `about`, only calls count whose path contains it. `do` may replace the child by another program. An `OSError`
+    or `MusterError` is an exit with status 1, any other exception one with 99 and a traceback.
     """
     pid = os.fork()
     if pid == 0:
         _be_traced(do)
-    return _Tracer(pid, os.path.realpath(root), at, how).trace()
+    return _Tracer(pid, os.path.realpath(root), at, how, about).trace()
 
 
 def _be_traced(do: Callable[[], object]) -> None:
@@ -105,8 +105,8 @@ def _be_traced(do: Callable[[], object]) -> None:
 
 
 class _Tracer:
-    def __init__(self, pid: int, root: str, at: int, how: How):
-        self.pid, self.root, self.at, self.how = pid, root, at, how
+    def __init__(self, pid: int, root: str, at: int, how: How, about: str):
+        self.pid, self.root, self.at, self.how, self.about = pid, root, at, how, about
         self.calls: list[str] = []
         self.cut: dict[int, str] = {}
         """What is to be done when a thread leaves its system call."""
@@ -177,7 +177,7 @@ class _Tracer:
             if name in ("open", "openat") and not words[1 if name == "open" else 2] & _CHANGES:
                 return False
             path = self._path(tid, name, words)
-        return path.startswith(self.root)
+        return path.startswith(self.root) and self.about in path
 
     def _needs_room(self, tid: int, name: str, words: list[int]) -> bool:
         if name in _WRITES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from muster import api
 from muster.cli.commands import COMMANDS
@@ -53,21 +53,27 @@ def hold(words: list[str], env: Mapping[str, str], began: float) -> int:
         tell_progress(f"run on it: muster run --on {name} train.py; end it: muster release {name}", options.quiet)
         print(run.id)
         return 0
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        told.add(text)
+        tell_progress(text, options.quiet)
+
     try:
-        await_ready(run, began, lambda text: tell_progress(text, options.quiet))
+        await_ready(run, began, tell)
     except KeyboardInterrupt:
         print(f"the session continues to start; end it: muster release {name}", file=sys.stderr)
         raise
-    _tell(run, options, began)
+    _tell(run, options, began, told)
     print(run.id)
     return 0
 
 
-def _tell(run: Run, options: HoldOptions, began: float) -> None:
+def _tell(run: Run, options: HoldOptions, began: float, told: Collection[str]) -> None:
     plan, name = run.plan, name_of_session(run)
     assert plan is not None
     for event in run.events() if run.job.get("shared") else ():
-        if event.get("event") == "say":
+        if event.get("event") == "say" and event["text"] not in told:
             tell_progress(str(event["text"]), options.quiet)
     where = f"{plural(plan.world_size, 'rank')} on {fold_hostlist(plan.hosts)}"
     tell_progress(f"holding {where}, ready in {seconds(time.monotonic() - began)}", options.quiet)

@@ -23,6 +23,7 @@ from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
+from muster.rundir.start_notes import StartNotes
 from muster.rundir.sweeps import sweep_run
 from muster.runner.context import Viewer
 from muster.schedulers import get_scheduler, title
@@ -77,6 +78,7 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
     watch: AttachedClient | None = None
     watched: Any = None
     told, next_look, waits = "", 0.0, False
+    notes = StartNotes(run, lambda text: tell_progress(text, quiet))
     while not signals.pending:
         ended = run.outcome
         if ended is not None and (not requeues or ended.code == 0):
@@ -110,6 +112,7 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
                 if phase is Phase.PENDING and seen is not None and seen.hopeless:
                     hint = f"remove it from the queue with `muster kill {run.operand}`; `muster nodes` lists the nodes"
                     print(f"hint: {hint}", file=sys.stderr, flush=True)
+        notes.look()
         record = run.read(RECORD)
         if record is not None and record != watched and (plan := run.read("plan.json")) is not None:
             # a new controller sends no output of earlier attempts, which may have ended unwatched
@@ -131,6 +134,7 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
                     view=view,
                     offsets=offsets,
                     events=watch.events if watch is not None else 0,
+                    told=notes.told,
                 )
                 watch.go()
             if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from muster.client.compat import HINT, UNTOLD, lacks, version_of
@@ -68,6 +68,7 @@ class AttachedClient:
         stdin: int | None = None,
         offsets: dict[str, int] | None = None,
         events: int = 0,
+        told: Collection[str] = (),
     ):
         self.loop, self.signals = loop, signals
         self.host, self.operand, self.reach, self.show = host, operand, reach, show
@@ -89,6 +90,8 @@ class AttachedClient:
         self.offsets: dict[str, int] = {} if offsets is None else offsets
         self.events = events
         """Number of events seen."""
+        self.told = told
+        """Messages that were shown already."""
         self.lives = lives
         self.plan: Plan | None = None
         self.outcome: RunResult | None = None
@@ -291,7 +294,8 @@ class AttachedClient:
             self.scribe.append("events.jsonl", payload.decode() + "\n")
         self.view.event(record)
         if record["event"] == "say":
-            self.view.say(record["text"])
+            if record["text"] not in self.told:
+                self.view.say(record["text"])
         elif record["event"] == "begin":
             self.view.begin(record["facts"])
 

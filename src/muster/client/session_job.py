@@ -14,6 +14,7 @@ from muster.core.results import RunResult, RunState, StopKind, StopReason
 from muster.errors import ControlError
 from muster.rundir.run import Run
 from muster.rundir.session import has_begun
+from muster.rundir.start_notes import StartNotes
 from muster.schedulers import get_scheduler
 from muster.ui.reason_text import reason_in_words
 from muster.ui.text import outcome_as_json
@@ -28,6 +29,7 @@ def await_job(run: Run, name: str, tell: Callable[[str], object]) -> None:
     `tell` shows the user why it waits.
     """
     told = ""
+    notes = StartNotes(run, tell)
     while True:
         os.listdir(run.path)  # over NFS, this fetches what a node has written meanwhile
         if has_begun(run):
@@ -47,7 +49,7 @@ def await_job(run: Run, name: str, tell: Callable[[str], object]) -> None:
         if words != told:
             told = words
             tell(f"{words}; waiting")
-        _pause(run, _QUEUE_LOOKS)
+        _pause(run, _QUEUE_LOOKS, notes)
 
 
 def _said(run: Run) -> str:
@@ -61,10 +63,11 @@ def _said(run: Run) -> str:
     return "".join(f"\n    {safe(line)}" for line in lines)
 
 
-def _pause(run: Run, seconds: float) -> None:
-    """Wait for so many seconds, or until the controller of a session has begun."""
+def _pause(run: Run, seconds: float, notes: StartNotes) -> None:
+    """Wait for so many seconds, or until the controller of a session has begun; show what it does before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (run.path / RECORD).exists():
+        notes.look()
         time.sleep(_LOOKS)
 
 

@@ -27,6 +27,7 @@ from muster.controller.batch_roles import StepGroup, groups_of, plan_of_roles, r
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.connections import TcpConnection
 from muster.controller.detached import DetachedController, tell_of_end
+from muster.controller.job_records import REQUEST, keep_record, run_of_task
 from muster.controller.job_time import BatchJob
 from muster.controller.joining_agents import PATIENCE, JoiningAgents
 from muster.core.controller_config import RECORD, config_as_json
@@ -37,6 +38,7 @@ from muster.core.json_records import job_from_json
 from muster.core.model import Host, Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import guard
+from muster.core.printable import line as safe
 from muster.core.results import Replaced, RunResult, RunState, StopKind, StopReason
 from muster.core.roles import roles_record
 from muster.core.spares import arrange, unfit_hosts
@@ -52,14 +54,12 @@ from muster.rundir.accounting import GRANTED
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
 from muster.rundir.session import write_session
+from muster.rundir.start_notes import clear_notes, note
 from muster.schedulers import get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
 from muster.transports.target import command_inside
 from muster.ui.text import outcome_as_json
-
-REQUEST = "request.json"
-"""The request, before the nodes are known."""
 
 _END = 120.0
 _STEPS_END = 3.0
@@ -442,25 +442,6 @@ def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
-def _run_of_task(sweep: Run, scheduler: str, name: str) -> Run:
-    """Return the run of this task of a job array, which a file in the directory of its sweep names."""
-    arrays = get_scheduler(scheduler).arrays
-    assert arrays is not None
-    return Run(sweep.path.parent / str((sweep.read(name) or {})[arrays.number(os.environ)]))
-
-
-RECORD_OF_JOB = "record"
-"""The key of the request with the contents of job.json, without the id of the job."""
-
-
-def _keep_record(run: Run, asked: Mapping[str, Any], job: str) -> None:
-    """Write job.json if the command that submitted the job was killed before it did: no command would find the run."""
-    os.listdir(run.path)  # over NFS, this fetches what another node has written
-    record = asked.get(RECORD_OF_JOB)
-    if record and not os.path.lexists(run.path / "job.json"):
-        run.write("job.json", {**record, "scheduler": {**record["scheduler"], "job": job}})
-
-
 CANCELLED = 137
 """The exit code of a part of a chain that does not start, because one before it failed."""
 
@@ -477,7 +458,10 @@ def run_batch(words: list[str]) -> int:
     guard()
     run = Run(Path(words[0]))
     if len(words) > 1:
-        run = _run_of_task(run, *words[1:])
+        scheduler, name = words[1:]
+        arrays = get_scheduler(scheduler).arrays
+        assert arrays is not None
+        run = run_of_task(run, arrays, name, os.environ)
     request = run.read(REQUEST)
     assert request is not None
     asked: Mapping[str, Any] = request
@@ -493,15 +477,21 @@ def run_batch(words: list[str]) -> int:
     if allocation.restarts:
         for name in ("outcome.json", RECORD):  # left by an attempt that the scheduler ended
             (run.path / name).unlink(missing_ok=True)
+        clear_notes(run)
     spares = asked["job"].get("spare_nodes", 0)
     count = asked["nodes"] and asked["nodes"] + spares
     allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[:count]))
-    _keep_record(run, asked, allocation.job)
+    keep_record(run, asked, allocation.job)
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())
     signals.start()  # never stopped: the job may be ended at any time, and the exit code must be that of the run
     processes.hear_signals()
     steps, told = None, list[str]()
+
+    def tell(text: str) -> None:
+        told.append(safe(text))
+        note(run, text)
+
     try:
         if asked.get("ship_env") is None:
             groups = groups_of(asked, allocation, os.environ)
@@ -509,7 +499,7 @@ def run_batch(words: list[str]) -> int:
             from muster.controller.batch_shipping import with_environment  # imported late: few jobs need it
 
             ends = partial(is_stopped, signals, asks)
-            asked, groups = with_environment(loop, run, asked, asks, allocation, os.environ, ends, told.append)
+            asked, groups = with_environment(loop, run, asked, asks, allocation, os.environ, ends, tell)
         job = job_from_json(asked["job"])
         steps = AgentSteps(signals, run, asks, allocation, os.environ, job, apart=bool(spares), groups=groups)
         here = BatchRun(loop, signals, run, asked, allocation, steps)

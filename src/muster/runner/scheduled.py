@@ -19,8 +19,8 @@ from muster.client.attach import AttachedClient
 from muster.config.options import RunOptions
 from muster.config.resolve import JobRequest
 from muster.config.sessions import options_of_session
-from muster.controller.batch import RECORD_OF_JOB, REQUEST
 from muster.controller.connections import captured_signals
+from muster.controller.job_records import RECORD_OF_JOB, REQUEST
 from muster.controller.node_claims import Claims
 from muster.controller.unsent_output import show_rest
 from muster.core.controller_config import RECORD
@@ -36,6 +36,7 @@ from muster.linux.eventloop import EventLoop
 from muster.linux.shell import quote
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
+from muster.rundir.start_notes import StartNotes
 from muster.rundir.store import remove_run, writing
 from muster.runner.context import RunContext, Say, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
@@ -449,9 +450,12 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
     log, locks = run.path / "controller.log", list(claims.descriptors.values())
     step = client(job.scheduler).start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
     resources: ExitStack[None] = ExitStack()
+    notes = StartNotes(run, context.progress)
     try:
         while (run.read(RECORD) is None or run.plan is None) and step.poll() is None:
+            notes.look()
             time.sleep(_TICK)
+        notes.look()
         plan = run.plan
         if run.read(RECORD) is None or plan is None:
             said = log.read_text(errors="replace").strip()
@@ -476,6 +480,7 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
             view=views,
             files=lambda: run,
             stdin=context.foreground.stdin,
+            told=notes.told,
         )
         return StepRun(run, views, connection, step, resources)
     except BaseException:

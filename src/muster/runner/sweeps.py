@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from muster import bundle
 from muster.agent import code_tree, facts
@@ -14,7 +14,7 @@ from muster.agent.controller_process import ARCHIVE
 from muster.client import remote
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
-from muster.controller.batch import REQUEST
+from muster.controller.job_records import RECORD_OF_JOB, REQUEST
 from muster.core.env_forwarding import is_secret, redact_argv
 from muster.core.layout import layout
 from muster.core.model import Host
@@ -267,7 +267,8 @@ def submit(context: SweepContext, run: Run | None = None) -> Run:
                 made.append(create_run(point.store, point.run_id))
                 _write_point(made[-1], sweep_dir, point, base)
             name = f"array-{len(list(sweep_dir.path.glob('array-*.json')))}.json"
-            sweep_dir.write(name, {str(index): point.run_id for index, point in context.points.items()})
+            runs = {str(index): point.run_id for index, point in context.points.items()}
+            sweep_dir.write(name, {**runs, RECORD_OF_JOB: _record(sweep_dir, base, "")})
             number = _submit(context, sweep_dir, name)
     except BaseException:
         for one in reversed(made):
@@ -288,6 +289,8 @@ def _submit_chain(context: SweepContext, run: Run | None) -> Run:
     submitted: list[Run] = []
     after, previous = base.after, ""
     try:
+        if run is None:  # first: if this process is killed, commands find the parts that were submitted
+            write_record(chain_dir, context, here=False)
         for part in parts:
             made = scheduled.start(part._replace(after=after, previous=previous)).run
             submitted.append(made)
@@ -295,8 +298,6 @@ def _submit_chain(context: SweepContext, run: Run | None) -> Run:
             assert job is not None
             # a part that reached its time limit counts as failed for the scheduler: the next one decides (`batch.py`)
             after, previous = (After(job.job, "any"),), made.id
-        if run is None:
-            write_record(chain_dir, context, here=False)
     except BaseException:
         for made in submitted:
             with suppress(MusterError):
@@ -335,7 +336,16 @@ def _write_point(kept: Run, sweep_dir: Run, point: RunContext, base: RunContext)
             f"--env {secret}: a secret cannot contain a parameter, because it would be stored in a file of each point",
             "pass the secret as a whole, and the parameter in another variable",
         )
-    kept.write(REQUEST, request_record(point._replace(asked=asked), None, {}, own))
+    request_of_job = request_record(point._replace(asked=asked), None, {}, own)
+    kept.write(REQUEST, {**request_of_job, RECORD_OF_JOB: _record(kept, base, "", point)})
+
+
+def _record(run: Run, base: RunContext, number: str, point: RunContext | None = None) -> dict[str, Any]:
+    """Return job.json of a sweep, or of a point. `number`: the id of its job."""
+    own = base if point is None else point
+    name = base.asked.job.name or base.asked.job.program.title  # all tasks of an array have the same
+    requeue = 0 if point is None else client(base.asked.job.scheduler).scheduler.terms(base.options).requeue
+    return job_record(run, own.asked, base.argv, number, False, requeue, name, base.after)
 
 
 def _link(source: os.PathLike[str], target: os.PathLike[str]) -> None:
@@ -354,7 +364,7 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
     base = context.base
     asked, options, store = base.asked, base.options, base.store
     asks = client(asked.job.scheduler)
-    arrays, terms = asks.scheduler.arrays, asks.scheduler.terms(options)
+    arrays = asks.scheduler.arrays
     assert arrays is not None
     array = array_of(list(context.points), context.sweep.most)
     wanted = asks.complete(request(asked, options, sweep_dir.path, array, base.after))
@@ -366,10 +376,7 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
         for index, point in context.points.items():
             kept = Run(store.path(point.run_id))
             remote.remember_way(kept, remote.way_of(point.asked.job))
-            task = arrays.task(number, str(index))
-            kept.write(
-                "job.json",
-                job_record(kept, point.asked, base.argv, task, False, terms.requeue, wanted.name, base.after),
-            )
-        sweep_dir.write("job.json", job_record(sweep_dir, asked, base.argv, number, False, 0, wanted.name, base.after))
+            kept.write("job.json", _record(kept, base, arrays.task(number, str(index)), point))
+        # the last one: see `job_records.run_of_task`
+        sweep_dir.write("job.json", _record(sweep_dir, base, number))
     return number

@@ -348,6 +348,8 @@ class Arrays(NamedTuple):
 
     number: Callable[[Env], str]
     """Returns the number of the array task in which a process with this environment runs; empty outside of one."""
+    array: Callable[[Env], str]
+    """Returns the id of its array."""
     task: Callable[[str, str], str]
     """Returns the job id of a task, given the id of the array and the task's number; of several for `1,4-6`, which only
     `cancel` accepts."""

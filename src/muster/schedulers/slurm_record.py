@@ -171,7 +171,11 @@ SCHEDULER = Scheduler(
     ),
     file_names=FileNames(slurm_patterns.names_of_job, slurm_patterns.names_of_task, slurm_patterns.fill_pattern),
     divides=True,
-    arrays=Arrays(lambda env: env.get("SLURM_ARRAY_TASK_ID", ""), slurm_batch.array_task),
+    arrays=Arrays(
+        lambda env: env.get("SLURM_ARRAY_TASK_ID", ""),
+        lambda env: env.get("SLURM_ARRAY_JOB_ID", ""),
+        slurm_batch.array_task,
+    ),
     waits=True,
     machines=Machines(
         _ask(slurm_nodes.machines(), slurm_nodes.nodes),
