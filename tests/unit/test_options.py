@@ -393,6 +393,8 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
     [
         ("-p gpu", "unknown option: -p", "with --slurm this is --partition"),
         ("--ntasks 4", "unknown option: --ntasks", "with --slurm this is --np"),
+        ("--slurm --cpus-per-gpu 4", "unknown option: --cpus-per-gpu", "write `--slurm-opt cpus-per-gpu=VALUE`"),
+        ("--slurm --partitoin gpu", "unknown option: --partitoin", "did you mean `--partition`"),
         ("--nprocs 4", "unknown option: --nprocs", "ranks per node: -g N"),
         ("--num_machines 4", "unknown option: --num_machines", "nodes: -N N, or -H HOSTS"),
         ("--dry-run", "unknown option: --dry-run", "`muster plan …` shows what `muster run …` would do"),

@@ -8,6 +8,7 @@ import py_compile
 import queue
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -202,6 +203,31 @@ def test_a_host_passes_it_on_to_those_that_know_the_secret(venv: Path, tmp_path:
     assert [] == os.listdir(tmp_path / "n3")
 
 
+def test_a_host_tells_whether_it_unpacks_more_slowly_than_pieces_arrive(
+    venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, goes_on = read(venv, tmp_path / "records"), threading.Event()
+    unpack = env_store.Part.unpack
+
+    def slow(part: env_store.Part, read: Callable[[int], bytes]) -> str:
+        goes_on.wait(60)
+        return unpack(part, read)
+
+    monkeypatch.setattr(env_store.Part, "unpack", slow)
+    first, told = transfer(tmp_path / "n1", found, "secret")
+    whole = b"".join(environments.pieces(found, frozenset()))
+    pieces = [whole[at : at + len(whole) // 8 + 1] for at in range(0, len(whole), len(whole) // 8 + 1)]
+    for piece in pieces[:7]:
+        first.take((piece, False, False))
+    assert {"kind": "env_behind", "behind": True} == told.messages.get(timeout=60)
+    goes_on.set()
+    until(lambda: first._own.qsize() == 0, "it has unpacked them")
+    for piece in pieces[7:]:
+        first.take((piece, False, True))
+    assert {"kind": "env_behind", "behind": False} == told.messages.get(timeout=60)
+    assert "env_ready" == told.messages.get(timeout=60)["kind"]
+
+
 def test_a_host_whose_source_is_gone_keeps_nothing(venv: Path, tmp_path: Path) -> None:
     found = read(venv, tmp_path / "records")
     first, _ = transfer(tmp_path / "n1", found, "secret")
@@ -356,6 +382,7 @@ def test_compression_is_for_networks_that_are_slower_than_it() -> None:
     pace.pack(bytes(1 << 20))
     assert pace.worth(8 << 20, 1.0)
     assert not pace.worth(8 << 20, 1e15)
+    assert not pace.worth(8 << 20, 1.0, behind=True), "a host that unpacks slowly does so sooner without"
 
 
 def test_each_host_sends_to_two_others_at_most() -> None:

@@ -44,13 +44,27 @@ def place(folder: str) -> list[Any]:
         found = os.stat(folder)
     except OSError:
         return []
+    device = _local_device(found)
+    return [found.st_ino, f"{procfs.boot_id() or socket.gethostname()} {device}" if device else ""]
+
+
+def _local_device(found: os.stat_result) -> str:
+    """Return the device of a file if it is on a file system that only this machine has; empty otherwise."""
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     with suppress(OSError), open("/proc/self/mountinfo") as mounts:
         for line in mounts:
             before, _, after = line.partition(" - ")
             if before.split()[2] == device and after.split()[0] in _OF_ONE_MACHINE:
-                return [found.st_ino, f"{procfs.boot_id() or socket.gethostname()} {device}"]
-    return [found.st_ino, ""]
+                return device
+    return ""
+
+
+def on_one_machine(path: str) -> bool:
+    """Return whether a path is on a file system that other machines do not see, unless this one exports it."""
+    try:
+        return bool(_local_device(os.stat(path)))
+    except OSError:
+        return False
 
 
 def same_place(one: list[Any], other: list[Any]) -> bool:

@@ -29,6 +29,8 @@ from muster.protocol.handshake import AgentSide, ControllerSide, Terms
 
 _WAITING = 8
 """Pieces that wait for a child or for the disk."""
+_BEHIND, _EVEN = 6, 1
+"""Pieces that wait for the disk where it counts as slower than what arrives, and where it no longer does."""
 _STALLED = 120.0
 """Seconds after which a child that takes nothing is left behind."""
 _GREETING = 4096
@@ -70,6 +72,7 @@ class EnvTransfer:
         self._listener = hardware.listen()
         self.port: int = self._listener.getsockname()[1]
         self._failed = threading.Event()
+        self._behind = False
         processes.start_thread(self._unpack)
         processes.start_thread(self._accept)
 
@@ -94,6 +97,10 @@ class EnvTransfer:
                 self._children.remove(child)
         if not self._failed.is_set():
             _put(self._own, piece)
+            waiting = self._own.qsize()
+            if waiting >= _BEHIND if not self._behind else waiting <= _EVEN:
+                self._behind = not self._behind
+                self._tell("env_behind", behind=self._behind)
 
     def _unpack(self) -> None:
         buffer, ended = bytearray(), False
@@ -116,7 +123,7 @@ class EnvTransfer:
         else:
             self._failed.set()
             self._refuse_more()
-            self._tell(path=python, failed="")
+            self._tell("env_ready", path=python, failed="")
 
     def _fail(self, why: str) -> None:
         if not self._failed.is_set():
@@ -126,10 +133,10 @@ class EnvTransfer:
             with suppress(queue.Empty):
                 while True:
                     self._own.get_nowait()  # let a waiting `take` continue
-            self._tell(path="", failed=why)
+            self._tell("env_ready", path="", failed=why)
 
-    def _tell(self, **fields: Any) -> None:
-        self._soon(lambda: self.emit("env_ready", **fields))
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self._soon(lambda: self.emit(kind, **fields))
 
     # ---- children ---------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from muster.cli.common import store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.config import toml_files
 from muster.config.options import RUN, RunOptions
-from muster.config.parse import ParsedArgs, cut, from_environment, hint_for_unknown, names_in, names_of
+from muster.config.parse import ParsedArgs, cut, from_environment, hint_for_unknown, hint_in_job, names_in, names_of
 from muster.config.record import Source
 from muster.config.roles import OF_ROLE, check_lines, check_part, check_program, in_job, split
 from muster.config.toml_files import RoleTable
@@ -120,7 +121,7 @@ def _read_line(
         own = names_in(name, record.table)
         line = cut(words, own)
         try:
-            parsed = line.read(own, command)
+            parsed = line.read(own, command, partial(hint_in_job, scheduler=name, options=record.table))
         except InvalidRequest:
             if f" {typed(name)} " in f" {' '.join(words)} ":
                 raise

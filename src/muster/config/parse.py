@@ -104,6 +104,15 @@ def hint_for_unknown(name: str, options: Table) -> str | None:
     return None
 
 
+def hint_in_job(name: str, scheduler: str, options: Table) -> str | None:
+    """Hint for an unknown option where a scheduler was chosen: its program may have it."""
+    names, other = names_in(scheduler, options), f"--{scheduler}-opt"
+    if not name.startswith("--") or other not in names:
+        return None
+    program = options_of(scheduler).program
+    return did_you_mean(name, names) or f"if {program} has it, write `{other} {name[2:]}=VALUE`"
+
+
 def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:
     """Split a command line: options end at the first other argument, unless options and operands are `interleaved`.
 

@@ -240,10 +240,14 @@ class Pace:
         self._packing.append(len(piece) / max(time.perf_counter() - began, 1e-9))
         return smaller
 
-    def worth(self, waiting: int, arrived: float) -> bool:
+    def worth(self, waiting: int, arrived: float, behind: bool = False) -> bool:
         """Return whether to compress the next piece: `waiting` bytes have not been taken by the connection, which takes
-        `arrived` bytes per second. The first pieces are compressed to measure."""
-        if waiting <= _SLOW:
+        `arrived` bytes per second. The first pieces are compressed to measure.
+
+        `behind`: data waits because a host unpacks more slowly than it arrives. Then compression costs time on both
+        sides, and nothing arrives sooner.
+        """
+        if waiting <= _SLOW or behind:
             return False
         rates = list(self._packing)
         return not rates or self.threads * sum(rates) / len(rates) > _FASTER * arrived
@@ -273,13 +277,12 @@ def _stream(
     pieces: Iterable[bytes],
 ) -> None:
     """Send the stream to these hosts, and wait until all have unpacked it."""
-    agents.answers = {}
-
+    agents.answers, agents.behind = {}, set()
     pace, began, sent = Pace(min(4, os.cpu_count() or 1)), time.monotonic(), 0
 
     def worth() -> bool:
         waiting = max(_waiting(roots))
-        return pace.worth(waiting, (sent - waiting) / max(time.monotonic() - began, 1e-9))
+        return pace.worth(waiting, (sent - waiting) / max(time.monotonic() - began, 1e-9), bool(agents.behind))
 
     for piece, smaller in packed(pieces, pace, worth):
         _send(agents, missing, roots, encode_frame("env_piece", piece, packed=smaller, last=False))

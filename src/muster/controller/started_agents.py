@@ -99,6 +99,8 @@ class StartedAgents:
             lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
             lambda text, link: self.say(f"{link.host}: {text}"),
         )
+        self.behind: set[int] = set()
+        """Nodes that unpack an environment more slowly than it arrives."""
         self.moved: set[int] = set()
         """Nodes whose agent has detached, so that its connection may end."""
 
@@ -232,6 +234,9 @@ class StartedAgents:
 
     def _on_note(self, link: ProcessConnection, payload: bytes, text: str, **more: Any) -> None:
         """Ignore notes until there is a run."""
+
+    def _on_env_behind(self, link: ProcessConnection, payload: bytes, behind: bool, **more: Any) -> None:
+        (self.behind.add if behind else self.behind.discard)(link.node)
 
     def _answered(self, kind: str, link: ProcessConnection, payload: bytes, **fields: Any) -> None:
         if kind == self._awaited:

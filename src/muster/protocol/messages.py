@@ -113,7 +113,7 @@ SINCE: Mapping[str, int] = {
             *("open_probe_port", "probe_port", "probe_routes", "routes", "detach", "detached", "configure"),
             *("bring", "brought"),
             *("get_env_facts", "env_facts", "open_env", "env_opened", "fetch_env", "env_connected"),
-            *("env_piece", "env_ready"),
+            *("env_piece", "env_behind", "env_ready"),
             "take_place",
             *("relay", "relay_taken", "relay_end"),
             *("start_run", "stop_run", "run_hosted", "run_left", "begin_run", "release", "visit_run"),
@@ -454,6 +454,10 @@ MESSAGES: tuple[Message, ...] = (
                 {"port": WHOLE, "failed": STRING},
             ),
             "env_connected": ("Whether the host reached the other one.", {"failed": STRING}),
+            "env_behind": (
+                "The host unpacks more slowly than pieces arrive, or no longer does: compression would not help it.",
+                {"behind": FLAG},
+            ),
             "env_ready": (
                 "The environment is complete; else `failed`.",
                 {"path": TEXT, "failed": STRING},

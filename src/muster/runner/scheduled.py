@@ -43,7 +43,7 @@ from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
 from muster.runner.roles import Parts, members_of, plan_of
 from muster.schedulers import get_scheduler, title, typed
-from muster.schedulers.client import client
+from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import After, Allocation, Request, Wish
 
 _TICK = 0.05
@@ -209,7 +209,7 @@ def _start(context: RunContext, claimed: ExitStack[None]) -> StepRun | DetachedR
             kept.write(REQUEST, request_of_job)
             if allocation is None:
                 wanted = found.complete(request(asked, options, kept.path, after=context.after))
-                found.try_folder(store.root, wanted, env)
+                check_nodes(context, found, wanted)
                 submit_env = {**env, **secrets}
                 if of.publishes_env:
                     wanted = wanted._replace(env_file=write_environment(kept, of.submit_env(submit_env)))
@@ -276,6 +276,14 @@ def check_queued(context: RunContext) -> None:
             f"--stdin cannot be combined with {flag}: a queued job has no terminal to read from",
             "leave out --stdin" + (f", or run inside `{inner}`, which has a terminal" if inner else ""),
         )
+
+
+def check_nodes(context: RunContext, asks: SchedulerClient, wanted: Request) -> None:
+    """Check that nodes see muster's directory, and the environment that they are to send. Raises `InvalidRequest`."""
+    python, root = context.asked.job.python, context.store.root
+    local = python if context.options.ship_env and code_tree.on_one_machine(os.path.dirname(python)) else ""
+    if not asks.try_folder(root, wanted, context.env, local) and local:
+        context.warn(f"warning: {local} is on a disk of this machine; the job fails if its nodes do not see it")
 
 
 def secrets_of(job: Job) -> dict[str, str]:

@@ -39,6 +39,7 @@ from muster.rundir.sweeps import next_ids, write_sweep
 from muster.runner import scheduled
 from muster.runner.context import NOTHING, RunContext, refuse_stdin, run_record
 from muster.runner.scheduled import (
+    check_nodes,
     check_queued,
     job_record,
     request,
@@ -368,7 +369,7 @@ def _submit(context: SweepContext, sweep_dir: Run, name: str) -> str:
     assert arrays is not None
     array = array_of(list(context.points), context.sweep.most)
     wanted = asks.complete(request(asked, options, sweep_dir.path, array, base.after))
-    asks.try_folder(store.root, wanted, base.env)
+    check_nodes(base, asks, wanted)
     text = script_of(wanted, asked, options, sweep_dir.path, (asks.name, name))
     script = write_script(sweep_dir, text)
     number = asks.submit(wanted, script, {**base.env, **secrets_of(asked.job)})

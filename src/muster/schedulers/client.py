@@ -406,22 +406,24 @@ class SchedulerClient:
             f"{program} has no option `--{name}`", did_you_mean(name, known) or f"list its options with `man {program}`"
         )
 
-    def try_folder(self, root: Path, request: Request, env: Mapping[str, str]) -> None:
+    def try_folder(self, root: Path, request: Request, env: Mapping[str, str], python: str = "") -> bool:
         """Check with a job step of a second, on a node that is free now, that nodes can write to muster's directory.
 
-        Done once for each partition; if no node is free, the job itself finds out. Raises `InvalidRequest`.
+        `python`: an interpreter that they have to see, too. Done once for each partition; if no node is free, return
+        False: the job itself finds out. Raises `InvalidRequest`.
         """
         if self.scheduler.trial is None:
-            return
+            return False
         partition = dict(request.options).get("partition", "")
         proven = root / _PROVEN.format(name=self.name)
         known: list[str] = []
         with suppress(OSError, *NOT_UNDERSTOOD):
             known = [str(name) for name in json.loads(proven.read_text())]
-        if partition in known:
-            return
+        wanted = [partition, *([f"{partition} {python}"] if python else ())]
+        if all(name in known for name in wanted):
+            return True
         flag = root / f"seen-by-a-node-{os.getpid()}"
-        script = f"echo reached; echo >{quote(str(flag))}"
+        script = f"echo reached; [ -x {quote(python or '/')} ] || echo unseen; echo >{quote(str(flag))}"
         try:
             done = subprocess.run(
                 self.scheduler.trial(request, ("sh", "-c", script)),
@@ -431,12 +433,17 @@ class SchedulerClient:
                 timeout=_WITHIN,
             )
         except (OSError, subprocess.TimeoutExpired):
-            return
+            return False
         arrived = flag.exists()
         flag.unlink(missing_ok=True)
+        if "unseen" in done.stdout:
+            raise InvalidRequest(
+                f"--ship-env: {self.title} nodes do not see {python}, which is on a disk of this machine",
+                "make the environment in a directory that all nodes share: they send it to each other from there",
+            )
         if arrived:
             with suppress(OSError):
-                replace_file(str(proven), json.dumps([*known, partition]).encode())
+                replace_file(str(proven), json.dumps(list(dict.fromkeys([*known, *wanted]))).encode())
         elif "reached" in done.stdout:
             said = done.stderr.strip().splitlines()[:1]
             raise InvalidRequest(
@@ -444,6 +451,7 @@ class SchedulerClient:
                 + (f": {said[0]}" if said else ""),
                 "choose a directory on a file system that all nodes share: --run-dir, or MUSTER_HOME",
             )
+        return arrived
 
     def replace_with(self, command: Argv) -> int:
         """Replace this process by the command. Raises `InvalidRequest` if it is not installed."""
