@@ -182,7 +182,7 @@ def test_all_kinds_of_runs_on_a_session(held: Muster, script: Callable[..., Path
     assert "2 ok" in run("--array", "0-1", path.name)
     both = held("run", "--on", "dev", "--array", "0-3%2", path.name)
     assert both.returncode == 2, both.stderr
-    assert "a session has one run at a time, got 2 points at the same time" in both.stderr
+    assert "a session has one run at a time, so 2 points cannot run on it at the same time" in both.stderr
     for launcher in ("mpirun", "torchrun"):
         run("--launcher", launcher, path.name)
         assert held.log(1) == b"1 of 2 attempt 0\n"

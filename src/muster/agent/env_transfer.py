@@ -99,8 +99,8 @@ class EnvTransfer:
             _put(self._own, piece)
             waiting = self._own.qsize()
             if waiting >= _BEHIND if not self._behind else waiting <= _EVEN:
-                self._behind = not self._behind
-                self._tell("env_behind", behind=self._behind)
+                self._behind = behind = not self._behind
+                self._soon(lambda: self.emit("env_behind", behind=behind))
 
     def _unpack(self) -> None:
         buffer, ended = bytearray(), False
@@ -123,7 +123,7 @@ class EnvTransfer:
         else:
             self._failed.set()
             self._refuse_more()
-            self._tell("env_ready", path=python, failed="")
+            self._tell(path=python, failed="")
 
     def _fail(self, why: str) -> None:
         if not self._failed.is_set():
@@ -133,10 +133,10 @@ class EnvTransfer:
             with suppress(queue.Empty):
                 while True:
                     self._own.get_nowait()  # let a waiting `take` continue
-            self._tell("env_ready", path="", failed=why)
+            self._tell(path="", failed=why)
 
-    def _tell(self, kind: str, **fields: Any) -> None:
-        self._soon(lambda: self.emit(kind, **fields))
+    def _tell(self, **fields: Any) -> None:
+        self._soon(lambda: self.emit("env_ready", **fields))
 
     # ---- children ---------------------------------------------------------------------------------------------------
 

@@ -125,8 +125,8 @@ def prepare(sweep: Sweep, parsed: ParsedArgs, options: RunOptions, resolve: Reso
     base = resolve(_filled(parsed, first) if not sweep.chain else parsed)
     if base.session is not None and (sweep.most or 1) > 1:
         raise InvalidRequest(
-            f"a session has one run at a time, got {sweep.most} points at the same time",
-            "leave out --max-parallel, or `%N` of --array: the points then run one after another",
+            f"a session has one run at a time, so {sweep.most} points cannot run on it at the same time",
+            "use `--max-parallel 1`, with which the points run one after another, or hold several sessions",
         )
     scripts = {fill(parsed.operands[0], point) for point in sweep.points} if not sweep.chain else set()
     if len(scripts) > 1 and (options.snapshot or options.sync):
