@@ -31,6 +31,10 @@ def test_in_an_allocation_with_two_kinds_of_nodes_and_in_a_terminal_of_srun(ther
     code, _, said = inside(["salloc", "-Q", "-N1", ":", "-N1"], "--slurm", "-g", "1", "--", "true")
     assert 2 == code
     assert "is heterogeneous (SLURM_HET_SIZE=2), which muster does not support" in said
+    het = ["salloc", "-Q", "-N1", ":", "-N1", "srun", "--het-group=1"]
+    code, out, said = inside(het, "-g", "1", *SAY, "echo $RANK $(uname -n)")
+    assert 0 == code and out.startswith("0 n"), said
+    assert "heterogeneous (SLURM_HET_SIZE=2), which muster does not support: all ranks run on this machine" in said
 
     (there.folder / "hosts").write_text("n2\nn2\nn1\n")
     other = {"SLURM_HOSTFILE": str(there.folder / "hosts"), "SLURM_DISTRIBUTION": "arbitrary"}

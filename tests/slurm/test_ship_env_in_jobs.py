@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from lab_cluster import LabCluster
+from waiting import until
 
 SCRIPT = """
 import os, socket, sys
@@ -70,3 +75,62 @@ def test_a_session_in_a_job_has_the_environment(there: LabCluster) -> None:
     finally:
         for host in there.lab.nodes:
             there.lab.run(host, ["rm", "-rf", root], cwd="/")
+
+
+class Shipping:
+    """Runs with an environment of the lab's head, and what the nodes have of it."""
+
+    def __init__(self, there: LabCluster):
+        self.there, self.root = there, f"{there.lab.folder.scratch}/envs-{there.folder.name}"
+        venv = make_venv(there.folder / "my_venv")
+        env = ("--ship-env", "--env-dir", self.root, "--python", f"{venv}/bin/python")
+        self.line = ("run", "--slurm", *env, "--launcher", "exec", "-g", "1", "--prefix", "")
+
+    def copies(self, host: str) -> list[str]:
+        """The environments on a host, also those that are not complete."""
+        found: str = self.there.lab.run(host, ["sh", "-c", f"ls {self.root} 2>/dev/null || true"], cwd="/").stdout
+        return found.split()
+
+    def said(self) -> list[str]:
+        """The messages of all runs that an environment is being sent."""
+        texts: list[Any] = []
+        for path in sorted((self.there.home / "runs").glob("*/events.jsonl")):
+            texts += [json.loads(line).get("text", "") for line in path.read_text().splitlines()]
+        return [text for text in texts if text.startswith("sending ")]
+
+
+@pytest.fixture
+def shipping(there: LabCluster) -> Iterator[Shipping]:
+    made = Shipping(there)
+    yield made
+    for host in there.lab.nodes:
+        there.lab.run(host, ["rm", "-rf", made.root], cwd="/")
+
+
+def test_tasks_of_an_array_share_a_copy(shipping: Shipping) -> None:
+    """They may start at the same time on one node: then each sends it, and one copy is kept."""
+    there = shipping.there
+    done = there.muster(*shipping.line, "-N", "1", "--array", "0-2", there.script(SCRIPT))
+    assert 0 == done.returncode, done.stderr
+    found = [there.muster("logs", f"last.{point}").stdout.split() for point in range(3)]
+    (prefix,) = {words[2] for words in found}
+    used = {words[1] for words in found}
+    for host in there.lab.nodes:
+        assert ([Path(prefix).parent.name] if host in used else []) == shipping.copies(host)
+    assert len(used) <= len(shipping.said()) <= 3
+    there.nothing_left()
+
+
+def test_the_next_attempt_uses_the_copy_and_the_terminal_shows_what_is_sent(shipping: Shipping) -> None:
+    there = shipping.there
+    more = "import time\ntime.sleep(600 * (os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'))\n"
+    line = ("-N", "2", "--nodelist", "n[1-2]", "--requeue", "1", there.script(SCRIPT + more))
+    process = there.start(*shipping.line, *line)
+    until(lambda: [*there.home.glob("runs/*/attempt_0/*.out")] and there.log(0), "the first attempt runs")
+    (number,) = there.lab.run("head", ["squeue", "--noheader", "--format=%A"]).stdout.split()
+    assert 0 == there.lab.run("head", ["scontrol", "requeue", number]).returncode
+    assert 0 == process.wait(timeout=120), there.said()
+    assert there.log(0, attempt=0) == there.log(0, attempt=1)
+    (sending,) = shipping.said()
+    assert 1 == there.said().count(f"muster: {sending}\n")
+    there.nothing_left()

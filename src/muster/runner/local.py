@@ -116,7 +116,11 @@ def _forsake(run: Run) -> None:
 def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], store: Store) -> None:
     """Report if the ranks run on only one of the nodes allocated by a scheduler, if the job still exists."""
     for name in within_jobs(env):
-        found = get_scheduler(name).allocation(env)
+        try:
+            found = get_scheduler(name).allocation(env)
+        except InvalidRequest as error:  # a job on whose nodes muster cannot run; on this machine it can
+            say(f"warning: {error.sentence}: all ranks run on this machine")
+            continue
         if found is None or len(found.hosts) < 2:
             continue
         from muster.schedulers.client import client

@@ -20,7 +20,7 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
     if job and env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
         raise InvalidRequest(
             f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not support",
-            "request one kind of node",
+            "request one kind of node; programs with different needs can be roles of one job (`muster run --role`)",
         )
     if not job or not env.get("SLURM_JOB_NODELIST"):
         return None
