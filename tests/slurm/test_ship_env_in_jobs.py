@@ -126,7 +126,7 @@ def test_the_next_attempt_uses_the_copy_and_the_terminal_shows_what_is_sent(ship
     more = "import time\ntime.sleep(600 * (os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'))\n"
     line = ("-N", "2", "--nodelist", "n[1-2]", "--requeue", "1", there.script(SCRIPT + more))
     process = there.start(*shipping.line, *line)
-    until(lambda: [*there.home.glob("runs/*/attempt_0/*.out")] and there.log(0), "the first attempt runs")
+    until(lambda: has_begun(there) and there.log(0), "the first attempt runs")
     (number,) = there.lab.run("head", ["squeue", "--noheader", "--format=%A"]).stdout.split()
     assert 0 == there.lab.run("head", ["scontrol", "requeue", number]).returncode
     assert 0 == process.wait(timeout=120), there.said()
@@ -134,3 +134,8 @@ def test_the_next_attempt_uses_the_copy_and_the_terminal_shows_what_is_sent(ship
     (sending,) = shipping.said()
     assert 1 == there.said().count(f"muster: {sending}\n")
     there.nothing_left()
+
+
+def has_begun(there: LabCluster) -> bool:
+    """Return whether the first rank of the first attempt has a log."""
+    return bool(list(there.home.glob("runs/*/attempt_0/rank_00000.out")))
