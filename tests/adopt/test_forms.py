@@ -403,3 +403,11 @@ def test_files_with_null_bytes_are_no_scripts():
 @pytest.mark.filterwarnings("error")
 def test_warnings_of_python_are_not_shown():
     assert not adopted("import submitit\nx = '\\d'\nif 1 is 1: pass\n", "x.py").launches
+
+
+def test_scripts_that_submit_themselves():
+    """A job that submits the next part of itself, and two that submit each other."""
+    text = "sbatch x.sh\n"
+    assert not adopt_file("x.sh", text, lambda _: text).launches
+    both = {"a.sh": "sbatch b.sh\n", "b.sh": "sbatch a.sh\n"}
+    assert not adopt_file("a.sh", both["a.sh"], both.get).launches

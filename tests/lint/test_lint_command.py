@@ -79,6 +79,37 @@ def test_a_directory_is_searched_for_known_files(script: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["files"] == ["job.sbatch"]
 
 
+def test_what_is_no_script_is_skipped_in_a_directory(script: Path, capsys: pytest.CaptureFixture[str]):
+    (script.parent / "latin.py").write_bytes(b"caf\xe9 = 1\n")
+    (script.parent / "data.json").write_bytes(b"[" + b"1," * 1_000_001 + b"1]")
+    assert 1 == call(["lint", str(script.parent)], {}, 0.0)
+    told = capsys.readouterr()
+    assert script.name in told.out
+    assert "warning: skipped: the file is not text in UTF-8: " in told.err
+    assert "warning: skipped: the file is too large for a script: " in told.err
+
+
+def test_fix_keeps_mode_and_links(script: Path):
+    script.chmod(0o750)
+    link = script.parent / "link"
+    link.symlink_to(script.name)
+    before = script.read_text()
+    call(["lint", "--fix", str(link)], {}, 0.0)
+    assert before != script.read_text()
+    assert link.is_symlink()
+    assert 0o750 == script.stat().st_mode & 0o7777
+
+
+def test_a_script_survives_a_fix_that_cannot_be_written(script: Path):
+    before = script.read_text()
+    script.write_text(before + "# " + "x" * 8000 + "\n")
+    words = [sys.executable, "-B", "-m", "muster", "lint", "--fix", str(script)]
+    done = subprocess.run(["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *words], capture_output=True, text=True)
+    assert "error: the file cannot be written" in done.stderr
+    assert (2, before) == (done.returncode, script.read_text()[: len(before)])
+    assert [] == list(script.parent.glob("*.part"))
+
+
 def test_json_has_each_finding(script: Path, capsys: pytest.CaptureFixture[str]):
     lint("--format", "json", "job.sbatch")
     (finding,) = json.loads(capsys.readouterr().out)["findings"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli.sweeps import follow_sweep
+from muster.cli.sweeps import follow_sweep, listing
+from muster.client.status import RunStatus
 from muster.core.results import RunResult, RunState
 from muster.core.sweep import Ids, Parameter, Sweep, points_of
 from muster.rundir.finding import RunNotFound, find_run, list_runs, look_for_runs
@@ -119,3 +120,15 @@ def test_a_run_that_was_killed_before_it_was_recorded_is_seen_an_hour_later(tmp_
     assert [early.name] == [one.id for one in left], "the job of another one is pending, and the third is being started"
     remove(store, left)
     assert not early.exists() and queued.exists() and new.exists()
+
+
+def test_a_listing_does_not_need_the_result_of_a_point_that_is_only_known(tmp_path: Path) -> None:
+    """That of another user, whose scheduler tells how its job ended; or one that is being deleted."""
+    run = made(tmp_path, ID)
+    write_sweep(run, SWEEP, [])
+    ids = [Ids(ID, number).run for number in (0, 1)]
+    for point in ids:
+        made(tmp_path, point)
+    known = {point: RunStatus(RunState.KILLED, outcome=RunResult(RunState.KILLED, 137, 1.0)) for point in ids}
+    found = listing(run, known)
+    assert (RunState.KILLED, None) == (found["state"], found["seconds"])

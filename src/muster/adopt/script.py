@@ -32,9 +32,17 @@ from muster.lint.parse import read_script
 
 
 def adopt_script(
-    path: str, source: str, read_file: ReadFile, given: Sequence[str] = (), args: Sequence[Word] = ()
+    path: str,
+    source: str,
+    read_file: ReadFile,
+    given: Sequence[str] = (),
+    args: Sequence[Word] = (),
+    by: Sequence[str] = (),
 ) -> Adoption:
-    """Return what a shell script launches; `given` are options of sbatch on its command line, `args` its arguments."""
+    """Return what a shell script launches; `given` are options of sbatch on its command line, `args` its arguments.
+
+    `by`: the texts of the scripts that submit it.
+    """
     filled = _filled(source)
     whole = read_script(Source(path, filled))
     script = job_in(whole)
@@ -49,7 +57,7 @@ def adopt_script(
         used |= lines
         changed += remarks
         launches.append(launch)
-    submitted = None if launches else _submitted(script, read_file)
+    submitted = None if launches else _submitted(script, read_file, (*by, source))
     if submitted is not None:
         return submitted
     of_all = joined_ranks(launches) if len(launches) > 1 and all(launch.by == "python" for launch in launches) else None
@@ -95,15 +103,18 @@ def _written_job(job: Script) -> list[Remark]:
     return [Remark(0, "", says)]
 
 
-def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
-    """Return what a script launches that this one submits, with the options that it gives; None if it submits none."""
+def _submitted(script: Script, read_file: ReadFile, by: Sequence[str]) -> Adoption | None:
+    """Return what a script launches that this one submits, with the options that it gives; None if it submits none.
+
+    `by`: the texts of this script and of those that submit it, of which none is read again.
+    """
     found: Adoption | None = None
     again: list[Remark] = []
     for command in script.everything():
         program = command.program("sbatch")
         path = program.operands[0].text if program is not None and program.operands else None
         source = read_file(path) if path else None
-        if program is None or path is None or source is None:
+        if program is None or path is None or source is None or source in by:
             continue
         given = [
             option.name if option.value is None else f"{option.name}={quote(option.value.shown)}"
@@ -115,7 +126,7 @@ def _submitted(script: Script, read_file: ReadFile) -> Adoption | None:
             again.append(Remark(0, f"{script.source.path}, line {line}", says))
             continue
         item = Found(command, script, program, ())
-        found = adopt_script(path, source, read_file, given, program.operands[1:])
+        found = adopt_script(path, source, read_file, given, program.operands[1:], by)
         shown = " ".join(command_line(launch) for launch in found.launches)
         again += [
             remark._replace(line=0, text=f"{script.source.path}, line {remark.line}: {remark.text}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from muster.cli.commands import COMMANDS
 from muster.cli.help import print_command
 from muster.config.command_options import AdoptOptions
-from muster.config.files import read_text
+from muster.config.files import read_text, script_text
 from muster.config.parse import parse
 from muster.errors import InvalidRequest
 
@@ -43,12 +43,8 @@ def adopt(words: list[str], env: Mapping[str, str], began: float) -> int:
     folder = os.path.dirname(path)
 
     def read_file(name: str) -> str | None:
-        for place in (os.path.expanduser(name), os.path.join(folder, name)):
-            try:
-                return Path(place).read_text(encoding="utf-8")
-            except (OSError, ValueError):
-                continue
-        return None
+        places = Path(os.path.expanduser(name)), Path(folder, name)
+        return next((text for place in places if (text := script_text(place)) is not None), None)
 
     found = adopt_file(path, source, read_file, options.sbatch)
     print(json.dumps(as_json(found), indent=1) if options.json else in_words(found))

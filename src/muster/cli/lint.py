@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +13,12 @@ from muster import __version__
 from muster.cli.commands import COMMANDS
 from muster.cli.help import print_command
 from muster.config.command_options import LintOptions
+from muster.config.files import LARGEST_SCRIPT, script_text
 from muster.config.parse import parse
 from muster.core.printable import Styled
 from muster.core.suggestions import nearest
 from muster.errors import InvalidRequest
+from muster.linux.files import replace_file
 from muster.ui.color import use_color
 
 if TYPE_CHECKING:
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".py", ".json", ".yaml", ".yml"})
 _HOST_FILES = frozenset({"hostfile", "hosts", "machinefile"})
-_MOST = 2_000_000
-"""Bytes of a file: larger ones are no scripts."""
 
 
 def lint(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -50,7 +52,8 @@ def lint(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not parsed.operands:
         raise InvalidRequest("`muster lint` requires a file", "muster lint train.sbatch")
     names = [name for name in options.rule or RULES if name not in options.ignore]
-    report = [_checked(path, names, options.fix) for path in _files(parsed.operands)]
+    texts = [(path, text) for path, text in _files(parsed.operands) if text is not None]
+    report = [_checked(path, text, names, options.fix) for path, text in texts]
     if options.format == "json":
         sys.stdout.write(as_json(report))
     elif options.format == "sarif":
@@ -62,25 +65,36 @@ def lint(words: list[str], env: Mapping[str, str], began: float) -> int:
     return int(any(RULES[finding.rule].level != NOTE for _, findings in report for finding in findings))
 
 
-def _files(operands: Sequence[str]) -> Iterator[Path]:
-    """The files that operands name; of directories, those whose names say that they are of a known kind."""
+def _files(operands: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
+    """The files that operands name, with their text; of directories, those with names of a known kind.
+
+    What is found in a directory may be no script after all, such as data in JSON: then there is no text.
+    """
     for operand in operands:
         path = Path(operand)
         if operand != "-" and path.is_dir():
             for inner in sorted(path.rglob("*")):
                 hidden = any(part.startswith(".") for part in inner.relative_to(path).parts)
                 if not hidden and inner.is_file() and (inner.suffix in _SUFFIXES or inner.name in _HOST_FILES):
-                    yield inner
+                    yield inner, _text_if_script(inner)
         else:
-            yield path
+            yield path, _text(path)
 
 
-def _checked(path: Path, names: Sequence[str], fix: bool) -> tuple[Source, Sequence[Finding]]:
+def _text_if_script(path: Path) -> str | None:
+    try:
+        return _text(path)
+    except InvalidRequest as error:
+        print(f"warning: skipped: {error.sentence}", file=sys.stderr)
+        return None
+
+
+def _checked(path: Path, text: str, names: Sequence[str], fix: bool) -> tuple[Source, Sequence[Finding]]:
     """Return the file with its findings, after correcting it if `fix`."""
     from muster.lint.engine import check, fixed
     from muster.lint.model import Source
 
-    source = Source(str(path), _text(path))
+    source = Source(str(path), text)
     read = _reader(path)
     findings = check(source, read, names)
     for _ in range(5 if fix else 0):
@@ -97,7 +111,7 @@ def _text(path: Path) -> str:
     try:
         if str(path) == "-":
             data = sys.stdin.buffer.read()
-        elif path.stat().st_size > _MOST:
+        elif path.stat().st_size > LARGEST_SCRIPT:
             raise InvalidRequest(f"the file is too large for a script: {path}", "name scripts only")
         else:
             data = path.read_bytes()
@@ -111,8 +125,12 @@ def _text(path: Path) -> str:
 def _write(path: Path, text: str) -> None:
     if str(path) == "-":
         raise InvalidRequest("--fix cannot change stdin", "name a file")
+    target = os.path.realpath(path)
     try:
-        path.write_bytes(text.encode())
+        before = os.stat(target)
+        replace_file(target, text.encode(), stat.S_IMODE(before.st_mode))
+        if before.st_uid != os.geteuid():
+            os.chown(target, before.st_uid, before.st_gid)
     except OSError as error:
         raise InvalidRequest(f"the file cannot be written: {path}: {error.strerror}", "leave out --fix") from None
 
@@ -121,13 +139,7 @@ def _reader(path: Path) -> Callable[[str], str | None]:
     """Return what reads files that a script names, relative to it or to the current directory."""
 
     def read(name: str) -> str | None:
-        for folder in (path.parent, Path()):
-            try:
-                found = folder / name
-                if found.is_file() and found.stat().st_size < _MOST:
-                    return found.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError, ValueError):
-                continue
-        return None
+        places = path.parent / name, Path(name)
+        return next((text for place in places if (text := script_text(place)) is not None), None)
 
     return read

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from muster.client.client import ANSWERS_WITHIN
@@ -203,7 +204,12 @@ def _duration(run: Run, points: list[PointStatus]) -> float | None:
     began = float(run.job.get("time") or time.time())
     if whole(points).state.lives:
         return time.time() - began
-    ends = [os.stat(one.run.path / "outcome.json").st_mtime for one in points if one.run and one.status.outcome]
+    ends = []
+    for one in points:
+        with suppress(
+            OSError
+        ):  # it is being deleted, or belongs to another user, and only its scheduler tells how it ended
+            ends += [os.stat(one.run.path / "outcome.json").st_mtime] if one.run and one.status.outcome else []
     return max(0.0, max(ends) - began) if ends else None
 
 

@@ -33,6 +33,23 @@ def check_target(path: str | None, option: str) -> None:
         )
 
 
+LARGEST_SCRIPT = 2_000_000
+"""Bytes of a file: larger ones are no scripts."""
+
+
+def script_text(path: Path) -> str | None:
+    """Return the text of a file that a script names; None if it cannot be read, or is nothing that a person writes.
+
+    A script may also name a device or a pipe, of which reading would not end.
+    """
+    try:
+        if path.is_file() and path.stat().st_size <= LARGEST_SCRIPT:
+            return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        pass
+    return None
+
+
 def read_text(path: str, option: str) -> str:
     """Return the text of a file named by an option. Raises `InvalidRequest`."""
     try:

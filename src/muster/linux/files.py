@@ -6,13 +6,15 @@ import os
 from contextlib import suppress
 
 
-def replace_file(path: str, data: bytes) -> None:
+def replace_file(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write a file of this user in one step, even if several processes do that concurrently.
 
     It replaces a symbolic link, and does not follow it. Raises OSError; then the file is what it was.
     """
     part = _written_part(path, data)
     try:
+        if mode != 0o600:
+            os.chmod(part, mode)
         os.replace(part, path)
     except OSError:
         _remove(part)
