@@ -213,19 +213,20 @@ def test_following_a_run_logs_in_once_and_again_after_a_broken_connection(there:
     there.nothing_left()
 
 
+FAILS_TWICE = """
+import os, time
+count = os.environ["TORCHELASTIC_RESTART_COUNT"]
+print(count)
+open(f"here {os.environ['RANK']} {count}", "w").close()
+while not all(os.path.exists(f"here {rank} {count}") for rank in (0, 1)):  # the first to fail ends both
+    time.sleep(0.02)
+assert count == "2"
+"""
+
+
 def test_a_detached_run_restarts_by_itself(there: LabCluster) -> None:
-    count = "os.environ['TORCHELASTIC_RESTART_COUNT']"
-    # each waits for the other: the first to fail ends both
-    lines = (
-        "import os, time",
-        f"print({count})",
-        f"open(f'here {{os.environ[\"RANK\"]}} {{{count}}}', 'w').close()",
-        f"while not all(os.path.exists(f'here {{rank}} {{{count}}}') for rank in (0, 1)): time.sleep(0.02)",
-        f"assert {count} == '2'",
-    )
-    text = "\n".join(lines)
     restarts = ("--max-restarts", "3", "--always-restart", "--restart-delay", "0.2")
-    done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", *restarts, there.script(text))
+    done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", *restarts, there.script(FAILS_TWICE))
     assert 0 == done.returncode, done.stderr
     assert 0 == there.muster("wait", "last").returncode
     assert ["0\n", "1\n", "2\n"] == [there.log(1, attempt=attempt) for attempt in range(3)]
