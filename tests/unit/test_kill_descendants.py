@@ -34,6 +34,53 @@ print(json.dumps([mine in [one["pid"] for one in killed], other in left, mine in
 """
 
 
+CLEANS_UP = """
+import os
+from muster.agent.cleanup import Cleanup
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+null = os.open(os.devnull, os.O_RDWR)
+other = processes.spawn(["sleep", "1000"], os.environ, "/", null, null, null)
+print(other, flush=True)
+os.setresuid(65534, 65534, 65534)
+said = []
+
+class Any:
+    def __getattr__(self, name):
+        return self
+    def __call__(self, *words, **fields):
+        said.extend(word for word in words if word == "cleaned_up")
+        return {}
+
+class Ranks(Any):
+    external = None
+    run = Any()
+    run.loop = EventLoop()
+    def left(self):
+        return {}
+    def persistent_pids(self):
+        return ()
+
+cleanup = Cleanup(Ranks())
+Ranks.run.loop.call_later(0.1, lambda: said.append("a timer"))
+cleanup.begin(0.0, True)
+cleanup.begin(0.0, True)
+while "cleaned_up" not in said:
+    Ranks.run.loop.run_once(1.0)
+print(said)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
+def test_an_agent_does_something_else_while_a_process_does_not_end(env: dict[str, str]) -> None:
+    """As one whose disk stalls: for five seconds, no output was sent and nobody was answered."""
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run([sys.executable, "-c", CLEANS_UP], env=env, capture_output=True, text=True, timeout=60)
+    other, *found = done.stdout.splitlines()
+    os.kill(int(other), signal.SIGKILL)
+    assert (0, ["['a timer', 'cleaned_up']"]) == (done.returncode, found), done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
 def test_a_process_of_another_user_is_left(env: dict[str, str]) -> None:
     """As sudo is for its user: it became an error of the agent, which left all others."""

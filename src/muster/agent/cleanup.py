@@ -19,6 +19,8 @@ class Cleanup:
         self.ranks, self.run = ranks, ranks.run
         self._until: float | None = None
         """Monotonic time at which they are killed; None if no cleanup is in progress."""
+        self._killing: processes.Killing | None = None
+        """They are being killed, if it is not None."""
 
     def begin(self, patience: float, well: bool) -> None:
         """End what is left of the attempt; leftover processes get `patience` seconds to exit by themselves.
@@ -26,6 +28,8 @@ class Cleanup:
         `well`: no rank has failed, so an external launcher exits by itself. A second call during a cleanup changes the
         time.
         """
+        if self._killing is not None:
+            return  # what is asked for is nearly done
         external = self.ranks.external
         self.ranks.pending_start = None  # nothing starts any more once a fork server is ready
         self.ranks.store.end()
@@ -50,9 +54,17 @@ class Cleanup:
         self._end()
 
     def _end(self) -> None:
-        """Kill what is still alive."""
+        """Kill what is still alive; a process that the kernel cannot end, as its disk stalls, holds up nothing else."""
         self._until, self.ranks.killing = None, True
-        killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
+        self._killing = processes.Killing(os.getpid())
+        self._kill(self._killing, processes.LOOKS_AGAIN)
+
+    def _kill(self, killing: processes.Killing, pause: float) -> None:
+        """Kill until nothing is left, or the time is over."""
+        if not killing.step(self.ranks.persistent_pids()):
+            self.run.loop.call_later(pause, lambda: self._kill(killing, min(_LINGER, pause * 1.5)))
+            return
+        self._killing, killed, alive = None, killing.killed, killing.left
         self.ranks.reap()
         self.run.logs.settle()
         self.ranks.watch.tell()

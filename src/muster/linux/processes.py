@@ -433,25 +433,56 @@ def leftover_descendants(root: int, spare: Iterable[int]) -> dict[int, str]:
     return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_cleaner(pid)}
 
 
+class Killing:
+    """Kills all descendants of `root`, step by step: each look may find processes that were started meanwhile.
+
+    Resource trackers are left to exit by themselves.
+    """
+
+    def __init__(self, root: int, within: float = 5.0) -> None:
+        """`within`: seconds after which processes that do not exit are given up."""
+        self.root, self._deadline = root, time.monotonic() + within
+        self._killed: dict[int, dict[str, Any]] = {}
+        self._left: dict[int, str] = {}
+
+    def step(self, spare: Collection[int] = ()) -> bool:
+        """Kill what is there, except `spare` and their descendants; return whether nothing is left, or the time is
+        over."""
+        self._left = leftover_descendants(self.root, spare)
+        if not self._left or time.monotonic() > self._deadline:
+            return True
+        for pid, name in self._left.items():
+            if pid not in self._killed:
+                self._killed[pid] = describe_process(pid, name)
+            send_signal(pid, signal.SIGKILL)
+        return False
+
+    @property
+    def killed(self) -> list[dict[str, Any]]:
+        """The killed processes, as `describe_process` describes them."""
+        return list(self._killed.values())
+
+    @property
+    def left(self) -> list[dict[str, Any]]:
+        """The processes that were still alive at the last step."""
+        return [describe_process(pid, name) for pid, name in self._left.items()]
+
+
+LOOKS_AGAIN = 0.002
+"""Seconds between the first steps of a `Killing`: the kernel needs this for most processes."""
+
+
 def kill_descendants(
     root: int, spare: Collection[int] = (), within: float = 5.0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Kill all descendants of `root` except `spare` and their descendants, and wait until they are gone.
 
-    Waits at most `within` seconds. Returns (killed processes, processes still alive), each as described by
-    `describe_process`. Resource trackers are left to exit by themselves.
+    Waits at most `within` seconds. Returns (killed processes, processes still alive).
     """
-    killed: dict[int, dict[str, Any]] = {}
-    deadline = time.monotonic() + within
-    while True:
-        left = leftover_descendants(root, spare)
-        if not left or time.monotonic() > deadline:
-            return list(killed.values()), [describe_process(pid, name) for pid, name in left.items()]
-        for pid, name in left.items():
-            if pid not in killed:
-                killed[pid] = describe_process(pid, name)
-            send_signal(pid, signal.SIGKILL)
-        time.sleep(0.002)
+    killing = Killing(root, within)
+    while not killing.step(spare):
+        time.sleep(LOOKS_AGAIN)
+    return killing.killed, killing.left
 
 
 def node_folder(run_dir: str, host: str) -> str:
