@@ -116,6 +116,7 @@ def test_a_healthy_cluster_has_no_findings() -> None:
         (set_to("shared", False), "directories exist", "warning", "the run directory is not shared"),
         (set_to("folders", "/work", "there", False), "directories exist", "error", "directory not found: /work"),
         (set_to("shm", "total", 64 << 20), "shared memory", "error", "/dev/shm has 64 MiB"),
+        (set_to("shm", {}), "shared memory", "error", "/dev/shm does not exist"),
         (set_to("shm", "total", 512 << 20), "shared memory", "warning", "/dev/shm has 512 MiB"),
         (
             set_to("env", {"OMP_NUM_THREADS": "128"}),

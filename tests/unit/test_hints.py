@@ -16,6 +16,9 @@ WORDS = {
     "OSError: [Errno 116] Stale file handle: 'data.bin'": "a file system of n2 does not work",
     "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's "
     "workers are out of shared memory. Please try to raise your shared memory limit.": "/dev/shm of n2 is too small",
+    "FileNotFoundError: [Errno 2] No such file or directory\n"
+    '  File "/usr/lib/python3.11/multiprocessing/synchronize.py", line 57, in __init__\n'
+    "    sl = self._semlock = _multiprocessing.SemLock(": "multiprocessing needs /dev/shm",
     "OSError: [Errno 24] Too many open files: 'shard-001.tar'": "limit of open files reached on n2",
     "RuntimeError: can't start new thread": "limit of processes reached on n2",
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.": "use a smaller batch",

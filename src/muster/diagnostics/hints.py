@@ -72,6 +72,13 @@ FAILURE_HINTS = (
         True,
     ),
     FailureHint(
+        r"(FileNotFoundError|PermissionError)(.|\n)*multiprocessing/synchronize\.py",
+        "multiprocessing needs /dev/shm for its locks, which {host} does not have, or not for this user: "
+        "mount it with `mount -t tmpfs -o size=8g tmpfs /dev/shm`, or use num_workers=0",
+        Domain.ENVIRONMENT,
+        False,
+    ),
+    FailureHint(
         r"DataLoader worker .* Bus error|unable to (open|allocate) shared memory|insufficient shared memory|torch_shm",
         "/dev/shm of {host} is too small: start the container with `--shm-size=8g`, or use fewer DataLoader workers",
         Domain.ENVIRONMENT,

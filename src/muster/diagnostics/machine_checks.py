@@ -103,8 +103,16 @@ def gpus(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def shared_memory(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Find a small /dev/shm."""
+    """Find a small /dev/shm, or none."""
     for host, facts in cluster.facts.items():
+        if not facts["shm"]:
+            yield Finding(
+                "error",
+                host,
+                "/dev/shm does not exist",
+                "locks of multiprocessing, DataLoader workers and NCCL need it; ranks that use gloo alone run",
+                "mount it: `mount -t tmpfs -o size=8g tmpfs /dev/shm`; containers have it by default",
+            )
         total = facts["shm"].get("total", GIB)
         if total < GIB:
             yield Finding(
