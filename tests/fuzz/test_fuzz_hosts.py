@@ -67,6 +67,7 @@ _NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,4}[0-9]{0,3}(\.[a-z]{1,3}[0-9]{0,2})?"
 @example(["n1", "n01", "n001", "n2"])
 @example(["n09", "n10", "n11"])
 @example(["n099", "n100"])
+@example(["n", "n1"])
 def test_a_folded_list_unfolds_to_the_same_hosts(names: list[str]) -> None:
     assert sorted(parse_nodelist(fold_hostlist(names))) == sorted(names)
 

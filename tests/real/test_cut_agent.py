@@ -19,7 +19,9 @@ import pytest
 from program import Muster
 from waiting import until
 
-CUT_AGENT = Path(__file__).with_name("cut_agent.py")
+CUT_AGENT = Path(__file__).parents[1] / "cut_agent.py"
+
+HOST = os.uname().nodename
 
 LONG = os.environ.get("MUSTER_FUZZ") == "long"
 
@@ -47,7 +49,16 @@ class Cuts:
         """Run muster, whose agent is killed at this message; at none, if it is empty."""
         self.notes.unlink(missing_ok=True)
         shutil.rmtree(self.muster.home, ignore_errors=True)
-        words = [sys.executable, str(CUT_AGENT), str(self.notes), cut, self.victims, "run", *self.words, self.length]
+        words = [
+            sys.executable,
+            str(CUT_AGENT),
+            str(self.notes),
+            f"{HOST} {cut}",
+            self.victims,
+            "run",
+            *self.words,
+            self.length,
+        ]
         env = {**self.muster.env, "TMPDIR": str(self.scratch), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return subprocess.run(
             words, env=env, cwd=self.muster.cwd, text=True, timeout=120, capture_output=True, stdin=subprocess.DEVNULL
@@ -79,7 +90,7 @@ class Cuts:
         done = self.run(cut)
         said = f"{cut}: {done.returncode}: {done.stdout}{done.stderr}"
         assert "Traceback" not in said, said
-        reached = cut in self.notes.read_text().splitlines()
+        reached = f"{HOST} {cut}" in self.notes.read_text().splitlines()
         assert done.returncode in ((125, 3, 0) if reached else (0,)), said
         outcomes = list(self.muster.home.glob("runs/*/outcome.json"))
         if outcomes:
@@ -125,7 +136,7 @@ def test_a_run_ends_at_whichever_message_its_agent_is_killed(cuts: Cuts) -> None
         whole = cuts.run("")
         assert whole.returncode == 0, whole.stderr
         assert not cuts.left()
-        chosen = tuple(cuts.notes.read_text().splitlines())
+        chosen = tuple(line.partition(" ")[2] for line in cuts.notes.read_text().splitlines())
     for cut in chosen:
         reached = cuts.check(cut)
         assert reached or LONG, cut

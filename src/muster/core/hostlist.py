@@ -230,7 +230,7 @@ def fold_hostlist(names: Iterable[str]) -> str:
     for name in names:
         match = re.fullmatch(r"(.*?)([0-9]{1,18})([^0-9]*)", name)
         if match is None or re.fullmatch(r"[\d.]+", name) or ":" in name:  # an IP address is no series
-            groups.setdefault((name, 0, ""), [])
+            groups.setdefault((name, -1, ""), [])  # no number has this width: `n` and `n1` are no series
             continue
         before, digits, after = match.groups()
         width = len(digits) if digits.startswith("0") else 0

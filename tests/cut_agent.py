@@ -1,8 +1,8 @@
 """`cut_agent.py NOTES CUT VICTIMS MUSTER_ARGUMENTS...`: muster, whose agent is killed at a message.
 
-Each message of the agent is noted in the file NOTES, as `DIRECTION KIND NUMBER`: `>` before it is sent, `<` before it
-is handled, `=` after that; NUMBER counts those alike. At the one that is CUT, the agent gets SIGKILL, and before it its
-guard if VICTIMS is `both`. The text of the agent is changed on its way, so muster itself knows nothing of this.
+Each message of an agent is noted in the file NOTES, as `HOST DIRECTION KIND NUMBER`: `>` before it is sent, `<` before
+it is handled, `=` after that; NUMBER counts those alike. At the one that is CUT, the agent gets SIGKILL, and before it
+its guard if VICTIMS is `both`. The text of the agent is changed on its way, so muster itself knows nothing of this.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os as _os
 from muster.protocol import channel as _channel, frames as _frames
 
 _counts = {}
+HOST = _os.uname().nodename
 
 def _at(direction, kind):
     name = direction + " " + kind
     number = _counts[name] = _counts.get(name, -1) + 1
-    name = "%s %d" % (name, number)
+    name = "%s %s %d" % (HOST, name, number)
     fd = _os.open(NOTES, _os.O_WRONLY | _os.O_CREAT | _os.O_APPEND, 0o600)
     _os.write(fd, (name + "\\n").encode())
     _os.close(fd)
