@@ -40,6 +40,11 @@ WORDS = {
     "FloatingPointError: loss is nan at step 9": "a NaN or an infinity spreads",
     "ValueError: non-finite loss": "a NaN or an infinity spreads",
     "bdb.BdbQuit": "stdin is /dev/null",
+    "/usr/bin/python3: Error while finding module specification for 'a.b' (ModuleNotFoundError: No module named 'a')": (
+        "`-m` needs the name of a module"
+    ),
+    "python3.11: No module named json.__main__; 'json' is a package and cannot be directly executed": "`-m` needs",
+    "/opt/venv/bin/python: No module named train": "`-m` needs the name of a module",
     "ModuleNotFoundError: No module named 'wandb'": "install the missing module for the Python of the ranks",
     "terminate called without an active exception": "often a thread that asked for Python's lock",
 }

@@ -99,3 +99,10 @@ def test_a_plan_with_a_spare_and_back() -> None:
     assert plan() == as_planned(two, ["n1", "n2", "n3", "n4"])
     assert two == as_planned(two, ["", ""]), "of an older version"
     assert two == plan_from_json(as_json(two))
+
+
+def test_of_several_hosts_the_one_with_another_python_is_left_out() -> None:
+    """Also if it is the first one, which the others do not have to be like."""
+    told = {name: FIT for name in ("n2", "n3", "n4")}
+    found = unfit_hosts({"n1": {**FIT, "python": "3.9.1"}, **told}, "train.py", "d1", {}, False)
+    assert {"n1": "Python 3.9 instead of 3.11"} == found

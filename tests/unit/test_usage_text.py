@@ -22,8 +22,8 @@ def test_few_ranks_have_a_row_each() -> None:
     ]
     assert usage_in_words(ends).splitlines() == [
         "RANK  PEAK RSS  CPU TIME  SYSTEM TIME  CHILDREN CPU  CPU WAIT  MAJOR FAULTS  CONTEXT SWITCHES",
-        "0     3.0 GiB   1m 3s     2.0s         0.0s                    0             1,234",
-        "1     5.0 GiB   1m 1s     1.0s         1m 15s        0.4s      2             0",
+        "0     3.0 GiB   1m 3s     2.0s         0.00s                   0             1,234",
+        "1     5.0 GiB   1m 1s     1.0s         1m 15s        0.40s     2             0",
     ]
 
 
@@ -36,7 +36,7 @@ def test_many_ranks_are_folded() -> None:
         "512 RANKS         MIN      MEDIAN   MAX      RANK OF MAX",
         "peak RSS          1.0 GiB  1.0 GiB  4.0 GiB  511",
         "CPU time          1.0s     2.0s     2.0s     0",
-        "system time       0.0s     0.0s     0.0s     0",
+        "system time       0.00s    0.00s    0.00s    0",
         "read              0 bytes  0 bytes  3.0 MiB  511",
         "context switches  0        0        0        0",
     ]

@@ -206,9 +206,8 @@ def _duration(run: Run, points: list[PointStatus]) -> float | None:
         return time.time() - began
     ends = []
     for one in points:
-        with suppress(
-            OSError
-        ):  # it is being deleted, or belongs to another user, and only its scheduler tells how it ended
+        # it may be just being deleted, or be another user's, of which only the scheduler tells the end
+        with suppress(OSError):
             ends += [os.stat(one.run.path / "outcome.json").st_mtime] if one.run and one.status.outcome else []
     return max(0.0, max(ends) - began) if ends else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median_high
+from statistics import median_high, mode
 from typing import Any, NamedTuple
 
 from muster.core.model import Host, Node, Plan
@@ -49,7 +49,7 @@ def unfit_hosts(
     a GPU each; None for one for each GPU that the hosts usually have. `sent`: the code will be sent.
     """
     usual = median_high([len(facts["gpus"]) for facts in told.values()]) if told else 0
-    python = next((_minor(facts) for facts in told.values()), "")
+    python = mode(map(_minor, told.values())) if told else ""  # that of most hosts, of the first ones of as many
     found = {}
     for host, facts in told.items():
         wanted = gpus.get(host)

@@ -194,6 +194,14 @@ FAILURE_HINTS = (
         True,
     ),
     FailureHint(
+        r"Error while finding module specification for|python\S*: No module named [^'\s]+"
+        r"|is a package and cannot be directly executed",
+        "`-m` needs the name of a module that can be started from the working directory (`--cwd`) or is installed for "
+        "the Python of the ranks; for a file, leave out `-m`",
+        Domain.USER_CODE,
+        False,
+    ),
+    FailureHint(
         r"ModuleNotFoundError: No module named",
         "install the missing module for the Python of the ranks, or choose another Python with `--python` or `--setup`",
         Domain.ENVIRONMENT,

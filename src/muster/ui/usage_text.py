@@ -32,6 +32,11 @@ def _size(value: float) -> str:
     return size_in_words(int(value))
 
 
+def _time(value: float) -> str:
+    """Return seconds with two digits below one second: a rank that only prints needs 0.03 s of CPU time."""
+    return f"{value:.2f}s" if value < 0.995 else seconds(value)
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -40,11 +45,11 @@ _MEASURES = (
     _Measure("STEP", lambda used: used.step, _count),
     _Measure("PEAK RSS", lambda used: used.peak_memory, _size),
     _Measure("CHILDREN RSS", lambda used: used.children_peak, _size, 1),
-    _Measure("CPU TIME", lambda used: used.user + used.system, seconds),
-    _Measure("SYSTEM TIME", lambda used: used.system, seconds),
-    _Measure("CHILDREN CPU", lambda used: used.children_cpu, seconds, 0.05),
-    _Measure("CPU WAIT", lambda used: used.core_wait, seconds, 0.05),
-    _Measure("I/O WAIT", lambda used: used.io_wait, seconds, 0.05),
+    _Measure("CPU TIME", lambda used: used.user + used.system, _time),
+    _Measure("SYSTEM TIME", lambda used: used.system, _time),
+    _Measure("CHILDREN CPU", lambda used: used.children_cpu, _time, 0.05),
+    _Measure("CPU WAIT", lambda used: used.core_wait, _time, 0.05),
+    _Measure("I/O WAIT", lambda used: used.io_wait, _time, 0.05),
     _Measure("READ", lambda used: used.read, _size, 1 << 20),
     _Measure("WRITTEN", lambda used: used.written, _size, 1 << 20),
     _Measure("MAJOR FAULTS", lambda used: used.major_faults, _count, 1),
