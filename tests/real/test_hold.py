@@ -144,6 +144,8 @@ def test_runs_on_a_session(held: Muster, script: Callable[..., Path]) -> None:
     assert "released after" in released.stdout
     states = {run["id"]: run["state"] for run in listed(held)}
     assert states[session(held).name] == "succeeded"
+    assert "state    released\n" in held("show", session(held).name).stdout
+    assert re.search(rf"^{session(held).name} .* released ", held("ps").stdout, re.M), "it says so to people"
     assert states[detached.stdout.strip()] == "killed"
     gone = held("run", "--on", "dev", path.name)
     assert gone.returncode == 2 and "the session dev has ended: released by " in gone.stderr

@@ -103,6 +103,6 @@ def test_a_plan_with_a_spare_and_back() -> None:
 
 def test_of_several_hosts_the_one_with_another_python_is_left_out() -> None:
     """Also if it is the first one, which the others do not have to be like."""
-    told = {name: FIT for name in ("n2", "n3", "n4")}
+    told = dict.fromkeys(("n2", "n3", "n4"), FIT)
     found = unfit_hosts({"n1": {**FIT, "python": "3.9.1"}, **told}, "train.py", "d1", {}, False)
     assert {"n1": "Python 3.9 instead of 3.11"} == found

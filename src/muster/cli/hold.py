@@ -20,7 +20,7 @@ from muster.config.sessions import options_to_hold
 from muster.core.hostlist import fold_hostlist
 from muster.core.model import BUNDLED, Plan
 from muster.core.plurals import plural
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, MusterError
 from muster.linux.identity import user_name
 from muster.rundir.run import Run
 from muster.ui.formatting import seconds
@@ -116,8 +116,13 @@ def release(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not rest:
         raise InvalidRequest("`muster release` requires a session", "list them with `muster ps --running`")
     by = f"{env.get('USER') or f'user {user_name(os.getuid())}'} (pid {os.getpid()})"
-    for name in rest:
-        run = find_held(store, name)
-        outcome = release_session(run, by, options.force)
-        print(f"{run.id}: released after {seconds(outcome.duration)}")
-    return 0
+    status = 0
+    for run in {run.id: run for run in (find_held(store, name) for name in rest)}.values():
+        try:
+            outcome = release_session(run, by, options.force)
+        except MusterError as error:  # the others hold hosts, too
+            print(f"error: {error}", file=sys.stderr)
+            status = max(status, error.exit_code)
+        else:
+            print(f"{run.id}: released after {seconds(outcome.duration)}")
+    return status

@@ -28,7 +28,7 @@ from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.progress import Progress, least
-from muster.core.results import RunResult, RunState
+from muster.core.results import RunResult, RunState, StopKind
 from muster.errors import InvalidRequest
 from muster.notification import told_in_words
 from muster.rundir.accounting import use_of
@@ -101,7 +101,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     steps = any(item["step"] is not None for item in records)  # a column only where a run reports steps
     head = ("STATE", "STEP", "EXIT") if steps else ("STATE", "EXIT")
     rows = [("RUN", "NAME", *(["JOB"] * jobs), "RANKS", *head, "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
-    for item in records:
+    for run, item in zip(shown, records):
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         how = (item["launcher"], item["command"])
@@ -109,7 +109,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         number = [item["job_id"] or ""] if jobs else []
         of_sweep = "points" in item
         ranks = plural(item["ranks"], "part" if "chain" in item else "point") if of_sweep else str(item["ranks"])
-        shown_state = item["why"] if of_sweep else item["state"]
+        shown_state = item["why"] if of_sweep else _state_in_words(run, item)
         far = Progress(item["step"], item["steps"]).text if item["step"] is not None else ""
         state = (shown_state, far, code) if steps else (shown_state, code)
         rows.append((item["id"], item["name"], *number, ranks, *state, when, took, *how))
@@ -127,6 +127,12 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if older:
         print(f"… and {older} older; list all with `muster ps -a{store.option}`")
     return 0
+
+
+def _state_in_words(run: Run, item: Mapping[str, Any]) -> str:
+    """Return the state of a run for the table: of a session, that it was released, which is a success for programs."""
+    ended = _outcome(run) if item["state"] is RunState.SUCCEEDED and not item["program"] else None
+    return str(StopKind.RELEASED if ended is not None and ended.is_released else item["state"])
 
 
 def _waiting(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -305,7 +311,8 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(json.dumps(record, indent=1))
         return 0
     why = status.why or (facts.why if facts is not None else "")
-    told = f"{status.state}: {why}" if why else str(status.state)
+    state = StopKind.RELEASED if outcome is not None and outcome.is_released else status.state
+    told = f"{state}: {why}" if why else str(state)
     if session is not None:
         told, events = _held_in_words(session), []  # its start is not that of ranks
     uses = _now_in_words(now, run.hosts) if now else ""

@@ -84,7 +84,7 @@ def outcome_in_words(
     lines: list[str] = []
     failed = first_failure(outcome, hosts)
     after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
-    if outcome.stopped is not None and outcome.stopped.kind is StopKind.RELEASED:
+    if outcome.is_released:
         lines.append(f"{reason_in_words(outcome.stopped)}, {after}")
     elif outcome.state is RunState.SUCCEEDED and outcome.stopped is not None:
         others = [end.rank for end in outcome.exits if not end.ok]
