@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from muster.controller import batch
-from muster.controller.batch import AgentSteps
+from muster.controller import job_steps
 from muster.controller.batch_roles import StepGroup
+from muster.controller.job_steps import AgentSteps
 from muster.controller.node_claims import Claims
 from muster.rundir.run import Run
 from muster.runner import scheduled
@@ -36,7 +36,7 @@ def deaf() -> Iterator[subprocess.Popen[bytes]]:
 def test_steps_that_do_not_exit_hold_no_job(
     tmp_path: Path, deaf: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "_STEPS_END_WELL", 0.1)
+    monkeypatch.setattr(job_steps, "END_WELL", 0.1)
     group = StepGroup(unused, ("n1",), "python3", {})
     steps = AgentSteps(unused, Run(tmp_path), unused, unused, {}, unused, groups=[group])
     steps.steps.append(deaf)
