@@ -157,7 +157,8 @@ def test_clean_leaves_the_processes_of_a_run_that_is_alive(muster: Muster) -> No
     running = muster.start("run", "-g", "1", "--launcher", "exec", "alive.py")
     until(lambda: list(muster.home.glob("runs/*/attempt_0/rank_00000.out")), "it has a log")
     until(lambda: b"child" in muster.log(0), "the child is there")
-    assert "nothing to clean up" in muster("clean").stdout
+    cleaned = muster("clean")  # of other runs on this machine, there may be something
+    assert muster.newest().name not in cleaned.stdout and cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
     (muster.cwd / "go").touch()
     shown, said = running.communicate(timeout=60)
     assert running.returncode == 0 and "child lives" in shown, shown + said
