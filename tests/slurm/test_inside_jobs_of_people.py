@@ -39,10 +39,14 @@ def test_in_an_allocation_with_two_kinds_of_nodes_and_in_a_terminal_of_srun(ther
     (there.folder / "hosts").write_text("n2\nn2\nn1\n")
     other = {"SLURM_HOSTFILE": str(there.folder / "hosts"), "SLURM_DISTRIBUTION": "arbitrary"}
     code, out, said = inside(
-        ["salloc", "-Q", "-N2", "env"], "--slurm", "-g", "2", *SAY, "echo $RANK $(uname -n)", **other
+        ["salloc", "-Q", "-w", "n[1-2]", "env"], "--slurm", "-g", "2", *SAY, "echo $RANK $(uname -n)", **other
     )
     assert 0 == code, said
     assert ["0 n1", "1 n1", "2 n2", "3 n2"] == sorted(out.splitlines()), "these are for steps of the person"
+
+    made_for = ["salloc", "-Q", "-w", "n[1-2]", "--ntasks-per-node=2", "--gpus-per-task=1"]
+    code, out, said = inside(made_for, "--slurm", *SAY, "echo $RANK $(uname -n)")
+    assert (0, ["0 n1", "1 n1", "2 n2", "3 n2"]) == (code, sorted(out.splitlines())), said
 
     line = shlex.join(["srun", "-N1", "-n1", "--pty", *there.argv("run", "-g", "2", *SAY, "echo $RANK $(uname -n)")])
     done = there.lab.run("head", ["script", "-qec", line, "/dev/null"], env=env, cwd=str(there.folder), timeout=240)

@@ -326,6 +326,25 @@ def test_gpus_are_no_more_than_were_asked_for(asked: str, expected: dict[str, in
     assert expected == slurm_step.gpus_there(there, {"n1": 2, "n2": 1})
 
 
+@pytest.mark.parametrize(
+    ("number", "each", "tasks", "expected"),
+    [
+        (3, 2, {"n1": 2, "n2": 1}, {"n1": 2, "n2": 1}),
+        (4, 2, {"n1": 1}, {"n1": 2, "n2": 2}),
+        (4, 2, {"n1": 1, "n2": 1}, {"n1": 2, "n2": 2}),
+        (4, 0, {}, {"n1": 4, "n2": 4}),
+        (3, 0, {"n2": 1}, {"n1": 4, "n2": 1}),
+    ],
+)
+def test_tasks_of_a_step_do_not_count_as_those_of_its_job(
+    number: int, each: int, tasks: dict[str, int], expected: dict[str, int]
+) -> None:
+    """In a step of one task, as the controller's or that of `srun --pty`, SLURM_TASKS_PER_NODE is 1."""
+    record = f"   NumNodes=2 NumTasks={number} CPUs/Task=1\n   Socks/Node=* NtasksPerN:B:S:C={each}:0:*:* CoreSpec=*\n"
+    record += "     Nodes=n[1-2] CPU_IDs=0-7 Mem=0 GRES=gpu:toy:4(IDX:0-3)\n   TresPerTask=gres:gpu:1\n"
+    assert expected == slurm_step.gpus_there(record, tasks)
+
+
 def test_gpus_of_a_step_are_always_requested() -> None:
     assert "--gpus-per-node=2" in slurm_step.step(("n1", "n2"), ("x",), gpus=2)
     assert "--gpus=4" in slurm_step.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes

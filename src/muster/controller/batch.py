@@ -356,7 +356,9 @@ def run_batch(words: list[str]) -> int:
         clear_notes(run)
     spares = asked["job"].get("spare_nodes", 0)
     count = asked["nodes"] and asked["nodes"] + spares
-    allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[:count]))
+    hosts = tuple(asked["hosts"] or allocation.hosts[:count])
+    # in an allocation this is a step of one task, whose variables do not tell those of the job
+    allocation = allocation._replace(hosts=hosts, tasks=tuple(asked["tasks"] or allocation.tasks))
     keep_record(run, asked, allocation.job)
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())

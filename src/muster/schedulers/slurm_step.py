@@ -70,7 +70,8 @@ def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, in
     """Return the job's number of GPUs by node, from `Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES=gpu:a100:2(IDX:0-1)`.
 
     At most as many as were requested: with `--exclusive` Slurm counts all GPUs of a node, but gives a step only those
-    requested (`TresPerNode=gres:gpu:2`). `tasks` is the job's number of tasks by node.
+    requested (`TresPerNode=gres:gpu:2`). `tasks` is the number of tasks by node from the environment: that of the job,
+    or that of a step in which muster was started.
     """
     found = {}
     for nodes, gres in re.findall(r"\bNodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)", out):
@@ -79,12 +80,21 @@ def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, in
     each, of_task, whole = (_gpus_asked(out, of) for of in ("Node", "Task", "Job"))
     for host, count in found.items():
         bounds = [count, *([each] if each else [])]
-        if of_task and tasks is not None and host in tasks:
-            bounds.append(of_task * tasks[host])
+        if of_task and (there := _tasks_on(host, out, tasks or {})):
+            bounds.append(of_task * there)
         found[host] = min(bounds)
     if whole and sum(found.values()) > whole:
         return {host: whole // len(found) + (number < whole % len(found)) for number, host in enumerate(found)}
     return found
+
+
+def _tasks_on(host: str, out: str, tasks: Mapping[str, int]) -> int:
+    """Return the maximum number of the job's tasks on a node, from `NumTasks=4`, `NtasksPerN:B:S:C=2:0:*:*`, or `tasks`
+    if these are tasks of the job or the record does not tell; 0 if it is unknown."""
+    whole, each = re.search(r"\bNumTasks=(\d{1,9})\b", out), re.search(r"\bNtasksPerN:B:S:C=(\d{1,9}):", out)
+    if whole and int(whole[1]) == sum(tasks.values()):
+        return tasks.get(host, 0)
+    return int(each[1]) if each and int(each[1]) else tasks.get(host, 0)
 
 
 def granted(out: str) -> dict[str, Granted]:
