@@ -56,8 +56,8 @@ ROWS = (
     Row(
         "controller",
         "A controller with thousands of agents",
-        "Simulated agents, 8 ranks each: CPU time from the first exit of a rank to the report, growth of the memory "
-        "of the process, lines of the report. In the first line one rank fails and the others are terminated.",
+        "Simulated agents, 8 ranks each: CPU time from the first exit of a rank to the report, peak of the memory of "
+        "all Python objects, lines of the report. In the first line one rank fails and the others are terminated.",
         controller,
         (
             growth("cpu", case_of(1000), case_of(4000), 6, "linear, that is 4 × and some noise"),

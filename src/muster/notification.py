@@ -22,8 +22,9 @@ from muster.errors import MusterError
 from muster.linux.files import create_file
 from muster.linux.processes import reason
 from muster.rundir.run import Run
+from muster.ui.command_text import how_it_was_started
 from muster.ui.formatting import seconds
-from muster.ui.text import how_it_was_started, outcome_in_words
+from muster.ui.text import outcome_in_words
 
 FACTS, LOG, STATUS = "on_end.json", "on_end.log", "on_end.status"
 """Files of the run directory: what the command reads, which is also the claim; its output; its exit status."""

@@ -25,6 +25,7 @@ def test_rows_measure_what_they_say(tmp_path: Path) -> None:
         assert 0 < values["launch", "2 ranks", program, "first"] < values["launch", "2 ranks", program, "ended"]
         assert 0 < values["death", "2 ranks", program, "death"]
     assert 0 < values["controller", "4 nodes × 8", "muster", "report"] < 25
+    assert 0 < values["controller", "4 nodes × 8", "muster", "memory"]
     assert {"muster", "muster ps", "muster plan"} <= {each[2] for each in measured if each[0] == "commands"}
     assert 0 < values["ps", "20 runs", "muster logs", "time"]
     assert values["logs", "2 × 1 MB of short lines", "muster", "lines"] == 0

@@ -53,6 +53,17 @@ def test_quick_commands_are_small(words: list[str], shows: str, env: dict[str, s
     assert {name for name in seen.modules if name.startswith("muster.launchers.")} == used
 
 
+def test_ps_of_ended_runs_loads_nothing_that_asks(env: dict[str, str], tmp_path: Path) -> None:
+    """Their files tell the status: no connections, no words of reports, no `--on-end` are needed for it."""
+    run = [sys.executable, "-m", "muster", "run", "-q", "--", "true"]
+    subprocess.run(run, env=env, cwd=tmp_path, check=True, timeout=60)
+    seen = start(["ps"], env, tmp_path)
+    assert "succeeded" in seen.out
+    asking = {"muster.client.client", "muster.client.remote", "muster.protocol.local_sockets", "muster.linux.eventloop"}
+    wording = {"muster.ui.text", "muster.ui.accounting_text", "muster.notification", "muster.client.pruning"}
+    assert seen.modules & {*asking, *wording, "socket", "subprocess", "hashlib"} == set()
+
+
 def test_help_loads_no_more_than_it_shows(env: dict[str, str], tmp_path: Path) -> None:
     """Only the table of commands: none of their modules, no JSON, no processes."""
     seen = start(["--help"], env, tmp_path)

@@ -24,9 +24,10 @@ from muster.core.results import (
 )
 from muster.core.root_cause import alike
 from muster.launchers import make_plan
+from muster.ui.command_text import program_in_words
 from muster.ui.death_text import SIGNALS, signal_name
 from muster.ui.reason_text import ended_in_words, reason_in_words, reason_with_hint
-from muster.ui.text import begin_in_words, others_in_words, outcome_in_words, program_in_words, show_in_words
+from muster.ui.text import begin_in_words, others_in_words, outcome_in_words, show_in_words
 
 RUN = "20261121-120000-ab12-train"
 

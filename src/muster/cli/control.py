@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from muster.cli.common import end_in_words, find_operand_run, living_in_words, parse_command, started_in_words
 from muster.cli.confirm import agreed
-from muster.client.client import ANSWERS_WITHIN, Client, ask
+from muster.client.client import Client, ask
 from muster.client.follow import Follower, tell_silence
 from muster.client.follow import wait as wait_for
 from muster.client.local import is_anothers
 from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconcile, require_known, statuses
-from muster.client.status import RunStatus
+from muster.client.status import ANSWERS_WITHIN, RunStatus
 from muster.config.command_options import KillOptions, WaitOptions
 from muster.config.options import RunOptions
 from muster.core.controller_config import RECORD

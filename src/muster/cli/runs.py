@@ -18,20 +18,15 @@ from muster.cli.common import (
     started_in_words,
 )
 from muster.cli.confirm import agreed
-from muster.client import pruning
-from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.reconcile import last_answer, reconcile, statuses
-from muster.client.status import RunStatus
+from muster.client.status import ANSWERS_WITHIN, RunStatus
 from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
 from muster.config.options import FindOptions
-from muster.core.model import as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.progress import Progress, least
 from muster.core.results import RunResult, RunState, StopKind
 from muster.errors import InvalidRequest
-from muster.notification import told_in_words
-from muster.rundir.accounting import use_of
 from muster.rundir.finding import all_runs, look_for_newest, look_for_runs, unreadable_error
 from muster.rundir.progress import progress_at_end
 from muster.rundir.run import Run, Unreadable
@@ -39,10 +34,8 @@ from muster.rundir.session import has_begun
 from muster.rundir.store import Store
 from muster.rundir.sweeps import folded, is_sweep, runs_by_point
 from muster.rundir.unfinished import unfinished
-from muster.ui.accounting_text import advice_in_words, stats_in_words, use_in_words
+from muster.ui.command_text import command_of_role, how_it_was_started, program_in_words
 from muster.ui.formatting import fitted, seconds, size_in_words, table
-from muster.ui.summary import facts_of
-from muster.ui.text import command_of_role, how_it_was_started, outcome_as_json, program_in_words, show_in_words
 
 if TYPE_CHECKING:
     from muster.client import usage
@@ -153,6 +146,8 @@ def _waiting(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _stats(found: Sequence[Run], json_wanted: bool) -> int:
     """Print how these runs ended, and what they used."""
+    from muster.ui.accounting_text import stats_in_words
+
     runs = [one for run in found for one in (runs_by_point(run).values() if is_sweep(run) else [run])]
     states = [str(status.state) for status in statuses(runs, _WITHIN)]
     uses = [use for run in runs if (use := _use(run, _outcome(run))) is not None]
@@ -286,7 +281,13 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise InvalidRequest(f"--metric is for sweeps, and {run.id} is a single run", "leave it out")
     from muster.client import usage  # `ps` does not need these
     from muster.client.accounting import used
+    from muster.client.client import Client
     from muster.client.queue import job_facts
+    from muster.core.model import as_json
+    from muster.notification import told_in_words
+    from muster.ui.accounting_text import advice_in_words, use_in_words
+    from muster.ui.summary import facts_of
+    from muster.ui.text import outcome_as_json, show_in_words
 
     with Client(run) as client:
         status = reconcile(run, client=client)
@@ -346,6 +347,8 @@ def _held_in_words(session: Mapping[str, Any]) -> str:
 
 def _use(run: Run, outcome: RunResult | None) -> RunUse | None:
     """Return what muster measured of a run that has ended; None if that is unknown."""
+    from muster.rundir.accounting import use_of
+
     try:
         return use_of(run, outcome) if outcome is not None else None
     except Unreadable:
@@ -386,6 +389,8 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
 
 def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete finished runs."""
+    from muster.client import pruning
+
     asked = parse_command(FindOptions, "rm", words, env)
     if asked is None:
         return 0
@@ -402,6 +407,8 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete old finished runs."""
+    from muster.client import pruning
+
     asked = parse_command(PruneOptions, "prune", words, env)
     if asked is None:
         return 0

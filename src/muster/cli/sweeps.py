@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from muster.client.client import ANSWERS_WITHIN
 from muster.client.local import is_anothers, starter_lives
 from muster.client.points import cancel_pending, row_of
 from muster.client.reconcile import point_statuses
-from muster.client.status import RunStatus
+from muster.client.status import ANSWERS_WITHIN, RunStatus
 from muster.client.sweeps import PointStatus, counts, exit_code, whole
 from muster.core.plurals import plural
 from muster.core.results import RunState
@@ -24,8 +23,8 @@ from muster.linux.processes import reason
 from muster.rundir.run import Run
 from muster.rundir.sweeps import STOP, sweep_of
 from muster.schedulers.client import client
+from muster.ui.command_text import how_it_was_started
 from muster.ui.sweep_text import PointRow, end_of_point, points_in_words
-from muster.ui.text import how_it_was_started
 
 _LOOK = 1.0
 """Seconds between looks at the points of a sweep."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from muster.client.compat import HINT, lacks, version_of
 from muster.client.local import agent_of, is_anothers, may_start_its_agent
 from muster.client.remote import Replacement, connect, keep_piece, sizes_of
+from muster.client.status import ANSWERS_WITHIN
 from muster.core.json_checks import NOT_UNDERSTOOD
 from muster.core.json_records import outcome_from_json
 from muster.core.results import RunResult
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _TRIALS, _PAUSE = 5, 0.3
 """Number of attempts to ask a controller that hung up without an answer, and the seconds between them."""
-ANSWERS_WITHIN = 15.0
-"""Seconds for a remote controller, or a scheduler, to answer."""
 _FILES_WITHIN = 60.0
 """Seconds for the files of a run to arrive."""
 _ALL_SEEN = 1 << 40

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 from functools import partial
+from typing import TYPE_CHECKING
 
 from muster.linux import procfs
-from muster.protocol import local_sockets
 from muster.rundir.run import Run
+
+if TYPE_CHECKING:
+    import socket
 
 PATIENCE = 5.0
 """Seconds for an agent to answer."""
@@ -25,6 +27,8 @@ def is_anothers(run: Run) -> bool:
 
 def answers(run: Run) -> bool:
     """Return whether its agent or controller is here: then it runs, whatever its files say."""
+    from muster.protocol import local_sockets  # imported late, also below: about most runs nothing has to be asked
+
     return agent_listens(run) or local_sockets.listens(
         partial(local_sockets.find, str(run.path), local_sockets.SUPERVISOR)
     )
@@ -32,6 +36,8 @@ def answers(run: Run) -> bool:
 
 def agent_listens(run: Run) -> bool:
     """Return whether its agent is here, even if it accepts no connection."""
+    from muster.protocol import local_sockets
+
     return local_sockets.listens(partial(local_sockets.find, str(run.path), local_sockets.AGENT))
 
 
@@ -55,6 +61,8 @@ def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
 
 def agent_of(run: Run) -> socket.socket | None:
     """Return a connection to a run's local agent; None without one. Raises TimeoutError if it accepts no connection."""
+    from muster.protocol import local_sockets
+
     link = local_sockets.find(str(run.path), local_sockets.AGENT)
     if link is not None:
         link.settimeout(PATIENCE)

@@ -8,20 +8,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.local import agent_listens, answers, is_anothers, starter_lives
-from muster.client.progress import progress_now
-from muster.client.status import Controller, RunStatus, status
+from muster.client.status import ANSWERS_WITHIN, Controller, RunStatus, status
 from muster.client.sweeps import PointStatus, whole
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.identity import identity
-from muster.notification import Notification, notify
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.sweeps import STOP, is_sweep, runs_by_point, sweep_of, why_not_started
-from muster.ui.text import outcome_as_json
 
 if TYPE_CHECKING:
+    from muster.client.client import Client
+    from muster.notification import Notification
     from muster.schedulers.client import SchedulerClient
     from muster.schedulers.scheduler import Final
 
@@ -39,11 +37,7 @@ def statuses(runs: Sequence[Run], within: float, progress: bool = False) -> list
     def look(several: Sequence[Run]) -> None:
         for run in several:
             try:
-                with Client(run) as client:
-                    found[run.id] = reconcile(run, within, client)
-                    if progress and found[run.id].state is RunState.RUNNING:
-                        known = progress_now(run, client, within)
-                        found[run.id] = found[run.id]._replace(progress=known)
+                found[run.id] = _with_progress(run, within) if progress else reconcile(run, within)
             except Unreadable as error:
                 found[run.id] = RunStatus(RunState.UNREADABLE, error.sentence)
             except MusterError as error:
@@ -62,6 +56,32 @@ def statuses(runs: Sequence[Run], within: float, progress: bool = False) -> list
         thread.join(max(0.0, deadline - time.monotonic()))
     late = RunStatus(RunState.UNKNOWN, f"no answer within {within:g}s")
     return [found.get(run.id, late) for run in runs]
+
+
+def _with_progress(run: Run, within: float) -> RunStatus:
+    """Return the status of a run, with the step that its ranks report if it is running. Raises `MusterError`."""
+    if is_settled(run):
+        return reconcile(run, within)
+    from muster.client.client import Client
+    from muster.client.progress import progress_now
+
+    with Client(run) as client:
+        found = reconcile(run, within, client)
+        if found.state is RunState.RUNNING:
+            found = found._replace(progress=progress_now(run, client, within))
+    return found
+
+
+def is_settled(run: Run) -> bool:
+    """Return whether its files alone tell the status of a run: it has ended, and no scheduler may start it again.
+
+    Nobody is asked about such a run, which most runs of a list are: then nothing that asks has to be imported. Raises
+    `Unreadable`.
+    """
+    if is_sweep(run) or run.outcome is None:
+        return False
+    scheduled = run.scheduled
+    return scheduled is None or not scheduled.requeue
 
 
 def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
@@ -90,8 +110,10 @@ def require_known(run: Run, found: RunStatus) -> None:
 class _Sight:
     """The questions about a run, asked from this machine: see `status.Sight`. Answers are cached."""
 
-    def __init__(self, run: Run, within: float, client: Client):
-        self.run, self.within, self.client = run, within, client
+    def __init__(self, run: Run, within: float, client: Client | None):
+        self.run, self.within = run, within
+        self.client = client
+        """The connection to its controller; None if nobody needs to be asked (`is_settled`)."""
         self.anothers = is_anothers(run)
         self.machine = identity()
         self._controller: Controller | None = None
@@ -132,7 +154,13 @@ class _Sight:
     def controller(self) -> Controller:
         """Return the controller's answer."""
         if self._controller is None:
-            answer = self.client.ask("state", self.within)
+            if self.client is not None:
+                answer = self.client.ask("state", self.within)
+            else:  # its result has just been deleted
+                from muster.client.client import Client
+
+                with Client(self.run) as own:
+                    answer = own.ask("state", self.within)
             self._controller = Controller(not answer.get("gone"), str(answer.get("silent", "")))
         return self._controller
 
@@ -153,12 +181,14 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
     """
     if is_sweep(run):
         return whole(point_statuses(run, within), sweep_of(run).chain)
-    if client is None:
+    if client is None and not is_settled(run):
+        from muster.client.client import Client  # imported late: most runs have ended
+
         with Client(run) as own:
             return reconcile(run, within, own)
     sight = _Sight(run, within, client)
     found = status(run, sight)
-    if found.elsewhere and found.outcome is None:
+    if found.elsewhere and found.outcome is None and client is not None:
         client.sync_files()
         found = status(run, sight)
     if sight.anothers:
@@ -167,9 +197,13 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
         note_answer(run)
     unseen = found.outcome is not None and run.outcome is None
     if unseen and found.outcome is not None:
+        from muster.ui.text import outcome_as_json
+
         run.write_outcome(outcome_as_json(found.outcome))
     scheduled = run.scheduled
     if found.state is RunState.LOST or unseen or (found.outcome is not None and scheduled and scheduled.requeue):
+        from muster.notification import notify  # imported late: few ends are found out by a command
+
         # no controller decided this end, or it could not know whether the scheduler would start the run again
         _started.append(notify(run, found.state, found.outcome, found.why))
     return found

@@ -17,6 +17,9 @@ from muster.schedulers import get_scheduler
 if TYPE_CHECKING:
     from muster.schedulers.scheduler import JobEnd, Phase
 
+ANSWERS_WITHIN = 15.0
+"""Seconds for a remote controller, or a scheduler, to answer."""
+
 _HAND_OVER = 10.0
 """Seconds after the record of a run in which its controller may not listen yet, and nothing else tells that it runs."""
 

@@ -28,9 +28,9 @@ from muster.rundir.pace import read_pace
 from muster.rundir.progress import progress_at_end, progress_in_run_dir
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.snapshots import snapshots
+from muster.ui.command_text import how_it_was_started
 from muster.ui.pace_text import pace_in_words
 from muster.ui.summary import steps_of
-from muster.ui.text import how_it_was_started
 
 _SNAPSHOTS = 3
 """Maximum number of snapshots on the page."""

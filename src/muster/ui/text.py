@@ -14,8 +14,9 @@ from muster.core.printable import line as safe
 from muster.core.results import FailureKind, RankExit, RunResult, RunState, StopKind, Unlogged
 from muster.core.roles import named_in_roles, rank_in_words
 from muster.diagnostics.hints import Domain
+from muster.ui.command_text import command_of_role, how_it_was_started
 from muster.ui.death_text import facts_in_words, signal_name
-from muster.ui.formatting import seconds, shell_word, size_in_words
+from muster.ui.formatting import seconds, size_in_words
 from muster.ui.reason_text import (
     ended_in_words,
     hint_of,
@@ -321,23 +322,6 @@ def _fate_in_words(fate: Fate, end: RankExit) -> str:
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
-def program_in_words(kind: str, argv: Sequence[str]) -> str:
-    """Return the command of each rank, as it was typed."""
-    first = argv[0].removeprefix(BUNDLED)
-    return " ".join(["-m"] * (kind == "module") + [shell_word(word) for word in (first, *argv[1:])])
-
-
-def how_it_was_started(job: Mapping[str, Any]) -> str:
-    """Return the command that started a run, as it was typed, or the call in Python. `job`: of job.json."""
-    argv = job.get("argv", [])
-    program = job.get("job", {}).get("program", {}).get("argv") or [""]
-    name = program[0].removeprefix(BUNDLED)
-    if name != program[0] and [*argv[:2]] == ["muster", "run"] and argv[-1].endswith("()"):  # nobody has typed that
-        given = " ".join(map(shell_word, argv[2:-1]))
-        return f"{argv[-1]}, called from Python" + (f" with {given}" if given else "")
-    return " ".join(map(shell_word, argv))
-
-
 def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
     """Return the launcher and Python of a run, as far as they are known."""
     asked = job.get("job", {})
@@ -403,12 +387,6 @@ def _roles_in_words(roles: Any) -> list[str]:
         f"`{safe(command_of_role(role))}`"
         for role in roles or ()
     ]
-
-
-def command_of_role(role: Mapping[str, Any]) -> str:
-    """Return the command of the ranks of a role, from the record of its run."""
-    program = role.get("program") or {}
-    return program_in_words(program["kind"], program["argv"]) if program.get("argv") else ""
 
 
 STEPS: Mapping[Step, str] = {
