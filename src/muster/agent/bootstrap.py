@@ -13,6 +13,7 @@ import marshal
 import os
 import re
 import sys
+import zlib
 from collections.abc import Sequence
 
 from muster.linux.shell import quote
@@ -165,24 +166,50 @@ _AGENT_ENTRY = "from muster.agent.main import main\nmain(f, HOOK)"
 
 
 def agent_source(same_python: bool = False) -> bytes:
-    """Return the program text of an agent, with its length in front.
+    """Return the program of an agent, with its length in front. It has the bytecode that this interpreter keeps of the
+    modules: compiling them takes 65 ms of CPU time, as much as all the rest of the agent's start.
 
-    `same_python`: it is run by the interpreter of this process, so the modules are sent as the bytecode that this
-    interpreter keeps of them. Compiling them takes 55 ms of CPU time, as much as all the rest of the agent's start.
+    `same_python`: it is run by the interpreter of this process. Another one may have another version, and gets the
+    texts as well; it uses the bytecode only if it has the same magic number, by which Python itself decides whether it
+    can run a .pyc file, and is the same implementation.
     """
-    if not same_python:
-        return _source(f"HOOK={hook_sources()!r}\n{_AGENT_ENTRY}")
     texts, codes = sources(_AGENT_ENTRY), {}
     for module, text in texts.items():
         code = _bytecode_of(module) if text and "get_source" not in text else None
         if code is not None:
             codes[module] = code[_PYC_HEADER:]
     rest = {module: text for module, text in texts.items() if module not in codes}
-    data = marshal.dumps((rest, codes, {**hook_sources(), **_hook_bytecode()}))
-    program = (
-        f"import marshal\nSOURCES,CODES,HOOK=marshal.loads(f.read({len(data)}))\n{_UNPACK}\n{_AGENT_ENTRY}\n".encode()
-    )
+    if same_python:
+        data = marshal.dumps((rest, codes, {**hook_sources(), **_hook_bytecode()}))
+        head = f"import marshal\nSOURCES,CODES,HOOK=marshal.loads(f.read({len(data)}))"
+    else:
+        own = {module: text for module, text in texts.items() if module in codes}
+        # about as many bytes as the texts alone; that needs zlib there, as does the archive of the controller
+        parts = [zlib.compress(marshal.dumps(part, _FORMAT), 1) for part in ((rest, hook_sources()), own, codes)]
+        parts.append(zlib.compress(marshal.dumps(_hook_bytecode(), _FORMAT), 1))
+        data = b"".join(parts)
+        magic, tag = importlib.util.MAGIC_NUMBER, sys.implementation.cache_tag
+        head = _CHOOSE.format(sizes=[len(part) for part in parts], magic=magic, tag=tag)
+    program = f"{head}\n{_UNPACK}\n{_AGENT_ENTRY}\n".encode()
     return b"%d\n" % len(program) + program + data
+
+
+_FORMAT = 4
+"""The format of marshal in Python 3.4 to 3.13, which later ones can read."""
+
+_CHOOSE = """import marshal, sys, zlib
+from _frozen_importlib_external import MAGIC_NUMBER
+PARTS = [f.read(size) for size in {sizes}]
+REST, TEXTS, CODES, HOOK_CODES = (lambda part=part: marshal.loads(zlib.decompress(part)) for part in PARTS)
+SOURCES, HOOK = REST()
+if MAGIC_NUMBER == {magic!r} and sys.implementation.cache_tag == {tag!r}:
+    CODES = CODES()
+    HOOK.update(HOOK_CODES())
+else:
+    SOURCES.update(TEXTS())
+    CODES = {{}}
+"""
+"""Reads the parts of the program, and unpacks those that this Python uses."""
 
 
 def _hook_bytecode() -> dict[str, bytes]:

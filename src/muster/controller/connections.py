@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.agent.bootstrap import SETUP_FAILED, agent_source, calls_source
@@ -241,14 +241,14 @@ def start_agent(
 ) -> ProcessConnection:
     """Start the agent of one node, which inherits the descriptors `keep`. `guarded`: see `agent/guard.py`."""
     same = target.transport == "local" and not target.setup and target.python == sys.executable
-    link = _start(target, number, env, _agent_source(same), keep, "agent", {"guarded": guarded})
+    link = _start(target, number, env, partial(_agent_source, same), keep, "agent", {"guarded": guarded})
     link.guarded = guarded
     return link
 
 
 def start_call(target: Target, env: Mapping[str, str], name: str, **args: Any) -> ProcessConnection:
     """Run one of the functions in `agent/calls.py` on a host."""
-    return _start(target, 0, env, _calls_source(), (), name, args)
+    return _start(target, 0, env, _calls_source, (), name, args)
 
 
 # made once for all hosts: each time takes 10 ms of CPU time, while nothing else can start
@@ -259,14 +259,14 @@ def _start(
     target: Target,
     number: int,
     env: Mapping[str, str],
-    source: bytes,
+    source: Callable[[], bytes],
     keep: Sequence[int],
     name: str,
     args: Mapping[str, Any],
 ) -> ProcessConnection:
     transport = TRANSPORTS[target.transport]
     link = ProcessConnection(number, target.host, transport.argv(target), env, target.cwd, keep)
-    link.channel.send(transport.stdin(target) + source)
+    link.channel.send(transport.stdin(target) + source())  # made while the other process starts, or logs in
     link.channel.send(encode_frame("call", name=name, args=args))
     link.channel.flush()
     return link
