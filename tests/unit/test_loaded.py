@@ -64,6 +64,33 @@ def test_ps_of_ended_runs_loads_nothing_that_asks(env: dict[str, str], tmp_path:
     assert seen.modules & {*asking, *wording, "socket", "subprocess", "hashlib"} == set()
 
 
+def test_what_waits_for_hosts_is_imported_while_they_log_in(tmp_path: Path) -> None:
+    """Not before: each import would delay all logins. Nor after they have answered: then the ranks would wait."""
+    later = ["muster.client.attach", "muster.bundle", "muster.code_sync", "muster.diagnostics.preflight"]
+    code = f"""
+import sys, muster.runner.hosts as hosts
+from muster.controller.started_agents import Need, StartedAgents
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.transports.target import Target
+later = {later!r}
+assert not set(later) & set(sys.modules)
+seen = []
+def meanwhile():
+    seen.append((len(agents.links), len(agents.answers)))
+with EventLoop() as loop, CapturedSignals(loop, ()) as signals:
+    targets = [Target("local", name, python=sys.executable) for name in "ab"]
+    agents = StartedAgents(loop, signals, Need("/"), targets, dict(), print)
+    agents.meanwhile = meanwhile
+    agents.start_agents({str(tmp_path)!r})
+    agents.abort()
+assert seen == [(2, 0)], seen
+assert not set(later) & set(sys.modules)
+import muster.runner.hand_over
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_help_loads_no_more_than_it_shows(env: dict[str, str], tmp_path: Path) -> None:
     """Only the table of commands: none of their modules, no JSON, no processes."""
     seen = start(["--help"], env, tmp_path)

@@ -270,7 +270,7 @@ def test_controllers_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pyt
     together = threading.Barrier(3)
     threads: dict[str, int] = {}
 
-    def found(run: Run, within: float, client: Client) -> RunStatus:
+    def found(run: Run, within: float, client: Client | None = None) -> RunStatus:
         threads[run.id] = threading.get_ident()
         if run in far:
             together.wait(20)

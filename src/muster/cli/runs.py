@@ -6,7 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.cli.common import (
@@ -33,7 +34,6 @@ from muster.rundir.run import Run, Unreadable
 from muster.rundir.session import has_begun
 from muster.rundir.store import Store
 from muster.rundir.sweeps import folded, is_sweep, runs_by_point
-from muster.rundir.unfinished import unfinished
 from muster.ui.command_text import command_of_role, how_it_was_started, program_in_words
 from muster.ui.formatting import fitted, seconds, size_in_words, table
 
@@ -79,11 +79,8 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         records = [record for record, fit in zip(records, fits) if fit]
     for path, why in {**looked.refused, **looked.unreadable}.items():
         print(f"warning: ignoring {path}: {why}", file=sys.stderr)
-    if options.all and (killed := unfinished(looked.unrecorded)):
-        what = plural(len(killed), "directory", "directories")
-        print(
-            f"warning: {what} of runs that were killed before they were recorded; run `muster clean`", file=sys.stderr
-        )
+    if options.all and looked.unrecorded:
+        _tell_unfinished(looked.unrecorded)
     if options.json:
         print(json.dumps(records, indent=1))
         return 0
@@ -126,6 +123,17 @@ def _state_in_words(run: Run, item: Mapping[str, Any]) -> str:
     """Return the state of a run for the table: of a session, that it was released, which is a success for programs."""
     ended = _outcome(run) if item["state"] is RunState.SUCCEEDED and not item["program"] else None
     return str(StopKind.RELEASED if ended is not None and ended.is_released else item["state"])
+
+
+def _tell_unfinished(unrecorded: Iterable[Path]) -> None:
+    """Warn of directories that commands which were killed have left."""
+    from muster.rundir.unfinished import unfinished
+
+    if killed := unfinished(unrecorded):
+        what = plural(len(killed), "directory", "directories")
+        print(
+            f"warning: {what} of runs that were killed before they were recorded; run `muster clean`", file=sys.stderr
+        )
 
 
 def _waiting(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -30,7 +30,6 @@ from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.rank_env import first_on_path
 from muster.core.results import Replaced
-from muster.diagnostics.preflight import preflight
 from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux import private_tmp
@@ -160,6 +159,8 @@ class Bootstrap:
 
     def findings(self) -> list[str]:
         """Return the doctor's errors for these hosts, from checks that cost nothing."""
+        from muster.diagnostics.preflight import preflight  # imported late: the agents start before it is needed
+
         return preflight(self.told, self.need.env)
 
     # ---- check ------------------------------------------------------------------------------------------------------

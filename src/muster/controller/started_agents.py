@@ -10,11 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.agent import code_tree
 from muster.agent.bootstrap import NO_PYTHON, SETUP_FAILED
-from muster.code_sync import Tree, sync_sends
 from muster.controller.bootstrap import Need, Remedies, Routes
 from muster.controller.connections import SIGNALS, ProcessConnection, end_links, start_agent
 from muster.core.hostlist import fold_hostlist, fold_reasons
@@ -28,6 +27,9 @@ from muster.protocol.frames import VERSION, Dispatcher, Refused, encode_frame, h
 from muster.protocol.messages import TO_CONTROLLER
 from muster.transports import TRANSPORTS
 from muster.transports.target import Target
+
+if TYPE_CHECKING:
+    from muster.code_sync import Tree
 
 WINDOW = 64
 """Maximum number of hosts contacted concurrently."""
@@ -101,6 +103,8 @@ class StartedAgents:
         )
         self.behind: set[int] = set()
         """Nodes that unpack an environment more slowly than it arrives."""
+        self.meanwhile: Callable[[], object] | None = None
+        """Called once, when the first agents are on their way: the time until they answer is free."""
         self.moved: set[int] = set()
         """Nodes whose agent has detached, so that its connection may end."""
 
@@ -151,6 +155,9 @@ class StartedAgents:
                 self.loop.add_reader(link.stderr, partial(self._complained, link))
                 self._flush(link)
                 deadline = time.monotonic() + patience
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                meanwhile()
             self.turn("facts", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
             enough = self.spares and len(self.targets) - len(self.answers) <= self.spares
@@ -297,6 +304,8 @@ class StartedAgents:
 
     def code_remedy(self) -> str:
         """Return what --sync would send."""
+        from muster.code_sync import sync_sends  # imported late: the agents start before it is needed
+
         return f"`--sync` copies {sync_sends(self.need.cwd)}"
 
     def compare(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:

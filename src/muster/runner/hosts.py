@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from muster import bundle, code_sync
 from muster.agent.facts import file_digest
-from muster.client import remote
-from muster.client.attach import AttachedClient
-from muster.client.client import sync_files
 from muster.config.nodes import spares_of
-from muster.config.sessions import options_of_session
-from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
+from muster.controller.bootstrap import Bootstrap, need_of
 from muster.controller.connections import captured_signals
 from muster.controller.started_agents import StartedAgents
-from muster.core.controller_config import RECORD, config_as_json
-from muster.core.env_forwarding import redact
 from muster.core.hostlist import fold_hostlist, fold_reasons
-from muster.core.model import Job, Plan, as_json
+from muster.core.model import Job
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import Replaced
-from muster.core.roles import roles_record
 from muster.core.spares import arrange, unfit_hosts
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
-from muster.protocol.local_sockets import new_token
-from muster.rundir.run import FUNCTION, Run
-from muster.rundir.session import write_session
-from muster.rundir.store import remove_run, writing
-from muster.runner.attached import PATIENCE, AttachedRun
-from muster.runner.context import RunContext, refuse_stdin, run_record
+from muster.rundir.run import Run
+from muster.rundir.store import remove_run
+from muster.runner.context import RunContext, refuse_stdin
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import Views
 from muster.runner.roles import Parts, check_ranks, hosts_of, members_of, nodes_here, nodes_there, plan_of
-from muster.runner.shipped import with_environment
 from muster.transports.target import target_of
+
+if TYPE_CHECKING:
+    from muster.runner.attached import AttachedRun
 
 
 def start(context: RunContext) -> AttachedRun | DetachedRun:
@@ -55,6 +44,8 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
         )
     refuse_stdin(context)
     if options.sync:
+        from muster import code_sync
+
         context = context.with_job(code_sync.real(asked.job))
         asked = context.asked
     here = None if asked.hosts else nodes_here(members_of(context), context.env)
@@ -65,6 +56,8 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
         job, foreground = asked.job, context.foreground
         signals = resources.enter_context(captured_signals(loop, job.passes, job.quits, foreground.signals))
         if options.ship_env:
+            from muster.runner.shipped import with_environment
+
             try:
                 context = with_environment(context, loop, signals, str(run.path))
             except BaseException:
@@ -77,6 +70,8 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
         need = need_of(job, [own for own, _ in reached] if asked.roles else ())
         gathering = StartedAgents(loop, signals, need, targets, context.env, context.progress)
         gathering.spares = job.spare_nodes
+        archives: list[bytes] = []
+        gathering.meanwhile = lambda: archives.append(_prepare(context))
         bootstrap = Bootstrap(gathering, need)
         try:
             context, nodes, replaced = _reach(context, gathering, bootstrap, run, here)
@@ -85,10 +80,14 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
             if job.spare_nodes:
                 plan = plan._replace(spares=spares_of(context.asked))
             views = Views(context.viewer(plan, context.run_id, run.operand), context.warn)
-            _hand_over(context, gathering, bootstrap, run, plan, replaced)
+            from muster.runner import hand_over as after
+
+            after.hand_over(context, gathering, bootstrap, run, plan, replaced, archives[0])
         except BaseException:
+            from muster.client.remote import forget_way
+
             gathering.abort()
-            remote.forget_way(run)
+            forget_way(run)
             remove_run(context.store, run)
             raise
         if options.detach:
@@ -101,22 +100,20 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
             context.progress(f"{started} {plan.nodes[0].host.name}")
             context.progress(f"follow it: muster attach {name}; end it: muster kill {name}")
             return DetachedRun(run)
-        first = gathering.links[0]
-        client = AttachedClient(
-            loop,
-            signals,
-            first.host,
-            run.operand,
-            lambda: remote.connect(run),
-            lambda made, name: views,
-            owner=True,
-            patience=job.lease + PATIENCE,
-            keep=None if first.facts["shared"] else run,
-            view=views,
-            files=lambda: run if sync_files(run) else None,
-            stdin=foreground.stdin,
-        )
-        return AttachedRun(run, views, gathering.take_connection(), client, resources.pop_all())
+        return after.attached(context, gathering, run, views, loop, signals, resources.pop_all())
+
+
+def _prepare(context: RunContext) -> bytes:
+    """Do what does not depend on the answers of the hosts, while ssh logs in: nothing else has to be done meanwhile.
+
+    Return the archive of muster for the controller, as for the Python of this process. What is imported here is used
+    once the hosts have answered, and to import it before would delay the logins by as much.
+    """
+    from muster import bundle, code_sync  # noqa: F401
+    from muster.diagnostics import preflight  # noqa: F401
+    from muster.runner import hand_over  # noqa: F401
+
+    return bundle.kept(context.store.home)
 
 
 def _reach(
@@ -131,6 +128,8 @@ def _reach(
     options = context.options
     context.make_copy()
     facts = bootstrap.facts(str(run.path))
+    from muster import code_sync  # by now `_prepare` has imported it
+
     replaced: tuple[Replaced, ...] = ()
     if context.asked.job.spare_nodes:
         context, replaced = _choose_hosts(context, gathering)
@@ -191,68 +190,13 @@ def _choose_hosts(context: RunContext, gathering: StartedAgents) -> tuple[RunCon
     return context._replace(asked=asked), found.replaced
 
 
-def _hand_over(
-    context: RunContext,
-    gathering: StartedAgents,
-    bootstrap: Bootstrap,
-    run: Run,
-    plan: Plan,
-    replaced: tuple[Replaced, ...],
-) -> None:
-    """Find the rendezvous address, and give each agent its part of the plan; the controller starts on node 0."""
-    owned, job = not context.options.detach, plan.job
-    meeting = bootstrap.find_rendezvous()
-    where = RunPlace(run.id, str(run.path), new_token())
-    reads = owned and context.foreground.stdin is not None
-    config, parts = bootstrap.configure(
-        plan, where, meeting, context.began, owned=owned, reads=reads, replaced=replaced
-    )
-    first = gathering.links[0]
-    record = run_record(
-        job,
-        plan.world_size,
-        run.id,
-        context.argv,
-        host=first.facts["host"],
-        boot=first.facts["boot"],
-        pid=0,
-        pid_started="",
-        served=as_json(plan.nodes[0].host),
-        there=config.nodes[0].run_dir,
-        shared=first.facts["shared"],
-        **roles_record(plan.roles),
-    )
-    files = {"job.json": record, "plan.json": redact(as_json(plan)), RECORD: config_as_json(config)}
-    with writing(run.path):
-        remote.remember_way(run, remote.way_of(job))
-        run.write("job.json", record)
-        run.write("plan.json", files["plan.json"])
-        if job.hold is not None:
-            write_session(run, options_of_session(context.options), config, [link.facts for link in gathering.links])
-    if context.function:
-        own = {link.node: node.run_dir for link, node in zip(gathering.links, config.nodes) if not link.facts["shared"]}
-        gathering.bring(FUNCTION, context.function, own)
-    gathering.detach_agents(
-        parts,
-        bundle.kept(context.store.home) if first.facts["python"].startswith(_OURS) else bundle.build(),
-        {name: json.dumps(data, indent=1) + "\n" for name, data in files.items()},
-        secret=secrets.token_hex(32),
-        lease=job.lease,
-        address=meeting.address,
-        port=meeting.port,
-        stays=owned,
-    )
-
-
-_OURS = "{}.{}.".format(*sys.version_info)
-"""The versions of Python whose bytecode this one has. It spares the controller 0.2 s of CPU time at its start."""
-
-
 def send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
     """Send the code to hosts where it is different or missing; return the job that runs it there.
 
     Raises `InvalidRequest`, `Unreachable`.
     """
+    from muster import code_sync
+
     job = context.asked.job
     if context.asked.snapshot is not None:
         original, copy = context.asked.snapshot
