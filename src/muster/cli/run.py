@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from muster import api
 from muster.cli.commands import COMMANDS
 from muster.cli.help import print_command
-from muster.cli.plan import print_plan
 from muster.cli.run_line import context_of, read_roles
 from muster.config.options import RUN, RunOptions
 from muster.core.results import RunResult
@@ -34,6 +33,8 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         from muster.cli.sweep_run import plan_sweep
 
         return plan_sweep(words, parsed, options, env, began)
+    from muster.cli.plan import print_plan
+
     context = context_of(["plan", *words], parsed, options, env, began, "plan", roles=roles)
     return print_plan(context)
 

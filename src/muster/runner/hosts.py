@@ -23,13 +23,13 @@ from muster.linux.eventloop import EventLoop
 from muster.rundir.run import Run
 from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, refuse_stdin
-from muster.runner.detached import DetachedRun
 from muster.runner.handle import Views
 from muster.runner.roles import Parts, check_ranks, hosts_of, members_of, nodes_here, nodes_there, plan_of
 from muster.transports.target import target_of
 
 if TYPE_CHECKING:
     from muster.runner.attached import AttachedRun
+    from muster.runner.detached import DetachedRun
 
 
 def start(context: RunContext) -> AttachedRun | DetachedRun:
@@ -91,6 +91,8 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
             remove_run(context.store, run)
             raise
         if options.detach:
+            from muster.runner.detached import DetachedRun
+
             gathering.abort()
             if job.hold is not None:
                 return DetachedRun(run)  # `muster hold` tells the rest
