@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import resource
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +19,7 @@ from waiting import until
 from muster.agent.agent import Agent
 from muster.agent.controller_process import ControllerProcess
 from muster.agent.dialer import Met
+from muster.agent.ranks import RankProcesses
 from muster.linux import hardware, processes
 from muster.protocol.local_sockets import Sockets
 
@@ -118,3 +122,41 @@ def test_a_controller_that_can_never_be_started_is_given_up_with_the_reason(
     assert [] == started
     (why,) = lost
     assert "cannot be started: No such file or directory" in why
+
+
+WARNED = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("warned", flush=True))
+print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_with_the_pid_of_a_former_one_is_warned_in_the_next_attempt() -> None:
+    class Watch:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *words: None
+
+    class Ranks(RankProcesses):
+        def __init__(self) -> None:
+            self.pids, self.pending_start = {0: rank.pid}, None
+            self.warned: set[tuple[int, int]] = set()
+            self.forks, self.forkserver, self.progress, self.watch = True, None, None, Watch()  # type: ignore[assignment]
+
+        def start_forkserver(self) -> None:
+            pass
+
+    with subprocess.Popen([sys.executable, "-c", WARNED], stdout=subprocess.PIPE, text=True) as rank:
+        assert rank.stdout is not None
+        try:
+            assert "ready\n" == rank.stdout.readline()
+            ranks = Ranks()
+            for _ in range(2):  # warned once in an attempt, which the next line would show otherwise
+                assert [0] == ranks.warn(signal.SIGUSR1)
+            assert "warned\n" == rank.stdout.readline()
+            ranks.start(1, "", {})
+            assert not ranks.warned and [0] == ranks.warn(signal.SIGUSR1)
+            assert "warned\n" == rank.stdout.readline()
+        finally:
+            rank.kill()
