@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from muster import api
 from muster.core.sweep import goes_on
@@ -37,13 +38,20 @@ def drive(
     waiting = deque(context.points)
     running: dict[int, RunHandle] = {}
     stopped_by = 0
+
+    def halt() -> None:
+        """Start no more points."""
+        waiting.clear()
+        with suppress(OSError):  # the disk is full: other commands take the points that are left for pending ones
+            (run.path / STOP).touch()
+
     while waiting or running:
         number = signalled()
         if number and number != stopped_by:
             stopped_by = number
-            (run.path / STOP).touch()
             for handle in running.values():
                 handle.stop(number)
+            halt()
         if waiting and (run.path / STOP).exists():
             waiting.clear()
         while waiting and len(running) < (context.sweep.most or 1) and not (run.path / STOP).exists():
@@ -60,12 +68,12 @@ def drive(
                 context.base.warn(f"error: {error}")
                 end(point)
                 if context.sweep.chain:
-                    (run.path / STOP).touch()
+                    halt()
         for point in [point for point, handle in running.items() if handle.over]:
             handle = running.pop(point)
             end(point)
             if context.sweep.chain and not _goes_on(handle):
-                (run.path / STOP).touch()
+                halt()
         if running:
             time.sleep(_TICK)
 

@@ -140,8 +140,7 @@ def _conclude(
     }
     title = f"muster check: {plural(view.plan.world_size, 'rank')}, {view.plan.job.launcher}"
     text = page(view.told, verdicts, title, command)
-    (folder / "check.json").write_text(json.dumps(result) + "\n")
-    (folder / "check.html").write_text(text, encoding="utf-8")
+    written = _written(folder / "check.json", json.dumps(result) + "\n") and _written(folder / "check.html", text)
     if options.json:
         print(json.dumps(result, indent=1))
     else:
@@ -149,11 +148,18 @@ def _conclude(
             if section not in view.told:
                 print(section_in_words(section, view.told, verdicts))
         print(end_in_words(verdicts))
-        print(f"report: {options.html if options.html is not None else folder / 'check.html'}", file=sys.stderr)
-    if options.html is not None:
-        try:
-            Path(options.html).write_text(text, encoding="utf-8")
-        except OSError as error:
-            why = f"cannot write --html {options.html}: {processes.reason(error)}"
-            print(f"warning: {why}; the report is {folder}/check.html", file=sys.stderr)
+        if options.html is not None or written:
+            print(f"report: {options.html if options.html is not None else folder / 'check.html'}", file=sys.stderr)
+    if options.html is not None and not _written(Path(options.html), text) and written:
+        print(f"hint: the report is {folder}/check.html", file=sys.stderr)
     return status or (0 if result["sound"] else 1)
+
+
+def _written(path: Path, text: str) -> bool:
+    """Write a file, and return whether that succeeded: the result is on the terminal, too."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(f"warning: cannot write {path}: {processes.reason(error)}", file=sys.stderr)
+        return False
+    return True

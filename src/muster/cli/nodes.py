@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence, Set
 
@@ -13,6 +13,7 @@ from muster.core.fold import by_value
 from muster.core.hostlist import fold_hostlist
 from muster.core.plurals import plural
 from muster.errors import InvalidRequest, MusterError, Unreachable
+from muster.linux.identity import user_name
 from muster.schedulers import SCHEDULERS, get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Machines, NodeStatus, PartitionStatus, Phase, QueueEntry
@@ -36,7 +37,7 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(json.dumps(told, indent=1))
         return 0
     print(table(_machines(found, used)))
-    me = env.get("USER") or getpass.getuser()
+    me = env.get("USER") or user_name(os.getuid())
     mine = [job for job in queue if job.user == me]
     pending = {job.job for job in queue if here.scheduler.phase(job.state) is Phase.PENDING}
     waiting = [job for job in queue if job.job in pending and job.user != me]
