@@ -75,7 +75,11 @@ def explains(left: Iterable[RankExit], end: RankExit) -> bool:
 
 def alike(cause: RankExit, ends: Iterable[RankExit]) -> tuple[RankExit, ...]:
     """Return the ranks that failed by themselves like this one, at the same place and almost at the same time."""
-    if cause.failure is None or cause.failure.kind is not FailureKind.EXCEPTION or not is_own_failure(cause):
+    if cause.failure is None or not is_own_failure(cause):
+        return (cause,)
+    if cause.failure.kind is FailureKind.EXIT and cause.code and cause.failure.summary:
+        return tuple(end for end in ends if _exited_like(end, cause))
+    if cause.failure.kind is not FailureKind.EXCEPTION:
         return (cause,)
     return tuple(
         end
@@ -87,6 +91,15 @@ def alike(cause: RankExit, ends: Iterable[RankExit]) -> tuple[RankExit, ...]:
         and _name(end.failure.summary) == _name(cause.failure.summary)
         and abs(end.failure.when - cause.failure.when) <= ALIKE
     )
+
+
+def _exited_like(end: RankExit, cause: RankExit) -> bool:
+    """Return whether a rank exited with the same status and last words, as all do after a wrong argument.
+
+    It did so by itself, also if it was asked to exit just then.
+    """
+    said = end.failure is not None and cause.failure is not None and end.failure.summary == cause.failure.summary
+    return said and end.code == cause.code and not (end.by_launcher or end.late) and abs(end.when - cause.when) <= ALIKE
 
 
 def _failed_anyway(end: RankExit, like: Failure) -> bool:

@@ -298,8 +298,9 @@ RULES = (
         "a port that many scripts use: 29500, 12345 and the like",
         "Two jobs on one node, or a job and what the previous one left, want the same port: `Address already in "
         "use`, or ranks join the wrong job.",
-        "Derive the port from the job id, `$((10000 + SLURM_JOB_ID % 20000))`; on one node use `torchrun "
-        "--standalone`, which takes a free one.",
+        "In a job of Slurm derive the port from its id, `$((10000 + SLURM_JOB_ID % 20000))`; elsewhere draw one "
+        "for all nodes, `$((10000 + RANDOM % 20000))`; on one node use `torchrun --standalone`, which takes a free "
+        "one.",
         f"{_JOB}{_HOST}export MASTER_PORT=29500\n{_RUN}",
         f"{_JOB}{_HOST}{_PORT}{_RUN}",
     ),

@@ -138,9 +138,8 @@ def torch_distributed_launch(scene: Scene) -> Iterator[Finding]:
         program = launch.program
         if program.name != "torch.distributed.launch":
             continue
-        yield Finding(
-            program.word.span, "torch.distributed.launch is deprecated; it passes --local-rank as an argument"
-        )
+        passes = "" if program.has("--use-env") else "; it passes --local-rank as an argument"
+        yield Finding(program.word.span, f"torch.distributed.launch is deprecated{passes}")
 
 
 def local_rank_argument(scene: Scene) -> Iterator[Finding]:
@@ -263,8 +262,8 @@ RULES = (
         SCRIPT,
         torch_distributed_launch,
         "`python -m torch.distributed.launch`",
-        "It is deprecated in favour of torchrun, and passes `--local-rank` to the script, which scripts for torchrun "
-        "do not know.",
+        "It is deprecated in favour of torchrun, and passes `--local-rank` to the script unless it has `--use-env`; "
+        "scripts for torchrun do not know that argument.",
         'Use torchrun; read `os.environ["LOCAL_RANK"]` in the script.',
         f"{_ONE}export OMP_NUM_THREADS=8\npython -m torch.distributed.launch --nproc_per_node=4 train.py\n",
         f"{_ONE}export OMP_NUM_THREADS=8\ntorchrun --nproc_per_node=4 train.py\n",

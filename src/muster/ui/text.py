@@ -254,7 +254,10 @@ def _headline(failed: FirstFailure, outcome: RunResult) -> str:
             if len(failed.alike) == len(outcome.exits)
             else named_in_roles(failed.alike, outcome.roles)
         )
-        return f"{who} raised {name} within {max(failed.within, 0.1):.1f}s" + (f":{text}" if text else "") + place
+        within = f"within {max(failed.within, 0.1):.1f}s"
+        if failure.kind is FailureKind.EXIT:
+            return f"{who} exited with status {failed.end.code} {within}: {summary}"
+        return f"{who} raised {name} {within}" + (f":{text}" if text else "") + place
     told = failure.kind is not FailureKind.EXIT or failed.end.signal is None or _FATAL.match(failure.summary)
     return f"{rank}: {summary}{place}" if told else ""
 
