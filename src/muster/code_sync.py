@@ -68,6 +68,20 @@ def tree(cwd: str, script: str = "", runs: str = "") -> Tree:
     return _carried(root, found, runs, notes)
 
 
+def tree_of(jobs: Sequence[Job], runs: str = "") -> Tree:
+    """Return the files of the code of a run, of all its roles: see `tree`. Raises `InvalidRequest`."""
+    first, *others = [tree(*where, runs) for where in dict.fromkeys((job.cwd, job.program.path) for job in jobs)]
+    for other in others:
+        if other.root != first.root:
+            raise InvalidRequest(
+                f"the roles start in different directories, {first.root} and {other.root}, and one is copied",
+                "start them in one git repository, or share the directories",
+            )
+        names, notes = (*first.names, *other.names), (*first.notes, *other.notes)
+        first = first._replace(names=tuple(dict.fromkeys(names)), notes=tuple(dict.fromkeys(notes)))
+    return first
+
+
 def everything(folder: str) -> Tree:
     """Return all files in a directory."""
     found = []
@@ -366,7 +380,7 @@ def _link_in_copy(code: Tree, name: str) -> str:
 
 
 def send(
-    cwd: str,
+    folders: Collection[str],
     code: Tree,
     wanted: Mapping[Target, Collection[str]],
     say: Callable[[str], object],
@@ -374,8 +388,8 @@ def send(
 ) -> None:
     """Send each host the files that it wants, to the same path, to several hosts at a time.
 
-    Names that do not exist here are deleted there. `cwd`: the start directory of the ranks. Raises `InvalidRequest`,
-    `Unreachable`.
+    Names that do not exist here are deleted there. `folders`: the start directories of the ranks. Raises
+    `InvalidRequest`, `Unreachable`.
     """
     if shutil.which("rsync", path=env.get("PATH")) is None:
         raise InvalidRequest(
@@ -383,7 +397,7 @@ def send(
             "install it here and on the hosts: `apt install rsync`",
         )
     root, names = code.root, set().union(*wanted.values())
-    start = {_below(root, os.path.join(cwd, "."))} - {"", "."}  # git lists no empty directories
+    start = {_below(root, os.path.join(cwd, ".")) for cwd in folders} - {"", "."}  # git lists no empty directories
     total = guard(code._replace(names=tuple(names)), 1 << 62, "--sync")
     hosts = fold_hostlist(target.host for target in wanted)
     if names:
@@ -410,8 +424,9 @@ def send(
         lines = [line for line in last if not line.startswith("rsync error")]
         return target.host, "" if done.returncode == 0 else (lines or last or [f"exit status {done.returncode}"])[-1]
 
+    hosts_once = {(target.user, target.host): target for target in wanted}  # a host may have several roles
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        failed = [(name, why) for name, why in pool.map(one, wanted) if why]
+        failed = [(name, why) for name, why in pool.map(one, hosts_once.values()) if why]
     if failed:
         missing = any("rsync: command not found" in why or "rsync: not found" in why for _, why in failed)
         raise Unreachable(

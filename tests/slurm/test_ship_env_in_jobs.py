@@ -58,6 +58,28 @@ def test_nodes_of_a_job_get_the_environment(there: LabCluster) -> None:
             there.lab.run(host, ["rm", "-rf", root], cwd="/")
 
 
+def test_roles_of_a_job_have_an_environment_each_and_the_same_code(there: LabCluster) -> None:
+    """Only the head has the code; all nodes see both environments, and read copies on their own disks."""
+    one, two = make_venv(there.folder / "one_venv"), make_venv(there.folder / "two_venv")
+    next(two.glob("lib/python3*/site-packages/tiny.py")).write_text("WORD = 'two'\n")
+    root, work = f"{there.lab.folder.scratch}/envs-{there.folder.name}", f"/var/tmp/code of {there.folder.name}"
+    made = there.lab.run("head", ["sh", "-c", f"mkdir '{work}' && cat >'{work}/main.py'"], cwd="/", input=SCRIPT)
+    assert 0 == made.returncode, made.stderr
+    line = ("run", "--slurm", "--ship-env", "--env-dir", root, "--sync", "--prefix", "", "--launcher", "exec")
+    first = ("--role", "a", "-N", "2", "-g", "1", "--python", f"{one}/bin/python", "main.py")
+    second = ("--role", "b", "-g", "1", "--launcher", "exec", "--python", f"{two}/bin/python", "main.py")
+    try:
+        done = there.muster(*line, *first, ":", *second, cwd=work, timeout=180)
+        assert 0 == done.returncode, done.stderr
+        found = sorted(told.split()[:3] for told in done.stdout.splitlines())
+        assert [("n1", "one"), ("n2", "one"), ("n3", "two")] == [(host, word) for host, _, word in found]
+        assert all(prefix.startswith(f"{root}/") for _, prefix, _ in found), found
+        there.nothing_left()
+    finally:
+        for host in ("head", *there.lab.nodes):
+            there.lab.run(host, ["rm", "-rf", root, work], cwd="/")
+
+
 def test_a_session_in_a_job_has_the_environment(there: LabCluster) -> None:
     venv, script = make_venv(there.folder / "my_venv"), there.script(SCRIPT)
     root = f"{there.lab.folder.scratch}/envs-{there.folder.name}"

@@ -127,6 +127,24 @@ def test_what_hosts_lack(shipped: Shipped) -> None:
     shipped.alone.nothing_left()
 
 
+def test_each_role_has_its_environment_and_all_have_the_code(shipped: Shipped) -> None:
+    """Two roles with an environment each, on hosts that share nothing."""
+    alone, other = shipped.alone, make_venv(shipped.alone.folder / "other_venv")
+    next(other.glob("lib/python3*/site-packages/tiny/__init__.py")).write_text("WORD = 'two'\n")
+    (shipped.work / "serve").mkdir()
+    (shipped.work / "serve/other.py").write_text(SCRIPT)
+    line = ("--ship-env", "--env-dir", shipped.root, "--sync", "--prefix", "", "-H", "n[1-3]", "--launcher", "exec")
+    first = ("--role", "a", "-N", "2", "-g", "1", "--python", f"{shipped.venv}/bin/python", "main.py")
+    second = ("--role", "b", "-g", "1", "--launcher", "exec", "--python", f"{other}/bin/python", "serve/other.py")
+    done = alone.muster("run", *line, *first, ":", *second, cwd=str(shipped.work))
+    assert 0 == done.returncode, done.stderr
+    found = sorted(line.split()[:3] for line in done.stdout.splitlines())
+    assert [("n1", "one"), ("n2", "one"), ("n3", "two")] == [(host, word) for host, _, word in found]
+    assert [1, 1, 1] == [len(shipped.on(host, f"ls {shipped.root}").split()) for host, *_ in found]
+    assert all(prefix.startswith(f"{shipped.root}/") for _, prefix, _ in found), found
+    alone.nothing_left()
+
+
 def test_a_session_has_the_environment(shipped: Shipped) -> None:
     alone, work = shipped.alone, str(shipped.work)
     words = ("--ship-env", "--env-dir", shipped.root, "--python", f"{shipped.venv}/bin/python", "--cwd", "/")

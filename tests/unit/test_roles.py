@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from muster.cli.run_line import read_roles
+from muster.code_sync import tree_of
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.config.resolve import JobRequest, RoleRequest
@@ -397,6 +398,24 @@ def test_options_of_the_run_hold_for_all_roles_and_others_for_one(scripts: Path)
     assert second.job.program.argv == ("y.py", "--flag")
 
 
+def test_the_code_of_all_roles_is_in_one_directory(scripts: Path) -> None:
+    (scripts / "deep").mkdir()
+    (scripts / "deep/z.py").write_text("")
+    first, second = request("--role a x.py : --role b deep/z.py").jobs
+    found = tree_of([first, second])
+    assert (found.root, set(found.names)) == (str(scripts.resolve()), {"x.py", "y.py", "deep/z.py"})
+    apart = request(f"--role a x.py : --role b --cwd {scripts}/deep z.py").jobs
+    with pytest.raises(InvalidRequest, match="the roles start in different directories"):
+        tree_of(apart)
+
+
+def test_other_jobs_of_a_request_with_roles(scripts: Path) -> None:
+    asked = request("--role a x.py : --role b y.py")
+    changed = asked.with_jobs([job._replace(cwd=f"/{job.role}") for job in asked.jobs])
+    assert [job.cwd for job in changed.jobs] == ["/a", "/b"]
+    assert changed.job == changed.roles[0].asked.job
+
+
 def test_hosts_are_divided_in_order(scripts: Path) -> None:
     found = request("--role a -N 2 -H n[1-3] -g 4 x.py : --role b -N 1 -g 1 y.py")
     assert [[host.name for host in role.asked.hosts] for role in found.roles] == [["n1", "n2"], ["n3"]]
@@ -533,7 +552,7 @@ def test_a_job_has_nodes_for_all_roles(scripts: Path, line: str, nodes: int, eac
 
 def of_job(**more: Any) -> dict[str, Any]:
     role = {"job": as_json(job("a", env={"PLAIN": "1"})), "nodes": 1, "each": "2", "np": None}
-    return {**role, "threads_chosen": False, "main": False, "setup": False, **more}
+    return {**role, "threads_chosen": False, "main": False, "setup": False, "folder": [], **more}
 
 
 def test_each_role_of_a_job_gets_only_its_own_secrets() -> None:

@@ -43,12 +43,11 @@ def print_plan(context: RunContext) -> int:
         if asked.roles:
             print(_roles_to_come(context))
         return 0
-    shipped = ""
+    shipped: list[str] = []
     if options.ship_env:
         from muster.runner.shipped import planned as planned_environment
 
-        job, shipped = planned_environment(asked.job, options, str(store.root))
-        asked = asked._replace(job=job, pythons={})
+        asked, shipped = planned_environment(asked, options, str(store.root))
     members = members_of(context._replace(asked=asked))
     if options.scheduled:
         from muster.runner.scheduled import parts_to_come

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,6 +91,16 @@ class JobRequest(NamedTuple):
     """The code to copy, and the target directory."""
     roles: tuple[RoleRequest, ...] = ()
     """The roles of a run with several programs; `job` is then that of the first, and `hosts` are those of all."""
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The job of each role, or that of the one program."""
+        return tuple(role.asked.job for role in self.roles) or (self.job,)
+
+    def with_jobs(self, jobs: Sequence[Job]) -> JobRequest:
+        """Return the request with other jobs, in the order of `jobs`."""
+        roles = (role._replace(asked=role.asked._replace(job=job)) for role, job in zip(self.roles, jobs))
+        return self._replace(job=jobs[0], roles=tuple(roles))
 
 
 class RoleRequest(NamedTuple):

@@ -45,8 +45,7 @@ _NAMING: tuple[Option[Any], ...] = (RunOptions.hosts, RunOptions.hostfile)
 
 _EXCLUDED: tuple[Option[Any], ...] = (
     *(RunOptions.sweep, RunOptions.array, RunOptions.chain, RunOptions.max_parallel, RunOptions.resubmit),
-    *(RunOptions.on, RunOptions.spare_nodes, RunOptions.stdin, RunOptions.tty, RunOptions.sync, RunOptions.snapshot),
-    RunOptions.ship_env,
+    *(RunOptions.on, RunOptions.spare_nodes, RunOptions.stdin, RunOptions.tty),
 )
 """Options that a run with roles cannot have."""
 

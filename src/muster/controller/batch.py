@@ -21,7 +21,7 @@ from muster.agent import code_tree, facts
 from muster.code_sync import Tree
 from muster.config.nodes import nodes_of
 from muster.controller.batch_roles import groups_of, plan_of_roles, roles_in_job
-from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
+from muster.controller.bootstrap import Bootstrap, Need, RunPlace, need_of
 from muster.controller.connections import TcpConnection
 from muster.controller.detached import DetachedController, tell_of_end
 from muster.controller.job_records import REQUEST, keep_record, run_of_task
@@ -107,9 +107,11 @@ class BatchRun:
         self.warnings: list[str] = []
         """What to tell once the run has begun."""
         self.agents = JoiningAgents(loop, run, hosts, self.job.lease, task, steps, _complain, self.spares)
-        self.bootstrap = Bootstrap(
-            self.agents, need_of(self.job, [role.job for role in self.roles for _ in role.hosts])
-        )
+        self.bootstrap = Bootstrap(self.agents, self._need())
+
+    def _need(self) -> Need:
+        """Return what the nodes need."""
+        return need_of(self.job, [role.job for role in self.roles for _ in role.hosts])
 
     def bring_agents(self) -> None:
         """Start agents on all nodes, and check that the run can start there. Raises `Unreachable`, `InvalidRequest`."""
@@ -169,7 +171,7 @@ class BatchRun:
         """
         if self.sync is None:
             return
-        root, copy = self.sync["root"], self.sync["copy"]
+        copy = self.sync["copy"]
         links, every = self.agents.links, [link.facts for link in self.agents.links]
         if self.sync["redirected"]:
             in_place = all(told["cwd"] for told in every)
@@ -178,15 +180,26 @@ class BatchRun:
         self.agents.code = None  # it is identical, or not used
         if in_place:
             return
-        cwd = self.job.cwd
+        roles = []
+        for role in self.roles:
+            own, every = every[: len(role.hosts)], every[len(role.hosts) :]
+            roles.append(role._replace(job=self._in_copy(role.job, own, role.folder)))
+        self.roles = tuple(roles)
+        self.job = roles[0].job if roles else self._in_copy(self.job, every, self.sync["folder"])
+        self.bootstrap.need = self._need()
+
+    def _in_copy(self, job: Job, every: Sequence[dict[str, Any]], folder: list[Any]) -> Job:
+        """Return a job that runs the copy of the code. `every`: the facts of its nodes; `folder`: see `RoleInJob`."""
+        assert self.sync is not None
+        root, copy, cwd = self.sync["root"], self.sync["copy"], job.cwd
         if not self.sync["redirected"]:
-            self.job = code_sync.redirect(self.job, root, copy, "--sync")
-        if not all(told["cwd"] and code_tree.same_place(told["folder"], self.sync["folder"]) for told in every):
-            self.job = self.job._replace(cwd=code_sync.moved(cwd, root, copy))
-            os.makedirs(self.job.cwd, exist_ok=True)  # git lists no empty directories
+            job = code_sync.redirect(job, root, copy, "--sync")
+        if not all(told["cwd"] and code_tree.same_place(told["folder"], folder) for told in every):
+            job = job._replace(cwd=code_sync.moved(cwd, root, copy))
+            os.makedirs(job.cwd, exist_ok=True)  # git lists no empty directories
         for told in every:
-            told.update(cwd=True, script=facts.file_digest(os.path.join(self.job.cwd, self.job.program.path)))
-        self.bootstrap.need = need_of(self.job)
+            told.update(cwd=True, script=facts.file_digest(os.path.join(job.cwd, job.program.path)))
+        return job
 
     def _counts(self) -> Sequence[int | None]:
         """Return the number of ranks on each node; None where it follows from the GPUs. Raises `InvalidRequest`."""

@@ -42,6 +42,8 @@ class RoleInJob(NamedTuple):
     main: bool
     setup: bool
     """True if its steps run the lines of `--setup`."""
+    folder: list[Any]
+    """Which directory its working directory is, for `code_tree.same_place`."""
 
 
 def roles_in_job(
@@ -58,7 +60,7 @@ def roles_in_job(
     for role in roles:
         job = job_from_json(role["job"])
         job = job._replace(allocation=allocation.job, env={**exported, **job.env})
-        own = {name: role[name] for name in ("each", "np", "threads_chosen", "main", "setup")}
+        own = {name: role[name] for name in ("each", "np", "threads_chosen", "main", "setup", "folder")}
         found.append(RoleInJob(job, hosts[: role["nodes"]], **own))
         hosts = hosts[role["nodes"] :]
     return tuple(found)

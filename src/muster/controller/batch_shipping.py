@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from muster import environments
-from muster.controller.batch_roles import StepGroup
+from muster.controller.batch_roles import StepGroup, groups_of
 from muster.controller.bootstrap import Need
 from muster.controller.env_shipping import job_there, moved, ship
 from muster.controller.started_agents import StartedAgents
 from muster.core.json_records import job_from_json
-from muster.core.model import as_json
+from muster.core.model import Job, as_json
 from muster.environments import Environment
 from muster.errors import Unreachable
 from muster.linux.eventloop import EventLoop
@@ -57,36 +57,50 @@ def with_environment(
 ) -> tuple[Mapping[str, Any], list[StepGroup]]:
     """Send the environment to the nodes of a job; return the request for a run with it, and how agents are started.
 
-    `ends` returns whether the scheduler ends the job. Raises `MusterError`.
+    With roles, each environment goes to the nodes of the roles that have its interpreter. `ends` returns whether the
+    scheduler ends the job. Raises `MusterError`.
     """
-    found, job = environments.find(sys.executable), job_from_json(asked["job"])
-    scheduler = client.scheduler
-    targets = [
-        Target(
-            transport="step" if number else "local",  # this process is on the first node
-            host=host,
-            python=sys.executable,
-            scheduler=job.scheduler,
-            allocation=allocation.job,
-        )
-        for number, host in enumerate(allocation.hosts)
-    ]
-    # the signals that end the job stay pending for others
-    agents = _ReceivingAgents(loop, CapturedSignals(loop, ()), Need("/"), targets, scheduler.clean(env), say)
-    agents.ends, agents.ended = ends, f"{client.title} ended job {allocation.job} before the ranks started"
-    agents.spares = job.spare_nodes
-    try:
-        agents.come(Need("/"), str(run.path))
-        if agents.failed:  # as many as there are spares: the start of the run tells why they are left out
-            agents.arrange([link.node for link in agents.living])
-        records = str(run.path.parent.parent / "environments")
-        pythons = ship(agents, found, asked["ship_env"], {}, records).pythons
-    finally:
-        agents.abort()
-    there = job_there(job, found, pythons)
-    return {**asked, "job": as_json(there)}, groups_by_python(
-        StepGroup(there, allocation.hosts, there.python, env), found, pythons
-    )
+    job = job_from_json(asked["job"])
+    of_roles = groups_of(asked, allocation, env)
+    every = of_roles or [StepGroup(job, allocation.hosts, sys.executable, env)]
+    jobs: dict[int, Job] = {}
+    groups: list[StepGroup] = []
+
+    def sent(found: Environment, hosts: Sequence[str]) -> Mapping[str, str]:
+        targets = [
+            Target(
+                transport="local" if host == allocation.hosts[0] else "step",  # this process is on the first node
+                host=host,
+                python=sys.executable,
+                scheduler=job.scheduler,
+                allocation=allocation.job,
+            )
+            for host in hosts
+        ]
+        # the signals that end the job stay pending for others
+        agents = _ReceivingAgents(loop, CapturedSignals(loop, ()), Need("/"), targets, client.scheduler.clean(env), say)
+        agents.ends, agents.ended = ends, f"{client.title} ended job {allocation.job} before the ranks started"
+        agents.spares = job.spare_nodes
+        try:
+            agents.come(Need("/"), str(run.path))
+            if agents.failed:  # as many as there are spares: the start of the run tells why they are left out
+                agents.arrange([link.node for link in agents.living])
+            records = str(run.path.parent.parent / "environments")
+            return ship(agents, found, asked["ship_env"], {}, records).pythons
+        finally:
+            agents.abort()
+
+    for python in dict.fromkeys(group.python for group in every):
+        found = environments.find(python)
+        own = [index for index, group in enumerate(every) if group.python == python]
+        pythons = sent(found, [host for index in own for host in every[index].hosts])
+        for index in own:
+            group = every[index]
+            here = {host: pythons[host] for host in group.hosts if host in pythons}
+            jobs[index] = there = job_there(group.job, found, here)
+            groups += groups_by_python(group._replace(job=there, python=there.python), found, here)
+    roles = [{**role, "job": as_json(jobs[index])} for index, role in enumerate(asked.get("roles") or [])]
+    return {**asked, "job": as_json(jobs[0]), "roles": roles}, groups
 
 
 def groups_by_python(group: StepGroup, found: Environment, pythons: Mapping[str, str]) -> list[StepGroup]:

@@ -118,8 +118,12 @@ class RunContext(NamedTuple):
         code_sync.snapshot(*self.asked.snapshot)
 
     def with_job(self, job: Job) -> RunContext:
-        """Return a copy of the context with another job."""
+        """Return a copy of the context with another job, for a run with one program."""
         return self._replace(asked=self.asked._replace(job=job))
+
+    def with_jobs(self, jobs: Sequence[Job]) -> RunContext:
+        """Return a copy of the context with other jobs: one for each role, or for the one program."""
+        return self._replace(asked=self.asked.with_jobs(jobs))
 
 
 def resolve(
@@ -179,11 +183,12 @@ def resolve(
     if options.snapshot or in_job:
         from muster import code_sync
 
-        copy, job = store.path(run_id) / "code", asked.job
-        found = code_sync.tree(job.cwd, job.program.path, str(store.root / "runs"))
+        copy = store.path(run_id) / "code"
+        found = code_sync.tree_of(asked.jobs, str(store.root / "runs"))
         option = "--snapshot" if options.snapshot else "--sync"
         code_sync.guard(found, context.code_limit, option)
-        asked = asked._replace(job=code_sync.redirect(job, found.root, str(copy), option), snapshot=(found, copy))
+        asked = asked.with_jobs([code_sync.redirect(job, found.root, str(copy), option) for job in asked.jobs])
+        asked = asked._replace(snapshot=(found, copy))
     return context._replace(asked=asked)
 
 

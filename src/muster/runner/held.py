@@ -215,7 +215,7 @@ def _send_code(context: RunContext, loop: EventLoop, signals: CapturedSignals, r
     agents = StartedAgents(loop, signals, need_of(job), targets, context.env, context.progress)
     try:
         agents.come(need_of(job), str(run.path))
-        return send_code(agents, context, run.path.parent)
+        return send_code(agents, context, run.path.parent).job
     finally:
         agents.abort()
         signals.handle(_interrupted)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muster.agent.facts import file_digest
 from muster.config.nodes import spares_of
-from muster.controller.bootstrap import Bootstrap, need_of
-from muster.controller.connections import captured_signals
+from muster.config.resolve import JobRequest
+from muster.controller.bootstrap import Bootstrap, Need, need_of
+from muster.controller.connections import ProcessConnection, captured_signals
 from muster.controller.started_agents import StartedAgents
 from muster.core.hostlist import fold_hostlist, fold_reasons
-from muster.core.model import Job
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import Replaced
@@ -46,7 +47,7 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
     if options.sync:
         from muster import code_sync
 
-        context = context.with_job(code_sync.real(asked.job))
+        context = context.with_jobs([code_sync.real(job) for job in asked.jobs])
         asked = context.asked
     here = None if asked.hosts else nodes_here(members_of(context), context.env)
     run = context.new_directory(marked=True)
@@ -67,7 +68,7 @@ def start(context: RunContext) -> AttachedRun | DetachedRun:
             job = asked.job
         reached = hosts_of(members_of(context), here)
         targets = [target_of(own, host) for own, host in reached]
-        need = need_of(job, [own for own, _ in reached] if asked.roles else ())
+        need = _need_of(asked)
         gathering = StartedAgents(loop, signals, need, targets, context.env, context.progress)
         gathering.spares = job.spare_nodes
         archives: list[bytes] = []
@@ -138,8 +139,8 @@ def _reach(
         facts = bootstrap.told
     bootstrap.check_storage(str(run.path))
     if here is None and options.sync:
-        context = context.with_job(send_code(gathering, context, run.path.parent))
-        bootstrap.need = need_of(context.asked.job)
+        context = context._replace(asked=send_code(gathering, context, run.path.parent))
+        bootstrap.need = _need_of(context.asked)
     elif here is None and not options.no_code_check:
         gathering.code = code_sync.sources(context.asked.job, str(run.path.parent))
     bootstrap.check()
@@ -192,22 +193,31 @@ def _choose_hosts(context: RunContext, gathering: StartedAgents) -> tuple[RunCon
     return context._replace(asked=asked), found.replaced
 
 
-def send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
-    """Send the code to hosts where it is different or missing; return the job that runs it there.
+def _need_of(asked: JobRequest) -> Need:
+    """Return what the hosts need, before there is a plan; with roles, each what its role needs."""
+    return need_of(asked.job, [role.asked.job for role in asked.roles for _ in role.asked.hosts or (None,)])
+
+
+def send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> JobRequest:
+    """Send the code to hosts where it is different or missing; return the request for what runs there.
 
     Raises `InvalidRequest`, `Unreachable`.
     """
     from muster import code_sync
 
-    job = context.asked.job
-    if context.asked.snapshot is not None:
-        original, copy = context.asked.snapshot
+    asked = context.asked
+    links = _links_of(gathering, asked)
+    if asked.snapshot is not None:
+        original, copy = asked.snapshot
         found = code_sync.everything(str(copy))
-        if not all(link.facts["cwd"] for link in gathering.links):
-            job = job._replace(cwd=code_sync.moved(job.cwd, original.root, str(copy)))
-            os.makedirs(job.cwd, exist_ok=True)
+        jobs = list(asked.jobs)
+        for index, (job, own) in enumerate(zip(jobs, links)):
+            if not all(link.facts["cwd"] for link in own):
+                jobs[index] = job._replace(cwd=code_sync.moved(job.cwd, original.root, str(copy)))
+                os.makedirs(jobs[index].cwd, exist_ok=True)
+        asked = asked.with_jobs(jobs)
     else:
-        found = code_sync.tree(job.cwd, job.program.path, str(runs_dir))
+        found = code_sync.tree_of(asked.jobs, str(runs_dir))
     code_sync.guard(found, context.code_limit, "--sync")
     wanted = gathering.compare(found, sent=True)
     for link in gathering.links:
@@ -216,7 +226,7 @@ def send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> 
     if wanted:
         for note in found.notes:
             gathering.say(note)
-        code_sync.send(job.cwd, found, wanted, gathering.say, context.env)
+        code_sync.send([job.cwd for job in asked.jobs], found, wanted, gathering.say, context.env)
         other = gathering.compare(found, sent=True)
         if other:
             target, names = next(iter(other.items()))
@@ -224,11 +234,22 @@ def send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> 
                 f"{safe(names[0])} on {target.host} changed while the code was copied", "start the run again"
             )
         gathering.remember(found, wanted)
-    gathering.refresh_facts(need_of(job))
-    absent = [link.host for link in gathering.links if job.program.path and not link.facts["script"]]
-    if absent:  # the script is not in the directory that was sent
-        raise InvalidRequest(
-            f"script {job.program.path} not found on {fold_hostlist(absent)}: --sync copies only {found.root}",
-            "start the run from the directory of the script",
-        )
-    return job
+    gathering.refresh_facts(_need_of(asked))
+    for job, own in zip(asked.jobs, links):
+        absent = [link.host for link in own if job.program.path and not link.facts["script"]]
+        if absent:  # the script is not in the directory that was sent
+            raise InvalidRequest(
+                f"script {job.program.path} not found on {fold_hostlist(absent)}: --sync copies only {found.root}",
+                "start the run from the directory of the script",
+            )
+    return asked
+
+
+def _links_of(gathering: StartedAgents, asked: JobRequest) -> list[Sequence[ProcessConnection]]:
+    """Return the agents of each role, or all for the one program."""
+    found: list[Sequence[ProcessConnection]] = []
+    left: Sequence[ProcessConnection] = gathering.links
+    for role in asked.roles:
+        found.append(left[: len(role.asked.hosts)])
+        left = left[len(role.asked.hosts) :]
+    return found or [left]

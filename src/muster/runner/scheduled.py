@@ -236,15 +236,15 @@ def with_copy(context: RunContext, run_dir: Path) -> JobRequest:
 
     Ranks run that copy, unless all nodes have the same code in their start directory. Raises `InvalidRequest`.
     """
-    asked = context.asked
-    job = code_sync.real(asked.job)
+    asked = context.asked.with_jobs([code_sync.real(job) for job in context.asked.jobs])
     if asked.snapshot is not None:  # there is one already, because of --snapshot
-        return asked._replace(job=job)
-    found = code_sync.tree(job.cwd, job.program.path, str(run_dir.parent))
+        return asked
+    found = code_sync.tree_of(asked.jobs, str(run_dir.parent))
     code_sync.guard(found, context.code_limit, "--sync")
     copy = run_dir / "code"
-    code_sync.redirect(job, found.root, str(copy), "--sync")  # report errors now
-    return asked._replace(job=job, snapshot=(found, copy))
+    for job in asked.jobs:
+        code_sync.redirect(job, found.root, str(copy), "--sync")  # report errors now
+    return asked._replace(snapshot=(found, copy))
 
 
 def _sync(asked: JobRequest, options: RunOptions) -> dict[str, Any] | None:
@@ -316,6 +316,7 @@ def _roles_in_request(asked: JobRequest) -> list[dict[str, Any]]:
                 "threads_chosen": own.threads_chosen,
                 "main": options.main,
                 "setup": not _same_setup(asked),
+                "folder": code_tree.place(own.job.cwd),
             }
         )
     return found

@@ -15,10 +15,10 @@ from muster.ui.formatting import shell_word
 
 
 def plan_in_words(
-    plan: Plan, run_id: str, run_dir: str, show_env: bool = False, entered: str = "", shipped: str = ""
+    plan: Plan, run_id: str, run_dir: str, show_env: bool = False, entered: str = "", shipped: Sequence[str] = ()
 ) -> str:
     """Return a plan as text: everything that would be started, with equal commands grouped. `entered` are the shell
-    lines by which an agent enters a container; `shipped` tells which environment is sent where.
+    lines by which an agent enters a container; `shipped` tells which environments are sent where.
 
     The user's own environment variables are listed by name; `show_env` shows their values too, except secrets.
     """
@@ -29,7 +29,7 @@ def plan_in_words(
     count = len({node.host.name for node in plan.nodes})  # each role has a node of its own on a host that it shares
     rows = [("launcher", f"{launcher}, {plural(plan.world_size, 'rank')} on {plural(count, 'node')}")]
     rows += [("python", text) for text in _pythons_in_words(plan)]
-    rows += [("ship env", shipped)] if shipped else []
+    rows += [("ship env", text) for text in shipped]
     rows += [("role", _role_in_words(plan, role)) for role in plan.roles]
     rows += [("cwd", job.cwd)] if not plan.roles else []
     rows += [("setup", line) for line in job.setup]
