@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from muster.python.roles import RoleHosts, roles
     from muster.python.run import Run, attach
     from muster.python.session import Cluster, hold
-    from muster.python.signatures import RunKeywords, run, submit
+    from muster.python.signatures import Role, RunKeywords, run, submit
     from muster.python.sweep import Point, Sweep
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Preemption",
     "Rank",
     "RemoteError",
+    "Role",
     "RoleHosts",
     "Run",
     "RunKeywords",
@@ -65,7 +66,7 @@ _PLACES = {
     **dict.fromkeys(("Run", "attach"), ("muster.python.run", "")),
     **dict.fromkeys(("Cluster", "hold"), ("muster.python.session", "")),
     **dict.fromkeys(("Point", "Sweep"), ("muster.python.sweep", "")),
-    **dict.fromkeys(("RunKeywords", "run", "submit"), ("muster.python.signatures", "")),
+    **dict.fromkeys(("Role", "RunKeywords", "run", "submit"), ("muster.python.signatures", "")),
 }
 """Module and name of each public name; an empty name is the public one."""
 

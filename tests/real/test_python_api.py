@@ -716,3 +716,35 @@ for call in (remote, refused, signalled, interrupted, not_met):
         "not_met AssertionError 1 True",
     ]
     assert expected == [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))], done.stderr
+
+
+ROLES = """
+import os
+import muster
+
+def train():
+    return int(os.environ["RANK"]), sorted(muster.roles())
+
+def bad(text):
+    raise ValueError(text)
+
+script = muster.Role("script.py", launcher="exec")
+trainer = muster.Role(train, nproc_per_node=2, launcher="exec")
+found = muster.run(roles={"script": script, "trainer": trainer}, show_output=False)
+assert found == {"script": [None], "trainer": [(0, ["script", "trainer"]), (1, ["script", "trainer"])]}, found
+run = muster.submit(roles={"trainer": trainer, "bad": muster.Role(bad, "by itself", launcher="exec")})
+try:
+    run.results_by_role()
+except ValueError as error:
+    cause = error.__cause__
+    assert (str(error), cause.rank) == ("by itself", 2), cause
+    assert "rank 2 (bad:0) on " in str(cause), cause
+else:
+    raise SystemExit("no error")
+"""
+
+
+def test_functions_and_scripts_are_roles_of_one_run(program: Program, tmp_path: Path) -> None:
+    """Their ranks are numbered from 0 in each role, and their results do not mix."""
+    (tmp_path / "script.py").write_text("print('a script')")
+    program(ROLES)

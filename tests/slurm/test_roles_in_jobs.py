@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from lab_cluster import LabCluster
 
 SCRIPT = """
@@ -21,9 +22,10 @@ dist.destroy_process_group()
 """
 
 
-def roles(there: LabCluster) -> tuple[str, ...]:
+def roles(there: LabCluster, launcher: str = "fork") -> tuple[str, ...]:
     script = there.script(SCRIPT)
-    first = ("--role", "trainer", "-N", "2", "-g", "1", "--env", "A_TOKEN=secret of a", "--env", "PLAIN=a", script)
+    how = ("--launcher", launcher, "--env", "A_TOKEN=secret of a", "--env", "PLAIN=a")
+    first = (*how, "--role", "trainer", "-N", "2", "-g", "1", script)
     of_second = ("--env", "B_TOKEN=secret of b", "--setup", "export SET_UP=b", script)
     return (*first, ":", "--role", "rollout", "-N", "1", "-g", "2", *of_second)
 
@@ -49,8 +51,10 @@ def check(there: LabCluster, *hosts: str) -> None:
         assert not path.is_file() or b"secret of" not in path.read_bytes(), path
 
 
-def test_a_job_is_divided_between_roles(there: LabCluster) -> None:
-    done = there.muster("run", "--slurm", *roles(there), timeout=240)
+@pytest.mark.parametrize("launcher", ["fork", "srun"])
+def test_a_job_is_divided_between_roles(there: LabCluster, launcher: str) -> None:
+    """srun starts the tasks of one role, on its nodes."""
+    done = there.muster("run", "--slurm", *roles(there, launcher), timeout=240)
     assert 0 == done.returncode, done.stderr
     check(there, "n1", "n2", "n3", "n3")
     assert "[rollout:1] {" in done.stdout

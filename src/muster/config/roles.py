@@ -77,12 +77,17 @@ def make_roles(
     env: Mapping[str, str],
     verb: str,
     warn: Callable[[str], object],
+    brought: Sequence[str] = (),
 ) -> JobRequest:
-    """Return the request for a run with these roles. Raises `InvalidRequest`."""
+    """Return the request for a run with these roles. Raises `InvalidRequest`.
+
+    `brought`: for each role the source of one of muster's own scripts, empty for another program; none without any.
+    """
     found = []
-    for (parsed, options), hosts in zip(lines, _hosts_of([options for _, options in lines])):
+    hosts_of = _hosts_of([options for _, options in lines])
+    for (parsed, options), hosts, source in zip(lines, hosts_of, brought or [""] * len(lines)):
         options = options.without(RunOptions.ranks)
-        asked = make_job(parsed, options, env, verb, "", warn, hosts)
+        asked = make_job(parsed, options, env, verb, source, warn, hosts)
         # also here on this machine, where the roles have an agent each
         found.append(RoleRequest(asked._replace(job=asked.job._replace(lease=options.lease)), options))
     first = found[0].asked

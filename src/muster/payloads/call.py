@@ -3,7 +3,8 @@
 The file `function` of the run directory has, each with its length before it: a header (JSON) with the versions of the
 caller and the sources of what is needed to unpickle, the pickle of (function, args, kwargs), and the bytecode of the
 other modules of this directory that a rank needs, for the caller's version of Python: compiling them takes each rank
-7 ms of CPU time. It is read only if it belongs to this user and nobody else can write it.
+7 ms of CPU time. For a run with several programs a header with the place of each role's parts goes before all of these.
+It is read only if it belongs to this user and nobody else can write it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, BinaryIO
 
 
 def refuse_of_others(path: str) -> None:
@@ -31,8 +32,17 @@ def _parts_of(path: str) -> tuple[dict[str, Any], list[bytes], bytes]:
     """Return the header, the pickle and the bytecode of the file. Raises PermissionError if others can write it."""
     refuse_of_others(path)
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        header, data, code = (file.read(int.from_bytes(file.read(8), "big")) for _ in range(3))
-    return json.loads(header), [data], code
+        header = json.loads(_next_of(file))
+        if "roles" in header:  # a run with several programs has a function for each role
+            file.seek(header["roles"][os.environ["ROLE_NAME"]], os.SEEK_CUR)
+            header = json.loads(_next_of(file))
+        data, code = _next_of(file), _next_of(file)
+    return header, [data], code
+
+
+def _next_of(file: BinaryIO) -> bytes:
+    """Return the next part of the file, which has its length before it."""
+    return file.read(int.from_bytes(file.read(8), "big"))
 
 
 def _modules(header: Mapping[str, Any], code: bytes) -> list[Any]:

@@ -8,6 +8,7 @@ attempt continues with what was saved.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -99,7 +100,7 @@ def call(
     refuse_of_others: Callable[[str], object],
 ) -> None:
     """Call the function. `data` is its pickle, which is removed from that list; `script` is the file of `call.py`."""
-    rank = int(os.environ["RANK"])
+    rank = _rank_in_run()
     # the name for rank 0, so that the pattern of these names stays in one place
     attempts = _attempts(run_dir)
     target = os.path.join(attempts[0], header["result"].replace("00000", f"{rank:05d}"))
@@ -135,6 +136,16 @@ def call(
         error = raised
     if error is not None:
         _fail(pickles, target, error, script)
+
+
+def _rank_in_run() -> int:
+    """Return the number of this rank in its run; RANK is that in its role, if the run has several programs."""
+    rank, own = int(os.environ["RANK"]), os.environ.get("ROLE_NAME")
+    for name, role in json.loads(os.environ.get("MUSTER_ROLES", "{}")).items():
+        if name == own:
+            break
+        rank += role["ranks"]
+    return rank
 
 
 def _save_when_preempted(

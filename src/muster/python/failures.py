@@ -7,7 +7,9 @@ import os
 from typing import Any
 
 from muster.client.client import Client
+from muster.core.model import Plan
 from muster.core.results import RankExit, RunResult, RunState
+from muster.core.roles import rank_in_words, ranks_of
 from muster.errors import InvalidRequest, RemoteError
 from muster.payloads import pickles
 from muster.rundir.finding import why_refused
@@ -36,9 +38,24 @@ def results_of(run: Run, outcome: RunResult) -> list[Any]:
         raise_failure(run, outcome)
     plan = run.plan
     ranks = range(plan.world_size if plan is not None else 0)
-    if not is_call(run):
-        return [None for _ in ranks]
-    return [_value(run, outcome, rank) for rank in ranks]
+    calling = _calling(run, plan)
+    if plan is not None and plan.roles:  # servers that were terminated after the main role return nothing
+        calling -= {end.rank for end in outcome.exits if end.by_muster}
+    return [_value(run, outcome, rank) if rank in calling else None for rank in ranks]
+
+
+def results_by_role(run: Run, outcome: RunResult) -> dict[str, list[Any]]:
+    """Return what the ranks of each role returned. Raises what the first rank raised."""
+    found, plan = results_of(run, outcome), run.plan
+    parts = plan.parts if plan is not None else ()
+    return {part.name: [found[rank] for rank in part.own_ranks] for part in parts}
+
+
+def _calling(run: Run, plan: Plan | None) -> set[int]:
+    """Return the ranks that call a function: all or none without roles, as one program is a function or a script."""
+    if plan is None or not is_call(run):
+        return set()
+    return {rank for part in plan.parts if part.job.program.source or not plan.roles for rank in part.own_ranks}
 
 
 def _stored(run: Run, attempt: int, rank: int) -> pickles.Stored | None:
@@ -88,11 +105,12 @@ def failures_of(run: Run, outcome: RunResult) -> list[RemoteError]:
     if first is not None and all(found.rank != first.rank for found in failed):
         failed.append(first)
     failed.sort(key=lambda found: (first is None or found.rank != first.rank, found.when))
-    return [_failure(run, outcome, found) for found in failed]
+    calling = _calling(run, run.plan)
+    return [_failure(run, outcome, found, found.rank in calling) for found in failed]
 
 
-def _failure(run: Run, outcome: RunResult, found: RankExit) -> RemoteError:
-    stored = _stored(run, outcome.attempt, found.rank) if is_call(run) else None
+def _failure(run: Run, outcome: RunResult, found: RankExit, calls: bool) -> RemoteError:
+    stored = _stored(run, outcome.attempt, found.rank) if calls else None
     if stored is not None and stored.says.get("kind") == "error":
         failed = _error(run, found.rank, f"raised {stored.says['line']}", None)
         failed.log = str(run.log(outcome.attempt, found.rank, "err"))
@@ -117,15 +135,16 @@ def _error(run: Run, rank: int | None, words: str, hint: str | None) -> RemoteEr
     if rank is None:
         error = RemoteError(words, hint)
     else:
-        host = _host(run, rank)
-        error = RemoteError(f"rank {rank}{f' on {host}' if host else ''} {words}", hint)
+        plan = run.plan
+        host = _host(plan, rank)
+        who = rank_in_words(rank, ranks_of(plan) if plan is not None else ())
+        error = RemoteError(f"{who}{f' on {host}' if host else ''} {words}", hint)
         error.host, error.rank = host, rank
     error.run = run.id
     return error
 
 
-def _host(run: Run, rank: int) -> str:
-    plan = run.plan
+def _host(plan: Plan | None, rank: int) -> str:
     for node in plan.nodes if plan is not None else ():
         if any(found.rank == rank for found in node.ranks):
             return node.host.name

@@ -9,6 +9,7 @@ from functools import partial
 
 from muster.core.model import Plan
 from muster.core.results import RunResult
+from muster.core.roles import ranks_of
 from muster.ui.output_writer import OutputWriter
 from muster.ui.terminal import LinePrefixer, prefixes
 from muster.ui.view import Silent
@@ -47,7 +48,7 @@ class Printed(Quiet):
         }
         if prefix is None and len(where) == 1:
             prefix = ""
-        self._lines = LinePrefixer(prefixes(where, prefix, False), False)
+        self._lines = LinePrefixer(prefixes(where, prefix, False, roles=ranks_of(plan)), False)
 
     @property
     def put(self) -> Callable[[int, bytes], None]:

@@ -111,6 +111,15 @@ class Run(Generic[T]):
         """Wait for the end, and return what the function returned on rank 0. Raises like `results`."""
         return self.results(timeout)[0]
 
+    @entry
+    def results_by_role(self, timeout: float | None = None) -> dict[str, list[Any]]:
+        """Wait for the end, and return what the ranks of each role returned, by the name of the role.
+
+        A run with one program has one role, `default` unless it was named. None for ranks of a script, and for those
+        that were terminated because the main role had succeeded. Raises like `results`.
+        """
+        return failures.results_by_role(self._run, self._ended(timeout))
+
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end, and return what `results` would raise; None if the run succeeded."""
         outcome = self._ended(timeout)

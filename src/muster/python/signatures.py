@@ -1,4 +1,4 @@
-"""`muster.run` and `muster.submit` with the type of each option.
+"""`muster.run`, `muster.submit` and `muster.Role` with the type of each option.
 
 Written by tools/signatures.py from the option table (`config/options.py`): edit these, not this file.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypedDict, TypeVar, overload
 
 from muster.python.splitting import described
 
@@ -96,7 +96,6 @@ class RunKeywords(TypedDict, total=False):
     cwd: str | os.PathLike[str]
     env: Mapping[str, str] | Sequence[str] | str
     role: str
-    all_roles: bool
     main: bool
     gpus: int | str
     numa_binding: str
@@ -119,6 +118,95 @@ class RunKeywords(TypedDict, total=False):
     keep_size: str
     ranks: int | str | Sequence[int]
     prefix: str
+
+
+class Role(Generic[T]):
+    """A program of a run that has several: a function or a script, with its arguments and the options of this role.
+
+        trainer = muster.Role(train, lr=1e-6, nproc_per_node=8, main=True)
+        results = muster.run(roles={"trainer": trainer, "rollout": muster.Role("serve.py")}, hosts="n[1-2]")
+
+    It takes the arguments of `muster.run`, and of the options those that concern one program: hosts, ranks, launcher,
+    environment, Python, container. All others are for the whole run. Once all ranks of the roles with `main=True` have
+    succeeded, the run ends and the others are terminated.
+
+    Raises `muster.errors.InvalidRequest` if an option or argument is invalid.
+    """
+
+    @overload
+    def __init__(
+        self: Role[T],
+        program: Callable[..., T],
+        /,
+        *arguments: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        hosts: str | Sequence[str] | None = None,
+        hostfile: str | os.PathLike[str] | None = None,
+        nnodes: int | str | None = None,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        launcher: str | None = None,
+        launcher_args: str | None = None,
+        python: str | os.PathLike[str] | Sequence[str] | None = None,
+        preload: str | Sequence[str] | None = None,
+        no_auto_preload: bool | None = None,
+        setup: str | Sequence[str] | None = None,
+        container: str | None = None,
+        container_runtime: str | None = None,
+        mount: str | Sequence[str] | None = None,
+        wrap: str | None = None,
+        nproc_per_node: int | str | None = None,
+        np: int | None = None,
+        module: bool | None = None,
+        no_python: bool | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | str | None = None,
+        main: bool | None = None,
+        gpus: int | str | None = None,
+        numa_binding: str | None = None,
+        **keywords: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Role[None],
+        program: str | os.PathLike[str],
+        /,
+        *arguments: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        hosts: str | Sequence[str] | None = None,
+        hostfile: str | os.PathLike[str] | None = None,
+        nnodes: int | str | None = None,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        launcher: str | None = None,
+        launcher_args: str | None = None,
+        python: str | os.PathLike[str] | Sequence[str] | None = None,
+        preload: str | Sequence[str] | None = None,
+        no_auto_preload: bool | None = None,
+        setup: str | Sequence[str] | None = None,
+        container: str | None = None,
+        container_runtime: str | None = None,
+        mount: str | Sequence[str] | None = None,
+        wrap: str | None = None,
+        nproc_per_node: int | str | None = None,
+        np: int | None = None,
+        module: bool | None = None,
+        no_python: bool | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | str | None = None,
+        main: bool | None = None,
+        gpus: int | str | None = None,
+        numa_binding: str | None = None,
+        **keywords: Any,
+    ) -> None: ...
+
+    def __init__(self, program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any):
+        from muster.python import role_runs
+
+        self.call = role_runs.call_of(program, arguments, keywords)
 
 
 @overload
@@ -204,7 +292,6 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -317,7 +404,6 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -430,7 +516,6 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -543,7 +628,6 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -573,8 +657,92 @@ def run(
 ) -> list[list[None]]: ...
 
 
+@overload
+def run(
+    *,
+    roles: Mapping[str, Role[Any]],
+    show_output: bool | None = None,
+    hosts: str | Sequence[str] | None = None,
+    hostfile: str | os.PathLike[str] | None = None,
+    on: str | None = None,
+    spare_nodes: int | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    ssh: str | None = None,
+    lease: float | str | None = None,
+    rendezvous: str | None = None,
+    scheduler: str | None = None,
+    slurm: bool | None = None,
+    partition: str | None = None,
+    account: str | None = None,
+    qos: str | None = None,
+    time: str | None = None,
+    mem: int | str | None = None,
+    nodelist: str | Sequence[str] | None = None,
+    constraint: str | Sequence[str] | None = None,
+    comment: str | None = None,
+    reservation: str | None = None,
+    gpus_per_node: int | str | None = None,
+    gres: str | Sequence[str] | None = None,
+    gpus_per_task: int | None = None,
+    dependency: str | Sequence[str] | None = None,
+    mail_type: str | Sequence[str] | None = None,
+    mail_user: str | None = None,
+    cpus_per_task: int | None = None,
+    exclusive: bool | None = None,
+    signal_before: str | None = None,
+    requeue: int | None = None,
+    expedite: bool | None = None,
+    wait_all_nodes: int | None = None,
+    distribution: str | None = None,
+    output: str | None = None,
+    error: str | None = None,
+    slurm_opt: str | Sequence[str] | None = None,
+    sge: bool | None = None,
+    pe: str | None = None,
+    slots: int | None = None,
+    queue: str | None = None,
+    project: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
+    sync: bool | None = None,
+    ship_env: bool | None = None,
+    env_dir: str | os.PathLike[str] | None = None,
+    no_code_check: bool | None = None,
+    snapshot: bool | None = None,
+    code_limit: int | None = None,
+    max_restarts: int | None = None,
+    always_restart: bool | None = None,
+    restart_delay: float | str | None = None,
+    grace: float | str | None = None,
+    signals_to_handle: str | Sequence[str] | None = None,
+    timeout: float | str | None = None,
+    hang_timeout: float | str | None = None,
+    on_hang: str | None = None,
+    on_end: str | None = None,
+    detach: bool | None = None,
+    max_parallel: int | None = None,
+    after: Run[Any] | Sweep[Any] | str | Sequence[Run[Any] | Sweep[Any] | str] | None = None,
+    name: str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    keep_runs: int | None = None,
+    keep_size: str | None = None,
+    ranks: int | str | Sequence[int] | None = None,
+    prefix: str | None = None,
+) -> dict[str, list[Any]]: ...
+
+
 @described
-def run(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any) -> list[Any]:
+def run(program: Any = None, /, *arguments: Any, **keywords: Any) -> Any:
     """Run a function or a script on all ranks, wait for it, and return what each rank returned, by rank.
 
     `program`: a function, called on each rank with `arguments` and with the keywords that are no options of muster; or
@@ -583,6 +751,8 @@ def run(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any
     `sweep={"lr": [0.1, 0.01]}`: a run for each combination of values. The function gets them as keywords, and in the
     arguments of a script they replace `{lr}`. `array="0-7"`: a run for each number. `chain=5`: so many runs, one after
     the other. The results are then a list for each run.
+    `roles={"trainer": muster.Role(train, …), "rollout": muster.Role("serve.py", …)}` in place of a program: one run
+    with several programs, see `muster.Role`. The results are then a dictionary with a list for each role.
     `args`, `kwargs`: arguments of the function. If one of them is given, all other keywords are options.
     `show_output`: print the output of the ranks to `sys.stdout` and `sys.stderr` (default: True).
 
@@ -591,6 +761,10 @@ def run(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any
 
     Raises `muster.errors.InvalidRequest` if an option or argument is invalid; then nothing was started.
     """
+    if program is None and "roles" in keywords:
+        from muster.python import role_runs
+
+        return role_runs.run(keywords.pop("roles"), keywords)
     from muster.python import submission
 
     return submission.run(program, arguments, keywords)
@@ -679,7 +853,6 @@ def submit(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -792,7 +965,6 @@ def submit(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -905,7 +1077,6 @@ def submit(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -1018,7 +1189,6 @@ def submit(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | Sequence[str] | str | None = None,
     role: str | None = None,
-    all_roles: bool | None = None,
     main: bool | None = None,
     gpus: int | str | None = None,
     numa_binding: str | None = None,
@@ -1048,14 +1218,103 @@ def submit(
 ) -> Sweep[None]: ...
 
 
+@overload
+def submit(
+    *,
+    roles: Mapping[str, Role[Any]],
+    show_output: bool | None = None,
+    hosts: str | Sequence[str] | None = None,
+    hostfile: str | os.PathLike[str] | None = None,
+    on: str | None = None,
+    spare_nodes: int | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    ssh: str | None = None,
+    lease: float | str | None = None,
+    rendezvous: str | None = None,
+    scheduler: str | None = None,
+    slurm: bool | None = None,
+    partition: str | None = None,
+    account: str | None = None,
+    qos: str | None = None,
+    time: str | None = None,
+    mem: int | str | None = None,
+    nodelist: str | Sequence[str] | None = None,
+    constraint: str | Sequence[str] | None = None,
+    comment: str | None = None,
+    reservation: str | None = None,
+    gpus_per_node: int | str | None = None,
+    gres: str | Sequence[str] | None = None,
+    gpus_per_task: int | None = None,
+    dependency: str | Sequence[str] | None = None,
+    mail_type: str | Sequence[str] | None = None,
+    mail_user: str | None = None,
+    cpus_per_task: int | None = None,
+    exclusive: bool | None = None,
+    signal_before: str | None = None,
+    requeue: int | None = None,
+    expedite: bool | None = None,
+    wait_all_nodes: int | None = None,
+    distribution: str | None = None,
+    output: str | None = None,
+    error: str | None = None,
+    slurm_opt: str | Sequence[str] | None = None,
+    sge: bool | None = None,
+    pe: str | None = None,
+    slots: int | None = None,
+    queue: str | None = None,
+    project: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    sge_opt: str | Sequence[str] | None = None,
+    pbs: bool | None = None,
+    place: str | None = None,
+    chunk: str | Sequence[str] | None = None,
+    pbs_opt: str | Sequence[str] | None = None,
+    lsf: bool | None = None,
+    lsf_opt: str | Sequence[str] | None = None,
+    flux: bool | None = None,
+    flux_opt: str | Sequence[str] | None = None,
+    sync: bool | None = None,
+    ship_env: bool | None = None,
+    env_dir: str | os.PathLike[str] | None = None,
+    no_code_check: bool | None = None,
+    snapshot: bool | None = None,
+    code_limit: int | None = None,
+    max_restarts: int | None = None,
+    always_restart: bool | None = None,
+    restart_delay: float | str | None = None,
+    grace: float | str | None = None,
+    signals_to_handle: str | Sequence[str] | None = None,
+    timeout: float | str | None = None,
+    hang_timeout: float | str | None = None,
+    on_hang: str | None = None,
+    on_end: str | None = None,
+    detach: bool | None = None,
+    max_parallel: int | None = None,
+    after: Run[Any] | Sweep[Any] | str | Sequence[Run[Any] | Sweep[Any] | str] | None = None,
+    name: str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    keep_runs: int | None = None,
+    keep_size: str | None = None,
+    ranks: int | str | Sequence[int] | None = None,
+    prefix: str | None = None,
+) -> Run[Any]: ...
+
+
 @described
-def submit(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any) -> Any:
+def submit(program: Any = None, /, *arguments: Any, **keywords: Any) -> Any:
     """Start a function or a script on all ranks, and return it as a `Run` without waiting for its end.
 
     With `sweep`, `array` or `chain` it is a `Sweep`, whose points are runs. `after`: start after other runs.
+    With `roles` in place of a program it is one run, whose `results_by_role` has the results of each role.
     Takes the same arguments as `muster.run`; the output of ranks is not printed unless `show_output` is true. A run on
     this machine or on hosts is terminated when this program exits, unless `detach` is true.
     """
+    if program is None and "roles" in keywords:
+        from muster.python import role_runs
+
+        return role_runs.submit(keywords.pop("roles"), keywords)
     from muster.python import submission
 
     return submission.submit(program, arguments, keywords)

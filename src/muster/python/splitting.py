@@ -15,7 +15,9 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.python.entry import entry
 
-_OF_TERMINALS = frozenset(("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin", "resubmit"))
+_OF_TERMINALS = frozenset(
+    ("help", "json", "show_env", "profile", "tty", "no_tty", "quiet", "stdin", "resubmit", "all_roles")
+)
 """Options that make sense only on a command line."""
 
 OPTIONS: Mapping[str, Option[Any]] = {
@@ -72,7 +74,7 @@ def split(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     others = {name: value for name, value in given.items() if name not in OPTIONS}
     if not callable(program):
         _check_script(program, others, explicit)
-        return Split(tuple(map(str, arguments)), {}, _as_text(options), show)
+        return Split(tuple(map(str, arguments)), {}, as_text(options), show)
     if explicit and others:
         name = next(iter(others))
         raise InvalidRequest(
@@ -84,7 +86,7 @@ def split(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     args = (*arguments, *(keywords.get("args") or ()))
     kwargs = {**others, **(keywords.get("kwargs") or {})}
     _check_call(program, args, kwargs)
-    return Split(args, kwargs, _as_text(options), show)
+    return Split(args, kwargs, as_text(options), show)
 
 
 def _check_script(program: Any, others: Mapping[str, Any], explicit: bool) -> None:
@@ -170,7 +172,7 @@ def point_text(value: Any) -> str:
     return name_of(value) if callable(value) else str(value)
 
 
-def _as_text(options: Mapping[str, Any]) -> dict[str, Any]:
+def as_text(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options in the types that muster.toml has."""
     return {key: _value(OPTIONS[key], value) for key, value in options.items()}
 

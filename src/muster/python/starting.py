@@ -36,7 +36,12 @@ from muster.ui.view import View
 
 def start(program: Any, found: Split, show: bool) -> Run[Any]:
     """Start a single run. Raises `InvalidRequest`."""
-    context, waits = ordered(context_of(program, found, show))
+    return begin(context_of(program, found, show))
+
+
+def begin(context: RunContext) -> Run[Any]:
+    """Start a run, after those that it has to wait for. Raises `InvalidRequest`."""
+    context, waits = ordered(context)
     if not waits:
         return Run(api.start(context))
     later = LaterRun(RunDir(context.store.path(context.run_id)))
@@ -103,23 +108,32 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
     if callable(program) and has_checkpoint(program):
         found = found._replace(options={**_requeued(found.options), **found.options})
     options = options_of(found)
-    _refuse_in_a_rank()
+    refuse_in_a_rank()
     store = store_at(options.run_dir, env)
-    if callable(program):
-        name = re.sub(r"[^\w.-]+", "-", name_of(program)).strip("-.") or "function"
-        if options.module or options.no_python:
-            raise InvalidRequest(
-                f"{'module' if options.module else 'no_python'}= is for scripts, not for functions", "leave it out"
-            )
+    words, source = program_of(program, found, options)
+    function, shown = b"", join(words)
+    if source:
         function = packed(program, found.args, found.kwargs, options.value(OPTIONS["signal_before"]).signal)
-        words, source, shown = [BUNDLED + name], script_of_ours("call.py"), f"{name_of(program)}()"
-    else:
-        function, words, source = b"", [os.fspath(program), *found.args], ""
-        shown = join(words)
+        shown = f"{name_of(program)}()"
     argv = ["run", *typed(found.options), *([shown] if function else words)]
     view = viewer(options, show)
     context = resolve(argv, ParsedArgs({}, words, False), options, env, began, store, view, tell, tell, brought=source)
     return context._replace(function=function)
+
+
+def program_of(program: Any, found: Split, options: RunOptions) -> tuple[list[str], str]:
+    """Return the words of a program, and the source of the script that calls it, if it is a function.
+
+    Raises `InvalidRequest`.
+    """
+    if not callable(program):
+        return [os.fspath(program), *found.args], ""
+    if options.module or options.no_python:
+        raise InvalidRequest(
+            f"{'module' if options.module else 'no_python'}= is for scripts, not for functions", "leave it out"
+        )
+    name = re.sub(r"[^\w.-]+", "-", name_of(program)).strip("-.") or "function"
+    return [BUNDLED + name], script_of_ours("call.py")
 
 
 def options_of(found: Split) -> RunOptions:
@@ -148,7 +162,7 @@ def viewer(options: RunOptions, show: bool, prefix: str | None = None) -> Viewer
     return view
 
 
-def _refuse_in_a_rank() -> None:
+def refuse_in_a_rank() -> None:
     """Raise `InvalidRequest` if this process is a rank: each rank would start a run of its own."""
     found = detect()
     if found is not None and found.world_size is not None and found.world_size > 1 and _calls():

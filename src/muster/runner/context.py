@@ -141,12 +141,13 @@ def resolve(
     brought: str = "",
     run_id: str = "",
     roles: Sequence[tuple[ParsedArgs, RunOptions]] = (),
+    brought_by_role: Sequence[str] = (),
 ) -> RunContext:
     """Resolve options to a job and the id of a new run, without writing anything. Raises `InvalidRequest`.
 
     `verb` is the command named in messages; `brought` is the source of one of muster's own scripts. `run_id`: the id of
     an existing sweep, whose points are started again. `roles`: the command line and the options of each role, with
-    those of the first one, if the run has several programs.
+    those of the first one, if the run has several programs. `brought_by_role`: as `brought`, for each of them.
     """
     session = None
     if options.on is not None:
@@ -159,7 +160,7 @@ def resolve(
     if roles:
         from muster.config.roles import make_roles
 
-        asked = make_roles(roles, env, verb, warn)
+        asked = make_roles(roles, env, verb, warn, brought_by_role)
     else:
         asked = make_job(parsed, options, env, verb, brought, warn)
     if session is not None:
