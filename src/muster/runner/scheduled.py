@@ -280,8 +280,9 @@ def check_queued(context: RunContext) -> None:
 
 def check_nodes(context: RunContext, asks: SchedulerClient, wanted: Request) -> None:
     """Check that nodes see muster's directory, and the environment that they are to send. Raises `InvalidRequest`."""
-    python, root = context.asked.job.python, context.store.root
-    local = python if context.options.ship_env and code_tree.on_one_machine(os.path.dirname(python)) else ""
+    pythons, root = [job.python for job in context.asked.jobs], context.store.root
+    here = (python for python in pythons if code_tree.on_one_machine(os.path.dirname(python)))
+    local = next(here, "") if context.options.ship_env else ""
     if not asks.try_folder(root, wanted, context.env, local) and local:
         context.warn(f"warning: {local} is on a disk of this machine; the job fails if its nodes do not see it")
 
