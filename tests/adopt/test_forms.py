@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from muster.adopt.files import adopt_file
-from muster.adopt.text import as_json
+from muster.adopt.text import as_json, facts
 
 RUN = "torchrun --nproc_per_node 2 t.py"
 JOB = "#!/bin/bash\n#SBATCH -N 2\n"
@@ -411,3 +411,16 @@ def test_scripts_that_submit_themselves():
     assert not adopt_file("x.sh", text, lambda _: text).launches
     both = {"a.sh": "sbatch b.sh\n", "b.sh": "sbatch a.sh\n"}
     assert not adopt_file("a.sh", both["a.sh"], both.get).launches
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks"),
+    [
+        ('torchrun --nproc_per_node "$1" t.py', "an unknown number of ranks on 1 node"),
+        ("#!/bin/bash\n#SBATCH --requeue\nsrun python t.py", "1 rank on each node of the job"),
+        (f"{JOB}srun {RUN}", "4 ranks on 2 nodes, 2 on each"),
+    ],
+)
+def test_the_number_of_ranks_in_words(text: str, ranks: str):
+    (launch,) = adopted(text).launches
+    assert ranks == dict(facts(launch))["ranks"]

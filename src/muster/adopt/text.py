@@ -49,11 +49,11 @@ def _elsewhere(launch: Launch) -> bool:
 
 def _ranks(launch: Launch) -> str:
     size = launch.world_size
-    whole = f"{plural(size, 'rank')}" if size is not None else "ranks"
+    whole = f"{plural(size, 'rank')}" if size is not None else "an unknown number of ranks"
     if launch.each.isdigit() and size is None:
         whole = f"{plural(int(launch.each), 'rank')} on each node"
     elif launch.each and not launch.each.isdigit():
-        whole = {"gpu": "one rank for each GPU", "cpu": "one rank for each core"}.get(launch.each, "ranks")
+        whole = {"gpu": "one rank for each GPU", "cpu": "one rank for each core"}.get(launch.each, whole)
     if launch.hosts:
         return f"{whole} on {', '.join(launch.hosts)}"
     if launch.hostfile:
@@ -65,6 +65,8 @@ def _ranks(launch: Launch) -> str:
     if launch.nodes:
         each = f", {launch.each} on each" if launch.each.isdigit() and launch.nodes > 1 else ""
         return f"{whole} on {plural(launch.nodes, 'node')}{each}"
+    if whole.endswith(" on each node"):
+        return f"{whole} of the job" if launch.scheduled else whole
     return f"{whole} on " + ("the nodes of the job" if launch.scheduled else "this machine")
 
 
