@@ -61,7 +61,6 @@ def forms(there: LabCluster) -> Forms:
     return Forms(there)
 
 
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 HOSTS = ("-H", "n1,n2", "-g", "2")
 
 
@@ -111,7 +110,7 @@ def test_lines_of_torchrun(forms: Forms, there: LabCluster):
 def _submitted(there: LabCluster, path: Path, to: str) -> list[dict[str, Any]]:
     log = there.folder / f"{to}.log"
     try:
-        return _run(there, ["sbatch", "--wait", "--output", str(log), str(path)], to, env=AS_ROOT)
+        return _run(there, ["sbatch", "--wait", "--output", str(log), str(path)], to)
     except AssertionError as error:
         raise AssertionError(log.read_text()) from error
 
@@ -131,7 +130,7 @@ def test_other_launchers_over_ssh(forms: Forms, there: LabCluster, kind: str):
         until(lambda: len(dumped(there.folder / kind)) == 4, "all ranks have written")
         found = dumped(there.folder / kind)
     else:
-        found = _run(there, ["bash", str(path)], kind, env=AS_ROOT)
+        found = _run(there, ["bash", str(path)], kind)
     assert found == forms.launched(*HOSTS)
 
 

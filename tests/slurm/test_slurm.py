@@ -411,7 +411,7 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: LabCluster) -> None:
     there.steps(2, 3)
     first_run = there.run
     there.kill("head", "muster run --slurm", signal.SIGINT)
-    assert 0 == first.wait(timeout=120)
+    assert 130 == first.wait(timeout=120), "what follows it after && does not start"
     assert "continues as job" in there.said()
     assert ["RUNNING"] == queue(there)
     second = there.start("attach", first_run.name)

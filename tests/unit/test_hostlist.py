@@ -235,3 +235,10 @@ def test_one_host_of_a_run_elsewhere() -> None:
 
 def test_a_set_is_expanded_in_order() -> None:
     assert ["n1", "n2", "n10"] == expand_hostset("n[1-2,10]", "here")
+
+
+@pytest.mark.parametrize("name", ["5", "n1,4", "2:4"])
+def test_a_number_is_no_host(name: str) -> None:
+    """As in `hosts=5` from Python; ssh would try to reach 0.0.0.5 for a minute."""
+    with pytest.raises(InvalidRequest, match="is a number"):
+        parse_hosts(name)

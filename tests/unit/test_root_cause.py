@@ -44,3 +44,11 @@ def test_a_wrong_argument_is_told_once_for_all_ranks() -> None:
     told = outcome_in_words(RunResult(RunState.FAILED, 2, 1.5, root_cause=ends[0], exits=ends), "last", 4)
     assert "terminated by muster" not in told
     assert f"all 4 ranks exited with status 2 within 0.1s: {USAGE}" == told.splitlines()[0]
+
+
+def test_ranks_that_handle_a_request_to_exit_have_not_failed_alike() -> None:
+    """Their handlers exit with the same status after a warning that all ranks have printed."""
+    warned = Failure(FailureKind.EXIT, 5.0, "UserWarning: the loader is slow")
+    first = RankExit(1, 0, 5.0, 1, failure=warned)
+    asked = RankExit(0, 0, 5.2, 1, by_muster=True, failure=warned)
+    assert (first,) == alike(first, (asked, first))

@@ -20,7 +20,7 @@ from muster.lab import config_files, requirements
 from muster.lab.faults import FAULTS
 from muster.lab.lab import Lab, in_words
 from muster.lab.spec import HEAD, SECOND_USER, address
-from muster.ui.formatting import seconds, table
+from muster.ui.formatting import seconds, shell_word, table
 
 
 class Asked(NamedTuple):
@@ -82,7 +82,7 @@ def _up(asked: Asked) -> int:
     print(f"lab is up{took}: {HEAD} and {in_words(made.shape)}" if not there else _already(made))
     for note in made.notes:
         print(f"note: {note}")
-    where = "" if asked.folder == LabOptions.lab_dir.default else f" --lab-dir {asked.folder}"
+    where = _where(asked)
     last = made.nodes[-1]
     tries = [
         (f"muster lab shell{where}", f"open a shell on {HEAD}, with ssh, srun, sbatch and mpirun as on a cluster"),
@@ -101,6 +101,11 @@ def _up(asked: Asked) -> int:
     ]
     print("try:\n" + table([(f"    {line}", says) for line, says in tries]))
     return 0
+
+
+def _where(asked: Asked) -> str:
+    """Return the option by which a command finds this lab."""
+    return "" if asked.folder == LabOptions.lab_dir.default else f" --lab-dir {shell_word(asked.folder)}"
 
 
 def _already(made: Lab) -> str:
@@ -211,7 +216,8 @@ def _fault(asked: Asked) -> int:
         )
     made.fault(*asked.rest)
     name, host = asked.rest[0], asked.rest[1] if len(asked.rest) > 1 else ""
-    print(f"{host or 'lab'}: {FAULTS[name].says}\nundo: muster lab fault clear {name}{' ' + host if host else ''}")
+    undo = f"muster lab fault{_where(asked)} clear {name}{' ' + host if host else ''}"
+    print(f"{host or 'lab'}: {FAULTS[name].says}\nundo: {undo}")
     return 0
 
 

@@ -225,7 +225,7 @@ def _follow(run: Run, options: RunOptions) -> int:
         return follow_sweep(run, say=lambda text: tell_progress(text, options.quiet), failed=tell_progress)
     except KeyboardInterrupt:
         print(f"\n{left_in_words(run)}", file=sys.stderr)
-        return 0
+        return 130
 
 
 def plan_sweep(words: list[str], parsed: ParsedArgs, options: RunOptions, env: Mapping[str, str], began: float) -> int:

@@ -131,6 +131,11 @@ def _entry(word: str, source: str) -> list[HostSpec]:
                 raise InvalidRequest(f"{source}: duplicate GPU: `{word}`", "name each GPU once")
         else:
             slots = int(numbers[0])
+    if names.isdigit():
+        raise InvalidRequest(
+            f"{source}: `{names}` is a number, which ssh takes for an address",
+            "name the hosts; `--nnodes` is their number",
+        )
     return [HostSpec(name, user, slots, gpus) for name in expand_hostset(names, source)]
 
 

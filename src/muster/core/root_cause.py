@@ -6,6 +6,7 @@ worked, or one that did not come to a collective.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ CASCADE = frozenset(
     (FailureKind.PEER_LOST, FailureKind.TIMED_OUT, FailureKind.NO_CONNECTION, FailureKind.MISMATCH),
 )
 """Kinds of failures that another rank may have caused."""
+
+_ERROR = re.compile(r"\berror\b|\bno module named\b", re.IGNORECASE)
 
 ALIKE = 5.0
 """Seconds within which equal failures of several ranks are reported as one."""
@@ -99,6 +102,8 @@ def _exited_like(end: RankExit, cause: RankExit) -> bool:
     It did so by itself, also if it was asked to exit just then.
     """
     said = end.failure is not None and cause.failure is not None and end.failure.summary == cause.failure.summary
+    if end.by_muster and (end.failure is None or not _ERROR.search(end.failure.summary)):
+        return False  # its handler may exit with the same status, after a warning that all ranks have printed
     return said and end.code == cause.code and not (end.by_launcher or end.late) and abs(end.when - cause.when) <= ALIKE
 
 

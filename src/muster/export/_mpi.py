@@ -90,6 +90,8 @@ def _start(wanted: Wanted, starter: str, passed: list[str]) -> list[str]:
             ),
         ]
     return [
+        *comment("mpirun refuses to run as root without these"),
+        '[ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1',
         # Open MPI would bind each rank to one core, and place ranks by sockets
         *comment("without --bind-to none each rank has one core; -x passes a variable with its value of here"),
         command(
