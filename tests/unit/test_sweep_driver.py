@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from muster import api
+from muster.cli.sweep_run import _in_background
 from muster.core.results import SIGINT, RunResult, RunState
 from muster.core.sweep import Point, Sweep
+from muster.errors import ControlError
 from muster.rundir.run import Run
 from muster.runner.handle import RunHandle
 from muster.sweep_driver import drive
@@ -47,3 +49,10 @@ def test_ctrl_c_reaches_the_points_of_a_sweep_on_a_full_disk(tmp_path: Path, mon
 
 def test_a_chain_on_a_full_disk_ends_with_the_part_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [0] == driven(tmp_path, monkeypatch, 0, 1, True)
+
+
+def test_a_process_in_the_background_that_cannot_begin_is_an_error(tmp_path: Path) -> None:
+    """The command printed the id of a sweep, and succeeded."""
+    context: Any = SimpleNamespace()
+    with pytest.raises(ControlError, match="could not be started in the background"):
+        _in_background(context, Run(tmp_path / "no"), {}, [])

@@ -22,9 +22,19 @@ from muster.config.parse import ParsedArgs
 from muster.core.env_forwarding import REDACTED
 from muster.core.results import RunState
 from muster.core.sweep import Point, Sweep, counts_in_words, goes_on
-from muster.errors import InvalidRequest
+from muster.errors import ControlError, InvalidRequest
 from muster.rundir.run import FUNCTION, Run
-from muster.rundir.sweeps import DRIVER_LOG, STOP, is_sweep, runs_by_point, sweep_of, sweep_run, words_of, write_error
+from muster.rundir.sweeps import (
+    DRIVER_LOG,
+    STOP,
+    is_sweep,
+    runs_by_point,
+    sweep_of,
+    sweep_run,
+    why_not_started,
+    words_of,
+    write_error,
+)
 from muster.runner import sweeps
 from muster.runner.awaited import Awaited, after_others, wait_for
 from muster.runner.context import RunContext, Viewer
@@ -120,6 +130,7 @@ def _in_background(context: SweepContext, run: Run, env: Mapping[str, str], wait
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             sweeps.write_record(run, context)
+            os.write(started, b"1")
             os.closerange(3, 1 << 16)  # the one that the parent reads, and what the caller of muster had open
             wait_for(waits, context.base.progress, lambda: int((run.path / STOP).exists()))
             code = _drive(context, run, context.base.options, env, shown=False)
@@ -128,8 +139,11 @@ def _in_background(context: SweepContext, run: Run, env: Mapping[str, str], wait
         finally:
             os._exit(code)
     os.close(started)
-    os.read(ready, 1)  # until the process is recorded, so that the sweep is known to live
+    begun = os.read(ready, 1)  # until the process is recorded, so that the sweep is known to live
     os.close(ready)
+    if not begun:
+        why = why_not_started(run) or f"see {run.path / DRIVER_LOG}"
+        raise ControlError(f"{run.id} could not be started in the background: {why}", None)
     tell_progress(begun_in_words(run), context.base.options.quiet)
     print(run.id)
     return 0
