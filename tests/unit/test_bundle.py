@@ -132,3 +132,34 @@ def test_ranks_do_not_compile_the_shim(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(bundle.importlib.util, "MAGIC_NUMBER", b"?\r\r\n")
     shim.write_bytes(bundle.build_shim("token 2"))
     assert file_of_shim(shim) == f"{shim}/muster/agent/rank_shim.py"
+
+
+COMPILED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+compiled = []
+def seen(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == "_compile_source":
+        compiled.append(frame.f_locals)
+sys.setprofile(seen)
+import muster.controller.detached
+sys.setprofile(None)
+assert muster.controller.detached.__file__.startswith(sys.argv[1])
+print(len(compiled))
+"""
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+@pytest.mark.parametrize("kept", [True, False], ids=["bytecode kept", "none kept"])
+def test_no_controller_compiles_what_the_archive_has(kept: bool, zone: str, tmp_path: Path) -> None:
+    """Whatever the time zone there, in which archives tell times of files, and if Python keeps no bytecode."""
+    env = {**os.environ, "TZ": "UTC", "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    if not kept:
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+    path = tmp_path / "muster.pyz"
+    make = "import sys; from muster import bundle; sys.stdout.buffer.write(bundle.build(compiled=True))"
+    path.write_bytes(subprocess.run([sys.executable, "-c", make], env=env, capture_output=True, check=True).stdout)
+    words = [sys.executable, "-I", "-S", "-c", COMPILED, str(path)]
+    done = subprocess.run(words, env={**env, "TZ": zone}, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

@@ -175,9 +175,9 @@ def agent_source(same_python: bool = False) -> bytes:
     """
     texts, codes = sources(_AGENT_ENTRY), {}
     for module, text in texts.items():
-        code = _bytecode_of(module) if text and "get_source" not in text else None
+        code = bytecode_of(module) if text and "get_source" not in text else None
         if code is not None:
-            codes[module] = code[_PYC_HEADER:]
+            codes[module] = code[PYC_HEADER:]
     rest = {module: text for module, text in texts.items() if module not in codes}
     if same_python:
         data = marshal.dumps((rest, codes, {**hook_sources(), **_hook_bytecode()}))
@@ -216,18 +216,18 @@ def _hook_bytecode() -> dict[str, bytes]:
     """Return the bytecode of the site hook, by the paths at which Python looks for it; see `write_hook`."""
     found = {}
     for path in hook_sources():
-        code = _bytecode_of(f"muster.agent.hook.{os.path.basename(path)[:-3]}")
+        code = bytecode_of(f"muster.agent.hook.{os.path.basename(path)[:-3]}")
         if code is not None:
             folder, name = os.path.split(path)
             found[os.path.join(folder, "__pycache__", f"{name[:-3]}.{sys.implementation.cache_tag}.pyc")] = code
     return found
 
 
-_PYC_HEADER = 16
+PYC_HEADER = 16
 """Bytes before the code in a .pyc file: the version of Python, flags, time and size of the source."""
 
 
-def _bytecode_of(module: str) -> bytes | None:
+def bytecode_of(module: str) -> bytes | None:
     """Return the .pyc file of a module of muster that this interpreter keeps; None without one.
 
     A missing one is made if it can be kept. See importlib/_bootstrap_external.py for the format.
@@ -240,7 +240,7 @@ def _bytecode_of(module: str) -> bytes | None:
             with open(cached, "rb") as file:
                 data = file.read()
             stamp = (int(found.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + found.st_size.to_bytes(4, "little")
-            if data[:_PYC_HEADER] == importlib.util.MAGIC_NUMBER + bytes(4) + stamp:
+            if data[:PYC_HEADER] == importlib.util.MAGIC_NUMBER + bytes(4) + stamp:
                 return data
         except (OSError, OverflowError):
             pass
