@@ -69,6 +69,17 @@ def show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _told_full(error: OSError) -> int:
+    """Tell of a full disk, which any command may meet that writes, and return the exit code. Raises other errors."""
+    from muster.errors import ControlError
+    from muster.linux import processes
+
+    if error.errno not in processes.NO_ROOM:
+        raise error
+    print(f"error: {processes.reason_at(error)}\nhint: see `df`, `quota` and `ulimit -f`", file=sys.stderr)
+    return ControlError.exit_code
+
+
 def main(words: list[str] | None = None) -> NoReturn:
     """Run the program `muster`."""
     began = time.monotonic()
@@ -83,5 +94,7 @@ def main(words: list[str] | None = None) -> NoReturn:
         status = error.exit_code
     except KeyboardInterrupt:
         status = 130
+    except OSError as error:
+        status = _told_full(error)
     sys.stdout.flush()
     sys.exit(status or int(output_is_lost()))
