@@ -599,3 +599,19 @@ def test_notes_about_a_rank() -> None:
         assert 1 == len(notes_of(b"loss: 0.3\n" + words + b"\n", b"")), words
     for words in (b"loss: 0.25", b"no loss of nanoseconds", b"loss: nan\nloss: 0.3"):
         assert [] == notes_of(words + b"\n", b""), words
+
+
+def test_an_exception_in_a_process_of_mp_spawn_is_shown_with_its_own_traceback() -> None:
+    """The parent raises it again, with the text of the traceback; its own one only says that it waited."""
+    text = (
+        "torch.multiprocessing.spawn.ProcessRaisedException: \n\n-- Process 1 terminated with the following error:\n"
+        'Traceback (most recent call last):\n  File "/venv/site-packages/torch/multiprocessing/spawn.py",'
+        " line 87, in _wrap\n    fn(i, *args)\n"
+        '  File "/home/ann/train.py", line 3, in work\n    raise KeyError("x")\nKeyError: \'x\'\n'
+    )
+    frames = [["/home/ann/train.py", 6, "<module>"]]
+    note = {"chain": [{"how": "", "text": text, "frames": frames, "leaves": []}]}
+    found = explain(Evidence(note=note, hooked=True))
+    assert ("raised", "KeyError: 'x' (in mp.spawn's process 1)") == (found["kind"], found["summary"])
+    assert "train.py:3 in work" == found["place"]
+    assert ['    raise KeyError("x")', "KeyError: 'x'"] == found["frames"][-2:]

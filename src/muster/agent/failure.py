@@ -10,7 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from muster.agent.tracebacks import NOISE, Found, Link, as_printed, in_lines, in_text, of_note, plain_text
+from muster.agent.tracebacks import (
+    IN_SPAWNED,
+    NOISE,
+    Found,
+    Link,
+    as_printed,
+    in_lines,
+    in_text,
+    of_note,
+    plain_text,
+    shortened,
+)
 
 _FATAL = ("Fatal Python error", "terminate called")
 _RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch.distributed's prefix of each line of an uncaught exception
@@ -247,17 +258,19 @@ def _of_chain(chain: Sequence[Link], shown: list[str], proven: bool) -> dict[str
     placed = [link for link in (root, *reversed(chain)) if any(not frame.of_library for frame in link.frames)]
     place = (placed or [root if root.place else last])[0].place
     summary = _summary(last)
-    if root.how == "in a worker":
-        summary = f"{_summary(root)} (in a DataLoader worker)"
+    if root.of_another_process:
+        summary = f"{_summary(root)} ({root.how})"
+        if root.how.startswith(IN_SPAWNED):  # the parent's own traceback only says that it waited
+            shown = shortened(root)
     elif root is not last:
         summary = f"{summary[:250]} ({root.how} {_summary(root)[:250]})"
     return _verdict(kind, summary, shown + _told(chain), place, proven, blames, own_before)
 
 
 def _root(chain: Sequence[Link]) -> Link:
-    """Return the root of a chain: the exception in a worker, or else the first one that was raised."""
+    """Return the root of a chain: the exception in another process, or else the first one that was raised."""
     for link in chain:
-        if link.how == "in a worker":
+        if link.of_another_process:
             return link
     return chain[-1]
 
@@ -303,7 +316,7 @@ def _blamed(words: str) -> list[int]:
 
 def _told(chain: Sequence[Link]) -> list[str]:
     """Return each cause with the place where it was raised; of many the nearest and the first ones."""
-    causes = [link for link in chain[1:] if link.how != "in a worker"]
+    causes = [link for link in chain[1:] if not link.of_another_process]
     if len(causes) > _MOST_CAUSES:
         causes = [causes[0], *causes[1 - _MOST_CAUSES :]]
     told = []

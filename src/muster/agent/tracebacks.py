@@ -22,7 +22,12 @@ _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colors and cursor movement
 _ASIDE = ("Exception ignored in", "Exception in thread", "Process ", "Error in atexit", "Exception in callback")
 """Beginnings of the line before a traceback that did not end the main thread of the rank itself."""
 _FRAME = re.compile(r'^[ |]*File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<name>.+))?$')
-_ORIGINAL = "Original Traceback (most recent call last):"
+_ELSEWHERE = re.compile(
+    r"^(?:Original |-- Process (?P<process>\d+) terminated with the following error:\n)"
+    r"Traceback \(most recent call last\):$",
+    re.MULTILINE,
+)
+"""What a message has before the traceback of another process: of a DataLoader worker, or of mp.spawn."""
 _LEAF = re.compile(r"^[ |]*\| (?P<text>[A-Za-z_][\w.]*(?:: .*)?)$")
 _LIBRARY = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3[.\d]*/|^<(?!stdin>|string>)")
 
@@ -56,7 +61,7 @@ class Link(NamedTuple):
     """One exception of a chain."""
 
     how: str
-    """One of the values of `LINKS`, or `in a worker`; empty for the exception that ended the program."""
+    """One of the values of `LINKS`, or the process that raised it; empty for the exception that ended the program."""
     text: str
     """Its name and message, which may have several lines."""
     frames: tuple[Frame, ...] = ()
@@ -79,6 +84,11 @@ class Link(NamedTuple):
             inside = f" in {frame.name}" if frame.name else ""
             return f"{frame.path.rpartition('/')[2]}:{frame.line}{inside}"
         return ""
+
+    @property
+    def of_another_process(self) -> bool:
+        """Whether another process raised it, whose traceback is in the message of the one before."""
+        return self.how.startswith((IN_WORKER, IN_SPAWNED))
 
 
 class Found(NamedTuple):
@@ -151,16 +161,19 @@ def _frames(lines: Sequence[str]) -> tuple[Frame, ...]:
 
 
 def _worker(link: Link) -> list[Link]:
-    """Return the exception of a DataLoader worker, which the rank raises again with the text of its traceback."""
-    _, head, after = link.text.partition(_ORIGINAL)
-    if not head:
+    """Return the exception of another process, which the rank raises again with the text of its traceback."""
+    found = _ELSEWHERE.search(link.text)
+    if not found:
         return []
-    lines = [HEAD_TEXT, *after.strip("\n").split("\n")]
+    lines = [HEAD_TEXT, *link.text[found.end() :].strip("\n").split("\n")]
     last = _end(lines, 0)
-    return [] if last is None else [_link("in a worker", lines, 0, last)]
+    where = IN_WORKER if found["process"] is None else f"{IN_SPAWNED}{found['process']}"
+    return [] if last is None else [_link(where, lines, 0, last)]
 
 
 HEAD_TEXT = "Traceback (most recent call last):"
+IN_WORKER = "in a DataLoader worker"
+IN_SPAWNED = "in mp.spawn's process "
 
 
 def _causes(lines: Sequence[str], first: int) -> list[Link]:
@@ -232,6 +245,11 @@ def as_printed(link: Link) -> list[str]:
 
 
 # ---- what to show ---------------------------------------------------------------------------------------------------
+
+
+def shortened(link: Link) -> list[str]:
+    """Return the traceback of an exception as it was printed, shortened."""
+    return _shortened(link.lines, 0, len(link.lines) - 1, link.frames)
 
 
 def _shortened(lines: Sequence[str], first: int, last: int, frames: Sequence[Frame]) -> list[str]:
