@@ -22,7 +22,11 @@ takes {plain}. So a cold launch becomes faster only as the import does. A [sessi
 goes below that: {held}.
 
 **On three hosts that share the cores** the floor is three imports at once, {three}; a launch of 3 × 2 ranks takes
-{hosts}. Hosts with cores of their own import at the same time.
+{hosts}. Hosts with cores of their own import at the same time. The CPU time of all processes of such a launch is about
+that of the three imports alone: with the garbage collector off these take less, by as much as logins, agents and the
+controller take. So what is above the floor is waiting, one after the other: the command imports its modules until the
+first ssh starts, ssh logs in, an agent starts from bytecode, three short exchanges, and the agents detach and find out
+that their Python takes the hook; only then torch is imported, and on cores that were idle before.
 
 **Within the import.** What a change before `import torch` gives, in one process:
 
@@ -37,8 +41,16 @@ sees.
 **Not taken**, with the reason:
 
 - *A proof that forked ranks behave as plain ones, remembered for each interpreter.* It takes one start of Python,
-  {python}, while torch is imported. If the interpreter was replaced by a wrapper, a remembered proof would run the
-  script once too often.
+  {python}, before torch is imported. Path, size and time of the interpreter are not enough as a key: what it does with
+  PYTHONPATH also depends on files beside it and, if it is a wrapper, on variables and files that only it knows. A
+  remembered proof that has become wrong would run the script once too often.
+- *Importing torch over ssh as soon as an agent runs.* The fork server starts with the environment of the ranks, which
+  follows from the answers of all hosts (cores, addresses). And an agent detaches by forking when it has its part of
+  the plan: an interpreter that it has started before would not be its child, and would end with the connection. An
+  agent that detaches first, and then answers, could start one as a session does; what it saves is the time of the
+  exchanges and of detaching, not that of the login.
+- *Fewer records.* `typing.NamedTuple` compiles each annotation when a class is made, which is a small part of each
+  import of muster's modules. What does without it is a private interface of `typing`.
 - *Skipping the destructors of C++ objects in every rank.* muster skips them if all native code in the rank is known to
   do nothing there. CUDA, MPI and other libraries end as usual.
 """
