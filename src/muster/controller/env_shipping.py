@@ -36,6 +36,8 @@ _WORTH = 0.9
 """Pieces that do not become smaller than this are sent as they are."""
 _SLOW = 4 << 20
 """Bytes that wait for a connection from which on it counts as slower than this machine."""
+_FAST = 40e6
+"""Bytes per second from which on a connection is not worth compression: hosts unpack hardly faster than that."""
 _FASTER = 1.3
 """How many times faster than the connection this machine has to compress, for that to be worth its CPU time."""
 
@@ -247,7 +249,7 @@ class Pace:
         `behind`: data waits because a host unpacks more slowly than it arrives. Then compression costs time on both
         sides, and nothing arrives sooner.
         """
-        if waiting <= _SLOW or behind:
+        if waiting <= _SLOW or behind or arrived > _FAST:
             return False
         rates = list(self._packing)
         return not rates or self.threads * sum(rates) / len(rates) > _FASTER * arrived
