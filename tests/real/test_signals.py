@@ -23,8 +23,8 @@ import os, signal, sys, time
 import torch, torch.distributed as dist
 dist.init_process_group("gloo")
 dist.barrier()
-print("ready")
 try:
+    print("ready")
     time.sleep(1000)
 except KeyboardInterrupt:
     print("SIGINT came")
@@ -48,7 +48,7 @@ def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) 
         everybody = run.everybody()
         run.process.send_signal(signal.SIGINT)
         status, out, err = run.end()
-        assert 130 == status
+        assert 130 == status, err
         assert {"[0] SIGINT came", "[1] SIGINT came"} <= set(out.splitlines())
         assert (
             "interrupted (Ctrl-C): sending SIGINT to 2 ranks, grace period 30s; press Ctrl-C again to kill them now"

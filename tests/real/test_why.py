@@ -48,9 +48,8 @@ def test_the_rank_that_has_not_come_is_named(muster: Any, script: Script, launch
     path = str(script(HANGS, "hangs.py"))
     with RunProcesses(muster, "run", "-g", "3", "--launcher", launcher, path) as run:
         run.wrote("ready", range(3))
-        sentence = until(lambda: _verdict(muster, "has not entered"), "it is seen")
+        sentence = until(lambda: _verdict(muster, "ranks 0,2 have waited there for "), "it is seen")
         assert sentence.startswith("rank 1 has not entered all_reduce #6 (float32 [16], hangs.py:")
-        assert "ranks 0,2 have waited there for " in sentence
         assert "Rank 1 is in read_shard (hangs.py:6), blocked in read() of a pipe." in sentence
         told = json.loads(muster("why", "last", "--json").stdout)
         assert (run.id, True, sentence[:20]) == (told["run"], True, told["sentence"][:20])
@@ -98,6 +97,7 @@ def test_a_run_that_makes_progress_and_a_stopped_rank(muster: Any, script: Scrip
 def test_ranks_without_torch(muster: Any, tmp_path: Path) -> None:
     with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", "echo ready; exec sleep 1000") as run:
         run.wrote("ready", range(2))
+        until(lambda: "ranks 0-1  sleeping" in muster("why").stdout, "both sleep")
         done = muster("why")
         assert (0, "no rank waits for another, as far as can be seen.") == (
             done.returncode,
