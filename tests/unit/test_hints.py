@@ -86,6 +86,9 @@ def test_the_oom_killer_leaves_no_words() -> None:
 
 DOMAINS = [
     (end("ValueError: bad batch 17"), Domain.USER_CODE, False),
+    (end("builtins.KeyError: 'x'"), Domain.USER_CODE, False),
+    (end("ConnectionError: db down"), Domain.USER_CODE, None),
+    (end("requests.exceptions.ReadTimeout: 30s"), Domain.USER_CODE, None),
     (end("OSError: [Errno 28] No space left on device"), Domain.ENVIRONMENT, False),
     (end("OSError: [Errno 116] Stale file handle: 'data.bin'"), Domain.INFRASTRUCTURE, True),
     (RankExit(3, 1, 1.0, code=75), Domain.UNKNOWN, True),

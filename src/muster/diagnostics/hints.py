@@ -210,6 +210,17 @@ FAILURE_HINTS = (
 )
 """The first match is used."""
 
+_SAME_AGAIN = frozenset(
+    (
+        *("NameError", "UnboundLocalError", "AttributeError", "TypeError", "NotImplementedError", "RecursionError"),
+        *("SyntaxError", "IndentationError", "TabError", "ImportError", "ModuleNotFoundError", "AssertionError"),
+        *("ValueError", "KeyError", "IndexError", "ZeroDivisionError", "FloatingPointError", "OverflowError"),
+        *("FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "PermissionError"),
+        *("UnicodeDecodeError", "UnicodeEncodeError"),
+    )
+)
+"""Exceptions of a program that come again with the same code and data; a ConnectionError or RuntimeError may pass."""
+
 _MEMORY = (DeathCause.OOM, DeathCause.OOM_NEARBY)
 
 
@@ -235,7 +246,8 @@ def judgement_of(end: RankExit) -> Judgement:
         return Judgement(row.domain, row.retry)
     kind = end.failure.kind if end.failure is not None else None
     if kind is FailureKind.EXCEPTION and end.signal in (None, SIGTERM):
-        return Judgement(Domain.USER_CODE, False)
+        name = end.failure.summary.partition(":")[0].rpartition(".")[2] if end.failure is not None else ""
+        return Judgement(Domain.USER_CODE, False if name in _SAME_AGAIN else None)
     if kind in CASCADE and end.signal is None:
         network = kind in (FailureKind.PEER_LOST, FailureKind.NO_CONNECTION)
         return Judgement(Domain.INFRASTRUCTURE, True) if network else Judgement(Domain.UNKNOWN)
