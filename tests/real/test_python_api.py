@@ -226,7 +226,7 @@ def test_each_odd_end_of_a_function_is_one_clear_error(program: Program) -> None
         lines[1] == "TypeError: the result of rank 0 is a generator, which cannot be sent: return a list | RemoteError"
     )
     assert lines[2].startswith("RemoteError: rank 0 on ") and lines[2].endswith(" raised Local: mine | NoneType")
-    assert "was killed by signal 9" in lines[3]
+    assert "was killed by SIGKILL" in lines[3]
     assert "exited with code 0 before the function returned" in lines[4]
     assert "exited with code 7" in lines[5]
     assert lines[6].startswith("InvalidRequest: this is rank ") and "2 ranks would each start a run" in lines[6]

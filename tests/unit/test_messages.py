@@ -32,6 +32,8 @@ class Case(NamedTuple):
 
 
 SCRIPTS = [
+    Case("muster run loop.py"),
+    Case("muster run gone.py"),
     Case("muster run"),
     Case("muster run --"),
     Case("muster run trian.py"),
@@ -90,6 +92,13 @@ OPTIONS = [
     Case("muster run --max-restarts -1 train.py"),
     Case("muster run --launcher nope train.py"),
     Case("muster run --launcher forc train.py"),
+    Case("muster run --launcher mpiexec train.py"),
+    Case("muster run --launcher spawn train.py:main"),
+    Case("muster run --launcher spawn trian:main"),
+    Case("muster run --launcher spawn nothing.here:main"),
+    Case("muster export k8s train.py"),
+    Case("muster export ssh train.py"),
+    Case("muster prune --older-than 1x"),
     Case("muster run --numa-binding x train.py"),
     Case("muster run --env =1 train.py"),
     Case("muster run --env A-B=1 train.py"),
@@ -190,6 +199,8 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    (tmp_path / "gone.py").symlink_to("elsewhere.py")
     for run_id in RUNS:
         folder = Path(env["MUSTER_HOME"]) / "runs" / run_id
         (folder / "attempt_0").mkdir(parents=True)
@@ -276,3 +287,20 @@ def test_an_error_on_the_command_line_is_two_lines() -> None:
 )
 def test_an_exception_without_text_is_shown_by_its_name(error: Exception, words: str) -> None:
     assert words == processes.reason_at(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--running"], "no running runs in"),
+        (["--failed"], "no failed runs in"),
+        (["--running", "--failed"], "no running or failed runs in"),
+        (["--name", "x"], "no runs named x in"),
+        (["--since", "1h"], "no runs started in the last 1h in"),
+    ],
+)
+def test_ps_says_which_runs_there_are_none_of(
+    words: list[str], said: str, place: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == call(["ps", *words], place, 0.0)
+    assert f"{said} {place['MUSTER_HOME']}\n" == capsys.readouterr().out

@@ -526,6 +526,8 @@ def test_names_of_runs_that_commands_would_read_otherwise_are_refused(name: str)
 def test_an_age_has_a_unit(age: str) -> None:
     with pytest.raises(InvalidRequest, match=f"a duration with a unit, such as `{age}d`"):
         parse(["--older-than", age], PruneOptions.table)
+    with pytest.raises(InvalidRequest, match="expected a duration with a unit, such as `30d` or `12h`"):
+        parse(["--older-than", "1x"], PruneOptions.table)
     assert {"older_than": 0.0} == parse(["--older-than", "0"], PruneOptions.table).options
 
 

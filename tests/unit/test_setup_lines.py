@@ -57,6 +57,8 @@ def test_lines_of_setup(carrier: Carrier, folder: Path) -> None:
     assert (97, "", f"error: --setup failed: {line}\n") == run(line, "echo no")
     code, out, said = run("if true; then", "echo no")
     assert (97, "", "error: --setup failed: if true; then") == (code, out, said.splitlines()[-1])
+    assert (97, "", "error: --setup failed: exit 3\n") == run("true", "exit 3")
+    assert (97, "", "error: --setup failed: exit 0\n") == run("exit 0", "echo no")
     assert (0, f"python3|{given}||", "") == run("PATH=$PWD/other:$PATH"), "conda activate"
     assert (0, f"python|{given}||", "") == run("PATH=$PWD/other:$PATH", keep=True)
     assert (0, f"python|{given}||", "") == run("PATH=$PATH:$PWD/other"), "it finds the same one"

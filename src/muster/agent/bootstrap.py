@@ -63,7 +63,7 @@ HOOK_PARTS = (
 SETUP_FAILED, NO_PYTHON = 97, 96
 """Exit statuses of a command that starts an agent."""
 
-_LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
+_LINE = "trap {ended} EXIT; {{ eval {line}; }} </dev/null >&2 || {{ trap - EXIT; echo {failed} >&2; exit 97; }}"
 _BEFORE = "before=$(command -v python3)"
 _AFTER = 'after=$(command -v python3); [ "$after" = "$before" ] || [ -z "$after" ] || python=$after'
 _START = """command -v "$python" >/dev/null || {{ echo {label}"python not found: $python" >&2; exit 96; }}
@@ -84,9 +84,14 @@ def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, l
     """
     python, *args = argv
     # with eval, so that a syntax error fails only its line, and aliases hold for the next
-    lines = [_LINE.format(line=quote(line), failed=quote(f"{label}--setup failed: {line}")) for line in setup]
-    if setup and not keep_python:
-        lines = [_BEFORE, *lines, _AFTER]
+    lines = []
+    for line in setup:
+        failed = quote(f"{label}--setup failed: {line}")
+        # a line may end the shell: `exit 3`, `set -e; …`, `${NAME:?}`
+        ended = quote(f"echo {failed} >&2; exit {SETUP_FAILED}")
+        lines.append(_LINE.format(line=quote(line), failed=failed, ended=ended))
+    if setup:
+        lines = [*([] if keep_python else [_BEFORE]), *lines, "trap - EXIT", *([] if keep_python else [_AFTER])]
     start = _START_INSIDE if enter else _START
     start = start.format(label=quote(label) if label else "", args=" ".join(map(quote, args)), enter=enter)
     return "\n".join([f"python={quote(python)}", *lines, start])

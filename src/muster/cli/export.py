@@ -19,7 +19,7 @@ from muster.core import env_forwarding
 from muster.core.model import Node
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
-from muster.export import EXPORTS, check, dropped, text_of
+from muster.export import EXPORTS, OTHER_NAMES, check, dropped, text_of
 from muster.export._shell import quote
 from muster.export.wanted import Batch, Wanted
 from muster.linux import processes
@@ -39,7 +39,7 @@ def export(words: list[str], env: Mapping[str, str], began: float) -> int:
     kind, rest = words[at], words[:at] + words[at + 1 :]
     if kind not in EXPORTS:
         raise InvalidRequest(
-            f"unknown kind: `{kind}`", did_you_mean(kind, EXPORTS) or f"the kinds are {', '.join(EXPORTS)}"
+            f"unknown kind: `{kind}`", did_you_mean(kind, EXPORTS, OTHER_NAMES) or f"the kinds are {', '.join(EXPORTS)}"
         )
     row = EXPORTS[kind]
     # the nodes of a cluster are requested as those of Slurm are

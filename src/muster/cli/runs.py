@@ -85,7 +85,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(json.dumps(records, indent=1))
         return 0
     if not records:
-        print(f"no runs in {store.root}")
+        print(_none(options, bool(looked.runs), str(store.root)))
         return 0
     jobs = any(item["job_id"] for item in records)
     steps = any(item["step"] is not None for item in records)  # a column only where a run reports steps
@@ -117,6 +117,14 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if older:
         print(f"… and {older} older; list all with `muster ps -a{store.option}`")
     return 0
+
+
+def _none(options: PsOptions, others: bool, root: str) -> str:
+    """Return that no run is listed; `others`: there are runs, which the options exclude."""
+    states = " or ".join(["running"] * options.running + ["failed"] * options.failed) if others else ""
+    named = f" named {safe(options.name)}" if others and options.name is not None else ""
+    recent = f" started in the last {seconds(options.since)}" if others and options.since is not None else ""
+    return f"no {states + ' ' if states else ''}runs{named}{recent} in {root}"
 
 
 def _state_in_words(run: Run, item: Mapping[str, Any]) -> str:

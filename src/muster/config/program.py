@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import select
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 
 from muster.config.files import current_folder
 from muster.config.options import RunOptions
@@ -53,11 +57,26 @@ def name_of_stream(path: str) -> str:
     return re.sub(r"[^\w.-]", "-", "stdin" if path in ("-", "/dev/stdin") else f"script-{os.path.basename(path)}")
 
 
-def read_stream(path: str, cwd: str) -> str:
+def _open_stream(path: str, cwd: str, warn: Callable[[str], object]) -> int:
+    """Open a stream, and return its descriptor. A FIFO without a writer blocks: if that takes long, `warn` says so."""
+    full = os.path.join(cwd, path)
+    if not stat.S_ISFIFO(os.stat(full).st_mode):
+        return os.open(full, os.O_RDONLY)
+    fd = os.open(full, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if not poll.poll(2000):
+        warn(f"waiting for the script: nothing was written to FIFO {path} so far")
+        poll.poll()
+    os.set_blocking(fd, True)
+    return fd
+
+
+def read_stream(path: str, cwd: str, warn: Callable[[str], object]) -> str:
     """Read a script from a stream, `-` for stdin. Raises `InvalidRequest`."""
     hint = "write it to a file, and run that"
     try:
-        with open(0 if path == "-" else os.path.join(cwd, path), "rb", closefd=path != "-") as file:
+        with open(0 if path == "-" else _open_stream(path, cwd, warn), "rb", closefd=path != "-") as file:
             if file.isatty():
                 raise InvalidRequest(f"cannot read script {path}: it is a terminal", hint)
             data = file.read(_LONGEST_SCRIPT + 1)
@@ -85,6 +104,9 @@ def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: s
         hidden = _closed_folder(full)
         if hidden:
             raise InvalidRequest(f"cannot access script {path}{where}: {hidden}", "check it with `ls -ld`")
+        if os.path.islink(full):
+            to = f"it is a symbolic link to {os.readlink(full)}, which {_why_no_target(full)}"
+            raise InvalidRequest(f"script not found: {path}{where}: {to}", f"check it with `ls -l {quote(path)}`")
         raise InvalidRequest(f"script not found: {path}{where}", _program_hint(words, env, verb) or _near(full))
     if not os.access(full, os.R_OK):
         raise InvalidRequest(f"cannot read script {path}", f"check its permissions with `ls -l {quote(path)}`")
@@ -120,6 +142,15 @@ def _closed_folder(full: str) -> str:
     return ""
 
 
+def _why_no_target(link: str) -> str:
+    """Return what is wrong with the target of a broken symbolic link."""
+    try:
+        os.stat(link)
+    except OSError as error:
+        return "leads back to itself" if error.errno == errno.ELOOP else "does not exist"
+    return "does not exist"
+
+
 def _near(full: str) -> str | None:
     folder = os.path.dirname(full)
     if not os.path.isdir(folder):
@@ -151,11 +182,18 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
         )
 
 
-def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str, brought: str = "") -> Program:
+def choose_program(
+    parsed: ParsedArgs,
+    options: RunOptions,
+    verb: str,
+    cwd: str,
+    brought: str,
+    warn: Callable[[str], object],
+) -> Program:
     """Return what to run.
 
     A script that can be read only once is read now, for all ranks; `brought` is the source of one of muster's own
-    scripts.
+    scripts. `warn` is called with what the user has to know meanwhile.
     """
     words = tuple(parsed.operands)
     if not words:
@@ -179,11 +217,29 @@ def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str,
         return Program(
             "script",
             (f"{BUNDLED}{name_of_stream(words[0])}", *words[1:]),
-            read_stream(words[0], cwd),
+            read_stream(words[0], cwd, warn),
         )
     if options.launcher == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
+        module, _, function = words[0].partition(":")
+        if module.endswith(".py"):
+            name = f"{module[:-3]}:{function}"
+            raise InvalidRequest(f"not a module: {module}, in {words[0]}", f"name the module, without `.py`: `{name}`")
         return Program("function", words)
     return Program("script", words, brought)
+
+
+def check_function(word: str, cwd: str) -> None:
+    """Raise `InvalidRequest` if this Python cannot find the module of `MODULE:FUNCTION`, nor is it in `cwd`."""
+    top = word.partition(":")[0].partition(".")[0]
+    try:
+        found = PathFinder.find_spec(top, [cwd]) or find_spec(top)
+    except (ImportError, ValueError):  # ValueError: `__main__`, which has none
+        found = None
+    if found is None:
+        near = nearest(f"{top}.py", [name for name in os.listdir(cwd) if name.endswith(".py")])
+        meant = f"did you mean `{near[:-3]}:{word.partition(':')[2]}`?" if near else None
+        hint = meant or f"list the directory with `ls {quote(cwd)}`"
+        raise InvalidRequest(f"module not found: {top}, of {word}", hint)
 
 
 def split_words(text: str, option: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from muster.config.files import absolute
 from muster.config.hosts import split_per_host, wanted_hosts
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
-from muster.config.program import check_command, check_script, choose_program, split_words
+from muster.config.program import check_command, check_function, check_script, choose_program, split_words
 from muster.config.python import check_package, choose_python
 from muster.config.spawning import calls_spawn
 from muster.config.torchrun import reject_nested_launch
@@ -25,7 +25,7 @@ from muster.core.plurals import listed
 from muster.core.results import OnHang
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
-from muster.launchers import LAUNCHERS
+from muster.launchers import LAUNCHERS, OTHER_NAMES
 from muster.schedulers import SCHEDULERS, choosing, named, options_of, takers, title, typed
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def make_job(
     # as it is typed: `missing/..` is no directory, though it collapses to one
     if not os.path.isdir(options.cwd or cwd):
         raise InvalidRequest(f"--cwd {options.cwd}: directory not found", "create it first")
-    what = choose_program(parsed, options, verb, cwd, brought)
+    what = choose_program(parsed, options, verb, cwd, brought, warn)
     if what.path:
         check_script(what.argv, cwd, env, verb)
     named = wanted_hosts(options, cwd) if hosts is None else hosts
@@ -145,7 +145,7 @@ def make_job(
     if launcher not in LAUNCHERS:
         raise InvalidRequest(
             f"unknown launcher: `{launcher}`",
-            did_you_mean(launcher, LAUNCHERS) or f"known launchers: {', '.join(LAUNCHERS)}",
+            did_you_mean(launcher, LAUNCHERS, OTHER_NAMES) or f"known launchers: {', '.join(LAUNCHERS)}",
         )
     package = LAUNCHERS[launcher].package
     in_what, value = runtimes.chosen(options)
@@ -153,6 +153,8 @@ def make_job(
     elsewhere = named or options.scheduled or image
     if package and not elsewhere and not options.python and not options.setup:
         check_package(package, launcher)
+    if what.kind == "function" and not elsewhere and not any((options.python, options.setup, options.env)):
+        check_function(what.argv[0], cwd)
     if named and options.gpus is not None:
         raise InvalidRequest("--gpus cannot be combined with hosts", "name the GPUs of a host with `--hosts n1:0,1`")
     if named and options.numa_binding is not None:

@@ -139,7 +139,12 @@ def age(value: str) -> float:
     """A duration in seconds that was written with a unit; `0` needs none."""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) and float(value) != 0:
         raise ValueError(f"a duration with a unit, such as `{value}d` or `{value}h`")
-    return seconds(value)
+    try:
+        return seconds(value)
+    except ValueError as error:
+        if str(error).startswith("at most"):
+            raise
+        raise ValueError("a duration with a unit, such as `30d` or `12h`") from None
 
 
 def size(value: str) -> int:

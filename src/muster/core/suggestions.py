@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
@@ -22,9 +23,12 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return begun[0] if len(begun) == 1 else None
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """Return a hint that suggests the nearest name; None if none is near enough."""
-    found = nearest(name, names)
+def did_you_mean(name: str, names: Iterable[str], others: Mapping[str, str] = MappingProxyType({})) -> str | None:
+    """Return a hint that suggests the nearest name; None if none is near enough.
+
+    `others`: what people call some of these names elsewhere.
+    """
+    found = others.get(name) or nearest(name, names)
     return f"did you mean `{found}`?" if found else None
 
 

@@ -112,6 +112,15 @@ EXPORTS: dict[str, Export] = {
     ),
 }
 
+OTHER_NAMES = {
+    **dict.fromkeys(("k8s", "kubectl", "kubeflow", "trainjob"), "kubernetes"),
+    **dict.fromkeys(("ssh", "sh", "shell"), "bash"),
+    **dict.fromkeys(("mpi", "openmpi"), "mpirun"),
+    "mpiexec": "mpich",
+    "slurm": "sbatch",
+}
+"""What a kind may be called elsewhere, for hints."""
+
 _ALL: Some = frozenset(
     (
         *(RunOptions.nnodes, RunOptions.np, RunOptions.nproc_per_node, RunOptions.module, RunOptions.no_python),

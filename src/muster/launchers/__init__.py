@@ -73,3 +73,13 @@ LAUNCHERS: dict[str, Launcher] = {
     ),
     "ray": Launcher("ray", "starts a Ray cluster, and runs the ranks in a TorchTrainer", package="ray[train]==2.60.0"),
 }
+
+OTHER_NAMES = {
+    **dict.fromkeys(("mpiexec", "mpi", "openmpi", "mpich", "orterun", "prun"), "mpirun"),
+    **dict.fromkeys(("torch", "torch.distributed.run", "elastic"), "torchrun"),
+    **dict.fromkeys(("python", "none", "plain"), "exec"),
+    "torch.distributed.launch": "launch",
+    "slurm": "srun",
+    "mp": "spawn",
+}
+"""What a launcher may be called elsewhere, for hints."""

@@ -14,6 +14,7 @@ from muster.errors import InvalidRequest, RemoteError
 from muster.payloads import pickles
 from muster.rundir.finding import why_refused
 from muster.rundir.run import FUNCTION, Run
+from muster.ui.death_text import signal_name
 from muster.ui.formatting import size_in_words
 from muster.ui.reason_text import reason_in_words
 
@@ -123,7 +124,7 @@ def _failure(run: Run, outcome: RunResult, found: RankExit, calls: bool) -> Remo
             failed.exception = value if isinstance(value, BaseException) else None
         return failed
     failure = found.failure
-    ended = f"was killed by signal {found.signal}" if found.signal is not None else f"exited with code {found.code}"
+    ended = f"exited with code {found.code}" if found.signal is None else f"was killed by {signal_name(found.signal)}"
     said = f": {failure.summary}" if failure is not None and failure.summary else ""
     failed = _error(run, found.rank, ended + said, f"see its output: muster logs {run.operand} --rank {found.rank}")
     failed.log = str(run.log(outcome.attempt, found.rank, "err"))
