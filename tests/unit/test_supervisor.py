@@ -1375,7 +1375,21 @@ SCHEDULED = [
             (RankExited(6.0, 0, 0, 0), [CleanUp(10.0)]),
             (CleanedUp(6.2, 0), []),
         ],
-        {"state": "succeeded", "code": 0},
+        {
+            "state": "succeeded",
+            "code": 0,
+            "exits": (
+                RankExit(
+                    *(0, 0, 6.0, 0),
+                    notes=(
+                        (
+                            "exited with status 0 after the warning that the job ends; "
+                            "ranks that are to be requeued exit with another status"
+                        ),
+                    ),
+                ),
+            ),
+        },
     ),
     History(
         "Ranks that are being ended for a failure have less time when the job ends; the failure stays the cause.",

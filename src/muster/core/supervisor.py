@@ -87,6 +87,11 @@ CLOCK_SKEW = 0.05
 _ASKS = frozenset((SIGHUP, SIGINT, SIGTERM, SIGKILL))
 """The signals that launchers send to terminate ranks."""
 
+_DONE_WHEN_WARNED = (
+    "exited with status 0 after the warning that the job ends; ranks that are to be requeued exit with another status"
+)
+"""What is remarkable about the success of a rank that may have saved its state to continue later."""
+
 _RAISED = CASCADE | {FailureKind.EXCEPTION}
 """The kinds of failures by a Python exception."""
 
@@ -365,6 +370,8 @@ class Supervisor:
         ours, theirs = self._asked_at.get(event.rank), event.asked_by_launcher
         by_muster = ours is not None and (theirs is None or ours - CLOCK_SKEW < theirs)
         asked = ours if by_muster else theirs
+        if end.ok and event.rank in self._warned:
+            end = end._replace(notes=(*end.notes, _DONE_WHEN_WARNED))
         if not end.ok and self._warned and asked is None:
             kind = event.failure.kind if event.failure is not None else None
             of_its_own = kind is not FailureKind.EXCEPTION and kind not in CASCADE
