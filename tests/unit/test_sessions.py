@@ -15,7 +15,7 @@ from manual_loop import ManualLoop
 from muster.controller.connections import TcpConnection
 from muster.controller.controller import settings_of
 from muster.controller.sessions import Session, Sessions
-from muster.controller.snapshots import Snapshots
+from muster.controller.snapshots import WITHIN, Snapshots
 from muster.core.inspection import Inspection, Snapshot, SnapshotReason
 from muster.core.json_inspection import snapshot_from_json
 from muster.core.layout import layout
@@ -217,7 +217,7 @@ def test_a_snapshot_does_not_wait_for_an_agent_that_does_not_answer(attached: Co
     client = attached.client()
     client.say("inspect", ranks=[1])
     attached.heard("get_inspections", {"number": 1, "ranks": [1]})
-    attached.loop.advance(3.0)
+    attached.loop.advance(WITHIN + 1.0)
     found = snapshot_from_json(client.next("answer")["snapshot"])
     assert ((), (0, 1)) == (found.inspections, found.silent)
     attached.snapshots.answered(1, 0, [{"rank": 1, "node": 0}], (), 0.0)  # too late
