@@ -16,6 +16,7 @@ from typing import Any, Callable
 import pytest
 from disks import fill, small_disk
 from running import RunProcesses, living, newest, no_one_left
+from waiting import until
 
 from muster.linux.processes import FEWER_PROCESSES
 
@@ -355,7 +356,8 @@ def test_a_run_directory_deleted_during_the_run_does_not_end_it(muster: Any, tmp
     with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
-        subprocess.run(["rm", "-r", run.path], check=True)
+        # once more if muster has written a file into it meanwhile
+        until(lambda: subprocess.run(["rm", "-rf", run.path]).returncode == 0, "it is deleted")
         (tmp_path / "go").touch()
         status, _, err = run.end()
         assert 4 == status
