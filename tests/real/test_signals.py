@@ -102,7 +102,7 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
         run.process.send_signal(signal.SIGINT)
         status, _, err = run.end()
         assert 130 == status
-        assert "interrupted (Ctrl-C), then Ctrl-C: killing 2 ranks (SIGKILL)" in err
+        assert "interrupted (Ctrl-C, twice): killing 2 ranks (SIGKILL)" in err
         assert [signal.SIGKILL] * 2 == [end["signal"] for end in run.outcome()["exits"]]
         no_one_left(everybody, run.id)
 

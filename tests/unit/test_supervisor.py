@@ -696,7 +696,7 @@ ASKED = [
             (
                 StopRequested(5.5, SIGINT),
                 [
-                    Say("interrupted (Ctrl-C), then Ctrl-C: killing 2 ranks (SIGKILL)"),
+                    Say("interrupted (Ctrl-C, twice): killing 2 ranks (SIGKILL)"),
                     SignalRanks(SIGKILL, (0, 1)),
                 ],
             ),
@@ -704,7 +704,7 @@ ASKED = [
             (RankExited(5.7, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(5.8, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C), then Ctrl-C"},
+        {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C, twice)"},
     ),
     History(
         "What is being done is not begun again by a second SIGTERM or `muster kill`; Ctrl-C then kills at once.",

@@ -106,6 +106,14 @@ def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
     return ("bash", "-c", _obey(script)) if script else (python, *_AGENT)
 
 
+def is_no_python(said: str, code: int | None) -> bool:
+    """Return whether what was started as Python, and ended without a word of the agent, is another program.
+
+    `said` is the end of its stderr: a Python does not print the command that it runs, and ends with an error.
+    """
+    return code == 0 or _READ_AND_RUN in said
+
+
 def agent_script(python: str, setup: Sequence[str], keep_python: bool, enter: str = "") -> bytes:
     """Return a shell script, to be read from stdin, that runs the lines of `setup` and then the agent; see
     `shell_script`."""

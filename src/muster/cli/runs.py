@@ -21,8 +21,7 @@ from muster.cli.common import (
 from muster.cli.confirm import agreed
 from muster.client.reconcile import last_answer, reconcile, statuses
 from muster.client.status import ANSWERS_WITHIN, RunStatus
-from muster.config.command_options import PruneOptions, PsOptions, ShowOptions
-from muster.config.options import FindOptions
+from muster.config.command_options import PruneOptions, PsOptions, RmOptions, ShowOptions
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.progress import Progress, least
@@ -407,14 +406,14 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete finished runs."""
     from muster.client import pruning
 
-    asked = parse_command(FindOptions, "rm", words, env)
+    asked = parse_command(RmOptions, "rm", words, env)
     if asked is None:
         return 0
-    _, rest, store = asked
+    options, rest, store = asked
     if not rest:
         raise InvalidRequest("`muster rm` requires a run", "list runs with `muster ps -a`")
     chosen = [named(store, which) for which in rest]
-    pruning.refuse_living(chosen, ANSWERS_WITHIN)
+    pruning.refuse_living(chosen, ANSWERS_WITHIN, options.force)
     for run in chosen:
         pruning.delete(store, run)
         print(f"deleted {run.id}")

@@ -33,13 +33,15 @@ def ended(found: Sequence[Run], within: float) -> list[Run]:
     return [run for run, status in seen if status.state not in (*_LIVING, RunState.UNREADABLE)]
 
 
-def refuse_living(found: Sequence[Run], within: float) -> None:
+def refuse_living(found: Sequence[Run], within: float, force: bool = False) -> None:
     """Raise `InvalidRequest` or `Unreachable` for the first run that may be alive.
 
-    A damaged run has ended if nothing answers for it on this machine.
+    A damaged run has ended if nothing answers for it on this machine. `force`: accept runs whose state is unknown.
     """
     for run, status in zip(found, statuses(found, within)):
-        require_known(run, status)
+        if force and status.state is RunState.UNKNOWN:
+            continue
+        require_known(run, status, f"or delete what is here with `muster rm --force {run.operand}`")
         state = status.state
         if state is RunState.UNREADABLE and answers(run):
             state = RunState.RUNNING

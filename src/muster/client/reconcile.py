@@ -101,10 +101,14 @@ def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
     return here, queued, far
 
 
-def require_known(run: Run, found: RunStatus) -> None:
-    """Raise `Unreachable` if it is unknown whether a run has ended: no answer never means that it has."""
+def require_known(run: Run, found: RunStatus, otherwise: str = "") -> None:
+    """Raise `Unreachable` if it is unknown whether a run has ended: no answer never means that it has.
+
+    `otherwise`: what else the user can do, for the hint.
+    """
     if found.state is RunState.UNKNOWN:
-        raise Unreachable(f"the state of {run.id} is unknown: {found.why}", "try again when the host is reachable")
+        hint = ", ".join(filter(None, ("try again when the host is reachable", otherwise)))
+        raise Unreachable(f"the state of {run.id} is unknown: {found.why}", hint)
 
 
 class _Sight:

@@ -258,6 +258,16 @@ class StacksOptions(FindOptions):
     all_threads = flag(("--all-threads",), "include idle threads of libraries", group=OUTPUT)
 
 
+class RmOptions(FindOptions):
+    """Options of `muster rm`."""
+
+    force = flag(
+        ("-f", "--force"),
+        "delete also what is here of runs whose state is unknown, because their host does not answer",
+        group=OUTPUT,
+    )
+
+
 class PruneOptions(RunDirOptions):
     """Options of `muster prune`."""
 
@@ -405,7 +415,7 @@ COMMANDS: Mapping[str, type[Options]] = {
     "kill": KillOptions,
     "why": WhyOptions,
     "stacks": StacksOptions,
-    "rm": FindOptions,
+    "rm": RmOptions,
     "prune": PruneOptions,
     "check": CheckOptions,
     "export": ExportOptions,

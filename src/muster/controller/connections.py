@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muster.agent.bootstrap import SETUP_FAILED, agent_source, calls_source
+from muster.agent.bootstrap import SETUP_FAILED, agent_source, calls_source, is_no_python
 from muster.core.model import PASSES, Job, Node
 from muster.core.printable import line as safe
 from muster.errors import InvalidRequest
@@ -169,6 +169,8 @@ class ProcessConnection(AgentConnection):
                 return f"{self.host}: {words}"
             if image:
                 return f"cannot start a container of {image} on {self.host}: {words}"
+            if is_no_python(words, code):
+                return f"cannot start Python on {self.host}: {python} is not a Python interpreter"
             return f"cannot start Python on {self.host} with {python}: {words}"
         if self.channel.refused:
             return f"invalid data from the agent on {self.host}: {safe(self.channel.refused)}"

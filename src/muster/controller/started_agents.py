@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from muster.agent import code_tree
-from muster.agent.bootstrap import NO_PYTHON, SETUP_FAILED
+from muster.agent.bootstrap import NO_PYTHON, SETUP_FAILED, is_no_python
 from muster.controller.bootstrap import Need, Remedies, Routes
 from muster.controller.connections import SIGNALS, ProcessConnection, end_links, start_agent
 from muster.core.hostlist import fold_hostlist, fold_reasons
@@ -266,9 +266,12 @@ class StartedAgents:
             return Unreachable(f"connection lost ({words})", hint, link.host)
         if code == SETUP_FAILED:
             return InvalidRequest(link.stderr_summary(), "run that line by hand on the host", link.host)
+        hint = "choose the interpreter there with `--python PATH` or `--python HOST:PATH`"
         if code == NO_PYTHON or code == 126 or code == 127:
-            hint = "choose the interpreter there with `--python PATH` or `--python HOST:PATH`"
             return InvalidRequest(link.stderr_summary(1), hint, link.host)
+        if is_no_python(said, code):
+            python = self.targets[link.node].python
+            return InvalidRequest(f"{python} is not a Python interpreter", hint, link.host)
         known = TRANSPORTS[self.targets[link.node].transport].explain(code, said)
         if known is not None:
             return Unreachable(known.says, known.hint.replace("HOST", link.host), link.host)

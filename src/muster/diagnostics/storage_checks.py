@@ -55,7 +55,7 @@ def temporary_files(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding("error", host, "no writable temporary directory: /tmp, /var/tmp, /dev/shm", why, do)
         elif "/tmp" not in found:
             do = "free some space there, or check how it is mounted with `findmnt /tmp`"
-            yield Finding("warning", host, f"/tmp is not writable, using {found[0]}", why, do)
+            yield Finding("warning", host, f"/tmp is full or not writable, using {found[0]}", why, do)
     if len(usable) > 1 and all(usable.values()) and not set.intersection(*map(set, usable.values())):
         host = next(iter(usable))
         do = "set the same TMPDIR on all hosts"

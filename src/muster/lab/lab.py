@@ -84,7 +84,9 @@ class Lab:
         for path in self.shared:
             if not os.path.isdir(path):
                 raise InvalidRequest(f"--share: directory not found: {path}", "create it first")
-        if not self._given:
+        if self._given:
+            requirements.check_reachable(self.folder.path)
+        else:
             _sweep()
             self.folder = Folder(tempfile.mkdtemp(prefix=_FRESH, dir=os.path.dirname(USUAL)))
             os.chmod(self.folder.path, 0o755)

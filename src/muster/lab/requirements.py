@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from muster.errors import ControlError, InvalidRequest
 from muster.lab.host_init import PATH
 from muster.lab.spec import FUSE_LIBRARY
+from muster.linux.shell import quote
 
 PDSH_PACKAGE = "pdsh"
 
@@ -100,6 +103,20 @@ def check(scheduler: str = "", accounting: bool = False) -> None:
             f"the lab requires packages that are not installed: {', '.join(packages)}",
             f"run `muster lab install{options}`" if _is_debian() else "install the programs " + _programs(packages),
         )
+
+
+def check_reachable(folder: str) -> None:
+    """Raise `InvalidRequest` if another user cannot enter the directories above: munge refuses sockets there, and the
+    lab's second user has a home there."""
+    above = os.path.dirname(os.path.realpath(folder))
+    while above != "/":
+        with suppress(FileNotFoundError):  # the lab creates it
+            if not os.stat(above).st_mode & stat.S_IXOTH:
+                raise InvalidRequest(
+                    f"--lab-dir {folder}: other users cannot enter {above}",
+                    f"choose a directory such as /var/lib/my-lab, or `chmod o+x {quote(above)}`",
+                )
+        above = os.path.dirname(above)
 
 
 def why_no_share() -> str:

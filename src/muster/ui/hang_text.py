@@ -115,7 +115,8 @@ _IN_CALLS = (Activity.COLLECTIVE, Activity.JOINING, Activity.STORE)
 
 def _exit(found: Situation) -> str:
     how = f"killed by {signal_name(found.signal)}" if found.signal is not None else f"exited with status {found.code}"
-    return how + (f" {duration(found.seconds)} ago" if found.seconds is not None else "")
+    # what was recorded as the rank ended tells no age
+    return how + (f" {duration(found.seconds)} ago" if found.seconds is not None and found.seconds >= 1 else "")
 
 
 def _blocked(found: Situation) -> str:

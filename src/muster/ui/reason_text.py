@@ -55,6 +55,8 @@ def reason_in_words(reason: StopReason | None) -> str:
     if reason is None:
         return ""
     words = _reason(reason)
+    if reason.again and reason.kind is StopKind.SIGNAL and reason.signal == SIGINT:
+        return "interrupted (Ctrl-C, twice)"
     return f"{words}, then Ctrl-C" if reason.again else words
 
 
