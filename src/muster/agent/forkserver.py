@@ -140,12 +140,13 @@ class HookedPython:
     def request_fork(self, children: Mapping[str, Any], fds: Iterable[int] = ()) -> int:
         """Request children {name: what the site hook needs}; return the number of the request."""
         self._orders += 1
-        order = {"order": self._orders, "children": children}
+        passed = list(fds)
+        order = {"order": self._orders, "children": children, "passes": len(passed)}
         if self.tracer is not None:
             self.tracer.says({"kind": "fork", **order})
         data = json.dumps(order).encode()
         data = len(data).to_bytes(4, "big") + data
-        sent = socket.send_fds(self.sock, [data], list(fds)) if fds else 0
+        sent = socket.send_fds(self.sock, [data], passed) if passed else 0
         self.sock.sendall(data[sent:])
         return self._orders
 

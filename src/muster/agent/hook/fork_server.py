@@ -232,11 +232,13 @@ class ForkServer:
             while len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big"):
                 length = int.from_bytes(data[:4], "big")
                 order, data = json.loads(data[4 : 4 + length]), data[4 + length :]
-                if self.fork_via_intermediate(order, agent, passed):
-                    return
-                for fd in passed:
+                # the files of the next request may have come with this one, if both are read at once
+                own, passed = passed[: order["passes"]], passed[order["passes"] :]
+                leaves = self.fork_via_intermediate(order, agent, own)
+                for fd in passed if leaves else own:
                     os.close(fd)
-                passed = []
+                if leaves:
+                    return
 
     def fork_via_intermediate(self, order: Mapping[str, Any], agent: socket.socket, passed: list[int]) -> bool:
         """Fork a short-lived process that forks the requested ones and exits, so that they become the agent's children.
