@@ -275,6 +275,23 @@ def test_the_last_success_of_the_same_script(tmp_path: Path) -> None:
     assert (NODE,) == facts.provenance and "succeeded" == facts.state
 
 
+def test_the_last_success_may_be_another_point_of_the_same_sweep(tmp_path: Path) -> None:
+    """Their ids have one time, that of the sweep, and then a random part."""
+    kept(tmp_path, "20261121-100000-aaaa-train", "succeeded")
+    right = kept(tmp_path, "20261121-130000-ffff-train", "succeeded")
+    found = last_success(kept(tmp_path, "20261121-130000-aaaa-train", "failed"))
+    assert found is not None and right.id == found.id
+
+
+def test_variables_that_only_other_hosts_need_are_no_difference() -> None:
+    """muster forwards LANG and the like to other hosts by itself."""
+    here = RunFacts("a", options={"env": {"MODE": "1"}})
+    there = RunFacts("b", options={"env": {"MODE": "1", "NCCL_DEBUG": "INFO", "OWN": "2"}})
+    assert ["--env OWN"] == [item.name for item in differences(here, there) if item.topic is Topic.OPTIONS]
+    other = there._replace(options={"env": {"MODE": "1", "NCCL_DEBUG": "WARN", "OWN": "2"}})
+    assert ["--env NCCL_DEBUG"] == [item.name for item in differences(other, there) if item.topic is Topic.OPTIONS]
+
+
 def test_a_first_run_has_none(tmp_path: Path) -> None:
     assert last_success(kept(tmp_path, "20261121-130000-aaaa-train", "failed")) is None
 

@@ -72,7 +72,7 @@ def differences(before: RunFacts, after: RunFacts) -> tuple[Difference, ...]:
         found += _code(first, second)
         found += _changed(Topic.VERSIONS, _versions(first, before), _versions(second, after))
         found += _changed(Topic.PACKAGES, first.packages, second.packages)
-    found += _changed(Topic.OPTIONS, options_in_words(before), options_in_words(after))
+    found += _changed(Topic.OPTIONS, *_without_forwarded(options_in_words(before), options_in_words(after)))
     found += _hosts(before, after)
     if first is not None and second is not None:
         names = [dict.fromkeys(told.variables, "set") for told in (first, second)]
@@ -214,6 +214,19 @@ def options_in_words(facts: RunFacts) -> dict[str, str]:
     if facts.ranks:
         found["ranks"] = str(facts.ranks)
     return found
+
+
+def _without_forwarded(*sides: dict[str, str]) -> list[dict[str, str]]:
+    """Remove variables that only one run has, because muster forwards them to other hosts by itself."""
+    common = set.intersection(*map(set, sides))
+    return [
+        {
+            name: value
+            for name, value in side.items()
+            if name in common or not (name.startswith("--env ") and is_forwarded(name.removeprefix("--env ")))
+        }
+        for side in sides
+    ]
 
 
 def _value_in_words(value: Any) -> str:

@@ -14,6 +14,8 @@ from muster.rundir.finding import why_refused
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import ID, new_id
 
+_TIME = len("20261121-130000")
+"""Characters of a run id that are the time of its start."""
 _MOST_TRIED = 3000
 """Number of earlier runs of a script whose results are looked at: about 50 ms."""
 _HEAD = 512
@@ -81,10 +83,11 @@ def last_success(run: Run) -> Run | None:
         return None
     ending = "-" + new_id(job.program.title, "", "")
     try:
-        names = [name for name in os.listdir(run.path.parent) if name < run.id and name.endswith(ending)]
+        # points of a sweep begin at one time, and the rest of an id is random
+        names = [name for name in os.listdir(run.path.parent) if name[:_TIME] <= run.id[:_TIME] and name != run.id]
     except OSError:
         return None
-    for name in sorted(names, reverse=True)[:_MOST_TRIED]:
+    for name in sorted((name for name in names if name.endswith(ending)), reverse=True)[:_MOST_TRIED]:
         other = Run(run.path.parent / name)
         if not ID.fullmatch(name) or not _succeeded(other) or why_refused(other.path):
             continue
