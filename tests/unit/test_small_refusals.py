@@ -10,10 +10,14 @@ import pytest
 from muster.agent.bootstrap import agent_argv, is_no_python
 from muster.client import pruning
 from muster.client.status import RunStatus
-from muster.core.results import RunState
+from muster.core.events import Escalating
+from muster.core.results import Problem, ProblemKind, RunState, StopKind, StopReason
+from muster.core.verdict import Activity, Situation
 from muster.errors import InvalidRequest, Unreachable
 from muster.lab.requirements import check_reachable
 from muster.rundir.run import Run
+from muster.ui.hang_text import doing_in_words
+from muster.ui.reason_text import notice_in_words
 
 
 @pytest.mark.parametrize(("program", "expected"), [("/bin/ls", True), ("/bin/true", True), ("/bin/false", False)])
@@ -41,3 +45,18 @@ def test_only_force_deletes_a_run_whose_state_is_unknown(tmp_path: Path, monkeyp
         pruning.refuse_living([run], 1.0)
     assert "muster rm --force" in (caught.value.hint or "")
     pruning.refuse_living([run], 1.0, force=True)
+
+
+def test_no_signal_is_reported_for_a_rank_that_cannot_be_started() -> None:
+    problem = Problem(ProblemKind.RANK, ("a",), text="No such file or directory: nosuchwrap")
+    reason = StopReason(StopKind.PROBLEM, problems=(problem,))
+    assert (
+        "cannot start rank 0: No such file or directory: nosuchwrap; "
+        "sending SIGTERM to the ranks that have started, grace period 30s"
+    ) == notice_in_words(Escalating(15, (0, 1), 30.0, reason))
+
+
+def test_a_rank_that_ended_with_the_recording_has_no_age() -> None:
+    ended = Situation((1,), Activity.EXITED, seconds=0.0, signal=9)
+    assert "killed by SIGKILL" == doing_in_words(ended)
+    assert "killed by SIGKILL 2m ago" == doing_in_words(ended._replace(seconds=120.0))

@@ -180,6 +180,10 @@ def _escalation(notice: Escalating) -> str:
     if number == SIGQUIT:
         many += ", or SIGQUIT where handled"
     name = "SIGINT" if number == SIGINT else "SIGTERM"
+    if notice.reason is not None and notice.reason.kind is StopKind.PROBLEM:
+        # the supervisor does not know which of them exist: a rank that cannot be started never exits
+        many, reason = "the ranks that have started", f"{reason};"
+        return f"{reason} sending {name} to {many}, grace period {notice.wait:g}s"
     hint = "; press Ctrl-C again to kill them now" if number == SIGINT else ""
     return f"{reason}: sending {name} to {many}, grace period {notice.wait:g}s{hint}"
 
