@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from waiting import until
+
+from muster.linux import processes, procfs
 
 KILLS = """
 import json, os, signal, time
@@ -89,3 +92,22 @@ def test_a_process_of_another_user_is_left(env: dict[str, str]) -> None:
     other, *found = done.stdout.splitlines()
     os.kill(int(other), signal.SIGKILL)  # the end of its parent may not end it either
     assert (0, ["[true, true, false]"]) == (done.returncode, found), done.stderr
+
+
+def test_a_process_that_exits_by_itself_was_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the resource tracker of mp.spawn, whose command line is gone before it is a zombie."""
+    with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as shell:
+        until(lambda: [name for name, _ in processes.descendants(shell.pid).values()] == ["sleep"], "it is started")
+        (child,) = processes.descendants(shell.pid)
+        assert not procfs.is_exiting(child)
+        with monkeypatch.context() as patched:
+            patched.setattr(procfs, "is_exiting", lambda pid: True)
+            killing = processes.Killing(shell.pid, within=60.0)
+            assert not killing.step() and killing.killed == [], "it is waited for"
+        until(lambda: killing.step(), "it has exited")
+        shell.wait()
+    assert killing.left == [] and procfs.is_exiting(child)
+    zombie = os.posix_spawn("/bin/true", ["true"], {})
+    until(lambda: not procfs.lives(zombie), "it has exited")
+    assert procfs.is_exiting(zombie)
+    os.waitpid(zombie, 0)

@@ -452,7 +452,8 @@ class Killing:
         if not self._left or time.monotonic() > self._deadline:
             return True
         for pid, name in self._left.items():
-            if pid not in self._killed:
+            # one that exits by itself was not killed; a resource tracker cannot be told from others then
+            if pid not in self._killed and not procfs.is_exiting(pid):
                 self._killed[pid] = describe_process(pid, name)
             send_signal(pid, signal.SIGKILL)
         return False

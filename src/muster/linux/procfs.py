@@ -195,6 +195,15 @@ def lives(pid: int) -> bool:
     return found is not None and found.lives
 
 
+_PF_EXITING = 0x4  # include/linux/sched.h
+
+
+def is_exiting(pid: int) -> bool:
+    """Return whether a process is exiting, or has exited: its command line is gone before it is a zombie."""
+    found = _fields(f"/proc/{pid}/stat")
+    return found is None or bool(int(found[1][6]) & _PF_EXITING)
+
+
 def started(pid: int) -> str:
     """Return when a process started (`Stat.started`); empty if it has exited."""
     found = stat(pid)
