@@ -47,3 +47,15 @@ def test_a_restart_is_not_part_of_the_start() -> None:
 
 def test_without_events_there_are_no_steps() -> None:
     assert steps_of([]) == []
+
+
+def test_what_ranks_write_as_they_fail_is_no_part_of_the_start() -> None:
+    """Of two ranks only rank 1 prints; a minute later both have a traceback, as one has lost its peer."""
+    silent = [event for event in EVENTS if not (event["event"] == "output began" and event["rank"] == 0)]
+    failing = [
+        {"event": "ended", "t": 60.0, "attempt": 0, "rank": 1, "code": 1},
+        {"event": "output began", "t": 60.1, "attempt": 0, "rank": 0},
+    ]
+    steps = dict(steps_of(silent + failing))
+    assert Step.LAST_OUTPUT not in steps and Step.FIRST_OUTPUT in steps
+    assert sum(steps.values()) == 2.0

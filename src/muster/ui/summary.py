@@ -261,9 +261,12 @@ def steps_of(events: Iterable[Mapping[str, Any]]) -> list[tuple[Step, float]]:
     if started is not None:
         marks.append((Step.START, started["t"]))
     began = [event["t"] for event in events if event.get("event") == "output began" and event.get("attempt") == 0]
-    if began:
-        marks.append((Step.FIRST_OUTPUT, min(began)))
-        marks.append((Step.LAST_OUTPUT, max(began)))
+    failed = min((end["t"] for end in by_kind.get("ended", ()) if end.get("code") != 0), default=float("inf"))
+    early = [when for when in began if when <= failed]
+    if early:
+        marks.append((Step.FIRST_OUTPUT, min(early)))
+    if early and len(early) == len(began):  # otherwise some ranks wrote only that they had failed
+        marks.append((Step.LAST_OUTPUT, max(early)))
     spans, before = [], 0.0
     for step, when in marks:
         spans.append((step, max(0.0, when - before)))
