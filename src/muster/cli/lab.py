@@ -104,8 +104,8 @@ def _up(asked: Asked) -> int:
 
 
 def _where(asked: Asked) -> str:
-    """Return the option by which a command finds this lab."""
-    return "" if asked.folder == LabOptions.lab_dir.default else f" --lab-dir {shell_word(asked.folder)}"
+    """Return the option by which another command finds this lab; empty if it was not needed to find it now."""
+    return f" --lab-dir {shell_word(asked.folder)}" if asked.options.typed(LabOptions.lab_dir) else ""
 
 
 def _already(made: Lab) -> str:
