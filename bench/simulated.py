@@ -155,7 +155,7 @@ def started_by_torchrun(world: BenchController, count: int) -> None:
     for link in world.links:
         ended: dict[str, Any] = {"attempt": 0, "code": 1, "signal": None, "name": "torchrun", "words": []}
         world.frame(link.node, "launcher_exited", **ended)
-        world._count_registered(0, link.node)
+        world._count_registered(world._parts[link.node], 0, link.node)
     for rank in range(count):
         if rank % RANKS_A_NODE < RANKS_A_NODE - 1:
             world.end(rank, signal=SIGTERM)

@@ -23,7 +23,8 @@ print("blocked", fields["SigBlk"], "ignored", fields["SigIgn"])
 print("caught", hex(int(fields["SigCgt"], 16) & ~(1 << (signal.SIGRTMIN + 13 - 1))))
 print("wakeup", signal.set_wakeup_fd(-1), "timer", signal.getitimer(signal.ITIMER_REAL), signal.pthread_sigmask(0, []))
 print("umask", oct(os.umask(0)), "nice", os.nice(0), "policy", os.sched_getscheduler(0), os.sched_getaffinity(0))
-print("limits", [resource.getrlimit(kind) for kind in range(16)])
+# without RLIMIT_RTTIME, the last one, which marks the processes of a run (`linux/run_mark.py`) and limits nothing
+print("limits", [resource.getrlimit(kind) for kind in range(15)])
 print("leader", os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid(), "folder", os.getcwd(), os.getgroups())
 for fd in range(10):
     try:
