@@ -28,7 +28,10 @@ ELSEWHERE = {
     "python/executor.py": (1, "an example of jobs"),
     "python/rank.py": (4, "ranks of a plain srun, which does not tell them where to meet; its option for a warning"),
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
-    "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
+    "launchers/__init__.py": (
+        4,
+        "the rows of srun and submitit, which work in its jobs alone; its name, typed for srun",
+    ),
     "config/options.py": (1, "help of an option that means something else with --slurm"),
     "config/command_options.py": (4, "options that describe the lab's, and those of a job that a session has"),
     "config/resolve.py": (1, "the hint of an option that requires hosts or a job"),

@@ -191,7 +191,7 @@ def _leave(run: Run) -> int:
         with Client(run) as client:
             found = wait(Follower(run, client), 60).status
         print(f"muster: job {number} cancelled (state: {found.state})", file=sys.stderr)
-    return 130  # the run has not succeeded: `muster run --slurm … && next` does not go on
+    return 130  # the run has not succeeded: `muster run … && next` does not go on
 
 
 def _leave_it(run: Run) -> int:

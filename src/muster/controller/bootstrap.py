@@ -246,10 +246,7 @@ class Bootstrap:
             replaced=replaced,
         )
         program = {node: part for part in plan.parts for node in part.own_nodes}
-        external = {
-            part.first_node: _rank_command(plan, part, run, [links[node].facts for node in part.own_nodes])
-            for part in plan.parts
-        }
+        external = {part.first_node: _rank_command(plan, part, run, links) for part in plan.parts}
 
         def part(link: AgentConnection, number: int, plan: Plan) -> dict[str, Any]:
             record, of = nodes[link.node], program[number]
@@ -330,13 +327,14 @@ def _part(plan: Plan, part: Role, run: RunPlace, number: int, rank_command: Mapp
     }
 
 
-def _rank_command(plan: Plan, part: Role, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
+def _rank_command(plan: Plan, part: Role, run: RunPlace, links: Sequence[AgentConnection]) -> dict[str, Any] | None:
     """Return what agents need to run the ranks of a program that an external launcher starts; None without one.
 
-    `facts`: of its nodes.
+    `links`: to all nodes.
     """
     if part.rank_command is None:
         return None
+    facts = [links[node].facts for node in part.own_nodes]
     from muster.bundle import build_shim  # imported late: only external launchers need it
 
     token = token_of_role(run.token, part.name) if plan.roles else run.token
