@@ -920,7 +920,12 @@ MESSAGES: tuple[Message, ...] = (
         FORK_LEG,
         AGENT,
         FORK_SERVER,
-        {"fork": ("Forks ranks, or the process of the store; it has no `op`.", {"order": WHOLE, "children": HIDDEN})},
+        {
+            "fork": (
+                "Forks ranks, or the process of the store, with the first `passes` files that came; it has no `op`.",
+                {"order": WHOLE, "children": HIDDEN, "passes": WHOLE},
+            )
+        },
     ),
 )
 
