@@ -50,7 +50,7 @@ sees.
   agent that detaches first, and then answers, could start one as a session does; what it saves is the time of the
   exchanges and of detaching, not that of the login.
 - *Fewer records.* `typing.NamedTuple` compiles each annotation when a class is made, which is a small part of each
-  import of muster's modules. What does without it is a private interface of `typing`.
+  import of muster's modules. Only a private interface of `typing` avoids that.
 - *Skipping the destructors of C++ objects in every rank.* muster skips them if all native code in the rank is known to
   do nothing there. CUDA, MPI and other libraries end as usual.
 """

@@ -14,7 +14,7 @@ def with_pid(wanted: int) -> int | None:
 
     It starts in a later tick of the clock than any process before: start times tell the two apart, and count ticks.
     """
-    first = processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
+    first = _sleeper()
     now = procfs.started(first)
     _kill(first)
     for _ in range(300):
@@ -22,11 +22,15 @@ def with_pid(wanted: int) -> int | None:
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(wanted - 1))
         except OSError:
             return None
-        pid = processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
+        pid = _sleeper()
         if pid == wanted and procfs.started(pid) != now:
             return pid
         _kill(pid)
     return None
+
+
+def _sleeper() -> int:
+    return processes.spawn(["sleep", "1000"], os.environ, "/", 0, 1, 2)
 
 
 def _kill(pid: int) -> None:

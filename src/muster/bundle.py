@@ -83,8 +83,7 @@ def _bytecode_in_archive(inside: str, path: str) -> bytes:
     """Return the .pyc file of a module: what Python keeps of it, if that is valid, or made anew."""
     source = Path(path).read_bytes()
     found = bytecode_of("muster." + inside[: -len(".py")].replace("/", "."))
-    code = found[PYC_HEADER:] if found else marshal.dumps(compile(source, path, "exec", dont_inherit=True))
-    return _head(source) + code
+    return _head(source) + found[PYC_HEADER:] if found else _compiled(source.decode(), path)
 
 
 def _head(source: bytes) -> bytes:

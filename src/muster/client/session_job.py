@@ -64,7 +64,7 @@ def _said(run: Run) -> str:
 
 
 def _pause(run: Run, seconds: float, notes: StartNotes) -> None:
-    """Wait for so many seconds, or until the controller of a session has begun; show what it does before."""
+    """Wait for `seconds`, or until the controller of a session has begun; show what it does meanwhile."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (run.path / RECORD).exists():
         notes.look()

@@ -14,7 +14,7 @@ from typing import Any, Callable
 from muster import environments
 from muster.controller.batch_roles import StepGroup, groups_of
 from muster.controller.bootstrap import Need
-from muster.controller.env_shipping import job_there, moved, ship
+from muster.controller.env_shipping import job_there, moved, ship_by
 from muster.controller.started_agents import StartedAgents
 from muster.core.json_records import job_from_json
 from muster.core.model import Job, as_json
@@ -81,14 +81,8 @@ def with_environment(
         agents = _ReceivingAgents(loop, CapturedSignals(loop, ()), Need("/"), targets, client.scheduler.clean(env), say)
         agents.ends, agents.ended = ends, f"{client.title} ended job {allocation.job} before the ranks started"
         agents.spares = job.spare_nodes
-        try:
-            agents.come(Need("/"), str(run.path))
-            if agents.failed:  # as many as there are spares: the start of the run tells why they are left out
-                agents.arrange([link.node for link in agents.living])
-            records = str(run.path.parent.parent / "environments")
-            return ship(agents, found, asked["ship_env"], {}, records).pythons
-        finally:
-            agents.abort()
+        records = str(run.path.parent.parent / "environments")
+        return ship_by(agents, str(run.path), found, asked["ship_env"], {}, records).pythons
 
     for python in dict.fromkeys(group.python for group in every):
         found = environments.find(python)

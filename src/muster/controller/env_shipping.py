@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from muster import environments
+from muster.controller.bootstrap import Need
 from muster.controller.connections import ProcessConnection
 from muster.controller.started_agents import WAY, StartedAgents
 from muster.core.hostlist import fold_hostlist
@@ -54,6 +55,25 @@ class Shipment(NamedTuple):
     files: int
     size: int
     """Bytes of the files that were sent."""
+
+
+def ship_by(
+    agents: StartedAgents,
+    run_dir: str,
+    found: Environment,
+    folder: str,
+    pythons: Mapping[str, str],
+    records: str,
+    synced: str = "",
+) -> Shipment:
+    """Start these agents, send an environment to their hosts as `ship` does, and end them. Raises `MusterError`."""
+    try:
+        agents.come(Need("/"), run_dir)
+        if agents.failed:  # as many as there are spares: the start of the run tells why they are left out
+            agents.arrange([link.node for link in agents.living])
+        return ship(agents, found, folder, pythons, records, synced)
+    finally:
+        agents.abort()
 
 
 def ship(

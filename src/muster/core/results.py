@@ -436,11 +436,10 @@ class RunResult(NamedTuple):
     """Why there was no further restart although --max-restarts allowed one."""
     replaced: tuple[Replaced, ...] = ()
     """Hosts whose place spare hosts have taken."""
+    roles: tuple[RoleRanks, ...] = ()
+    """The roles of a run with several programs."""
 
     @property
     def is_released(self) -> bool:
         """Whether this is the end of a session that was released, or was idle."""
         return self.stopped is not None and self.stopped.kind is StopKind.RELEASED
-
-    roles: tuple[RoleRanks, ...] = ()
-    """The roles of a run with several programs."""

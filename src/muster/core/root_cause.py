@@ -18,6 +18,7 @@ CASCADE = frozenset(
 """Kinds of failures that another rank may have caused."""
 
 _ERROR = re.compile(r"\berror\b|\bno module named\b", re.IGNORECASE)
+"""Last words that tell why a rank exited; a warning does not."""
 
 ALIKE = 5.0
 """Seconds within which equal failures of several ranks are reported as one."""

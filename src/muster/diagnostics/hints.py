@@ -219,7 +219,7 @@ _SAME_AGAIN = frozenset(
         *("UnicodeDecodeError", "UnicodeEncodeError"),
     )
 )
-"""Exceptions of a program that come again with the same code and data; a ConnectionError or RuntimeError may pass."""
+"""Exceptions that the same code and data raise again; others, such as ConnectionError, may be transient."""
 
 _MEMORY = (DeathCause.OOM, DeathCause.OOM_NEARBY)
 

@@ -122,7 +122,7 @@ def context_of(program: Any, found: Split, show: bool) -> RunContext:
 
 
 def program_of(program: Any, found: Split, options: RunOptions) -> tuple[list[str], str]:
-    """Return the words of a program, and the source of the script that calls it, if it is a function.
+    """Return the command line of a program, and the source of the script that calls it, if it is a function.
 
     Raises `InvalidRequest`.
     """

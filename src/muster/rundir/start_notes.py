@@ -21,7 +21,7 @@ def clear_notes(run: Run) -> None:
 
 
 def note(run: Run, text: str) -> None:
-    """Append a line; without it if it cannot be written."""
+    """Append a line. An error is ignored: the run does not depend on it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     with suppress(OSError), open(os.open(run.path / _FILE, flags, 0o600), "ab", buffering=0) as file:
         file.write(f"{safe(text)}\n".encode())

@@ -53,7 +53,7 @@ def _sent(
     """Send the environment of these roles, which have the same interpreter here; return their requests with those on
     the hosts."""
     from muster.code_sync import tree_root
-    from muster.controller.env_shipping import job_there, ship
+    from muster.controller.env_shipping import job_there, ship_by
     from muster.controller.started_agents import StartedAgents
 
     options, job = context.options, members[0].job
@@ -67,16 +67,10 @@ def _sent(
             setup = target.setup if named else (*target.setup, usual_python(found))
             own = target._replace(python=named or "python3", keep_python=bool(named), setup=setup)
             targets.setdefault(host.name, own)  # a host may have several roles
+    synced = tree_root(job.cwd) if options.sync else ""
     agents = StartedAgents(loop, signals, Need("/"), list(targets.values()), context.env, context.progress)
     agents.spares = job.spare_nodes
-    try:
-        agents.come(Need("/"), run_dir)
-        if agents.failed:  # as many as there are spares: the start of the run tells why they are left out
-            agents.arrange([link.node for link in agents.living])
-        synced = tree_root(job.cwd) if options.sync else ""
-        sent = ship(agents, found, options.env_dir or "", bases, records(context), synced)
-    finally:
-        agents.abort()
+    sent = ship_by(agents, run_dir, found, options.env_dir or "", bases, records(context), synced)
     there = []
     for member in members:
         pythons = {host.name: sent.pythons[host.name] for host in member.hosts if host.name in sent.pythons}
